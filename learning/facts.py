@@ -1,0 +1,143 @@
+"""What has happened, told once after the transaction that made it true.
+
+Logs, metrics, alerts and the lifecycle topic derive from these. A fact may be lost in a
+crash; history may not, and is therefore written inside the transaction.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from learning.lifecycle import EventState, FeedbackState
+
+
+@dataclass(frozen=True)
+class EventsStored:
+    """A block of arrivals is in the database."""
+
+    source: str
+    outputs: Mapping[tuple[str, EventState], int] = field(default_factory=dict)
+    """New outputs by (task_type, state)."""
+    feedback: Mapping[tuple[str, FeedbackState], int] = field(default_factory=dict)
+    """New feedback by (task_type, state)."""
+    rejudged: Mapping[tuple[str, EventState], int] = field(default_factory=dict)
+    """Earlier outputs that feedback moved, by (task_type, new state)."""
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    """By reason."""
+    duplicates: int = 0
+
+
+@dataclass(frozen=True)
+class TopicRecreated:
+    """A partition no longer holds what was read from it; it is read again from its start."""
+
+    topic: str
+    partition: int
+    stored_offset: int
+    restart_offset: int
+
+
+@dataclass(frozen=True)
+class EventsExpired:
+    """Held events whose time ran out."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class BatchSealed:
+    """A batch exists, with its members' roles and its planned run."""
+
+    line: str
+    batch_id: str
+    run_id: str | None
+    """None when every member is held out, so that there is nothing to train."""
+    trigger: str
+    n_train: int
+    n_held_out: int
+    n_replay: int
+    n_retry: int
+
+
+@dataclass(frozen=True)
+class RunLaunched:
+    """A provider accepted a job for an attempt of a run."""
+
+    line: str
+    run_id: str
+    attempt: int
+    provider: str
+    job_id: str
+
+
+@dataclass(frozen=True)
+class RunFailed:
+    """An attempt failed. `retried` tells whether another one follows."""
+
+    line: str
+    run_id: str
+    attempt: int
+    error: str
+    message: str
+    retried: bool
+
+
+@dataclass(frozen=True)
+class RunTrained:
+    """A provider finished a job, and its artifact is published."""
+
+    line: str
+    run_id: str
+    seconds: float
+    trained_tokens: int
+
+
+@dataclass(frozen=True)
+class CandidateDecided:
+    """The gate spoke. `version` is the candidate's pre-release number."""
+
+    line: str
+    run_id: str
+    version: str
+    outcome: str
+    reason: str
+    champion_loss: float | None
+    candidate_loss: float | None
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """The champion of a line is another version. `version` is its release number."""
+
+    line: str
+    version: str
+    replaced: str
+    forced: bool
+    actor: str
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """The champion of a line is an earlier version again."""
+
+    line: str
+    version: str
+    left: str
+    actor: str
+    reason: str
+
+
+Fact = (
+    EventsStored
+    | TopicRecreated
+    | EventsExpired
+    | BatchSealed
+    | RunLaunched
+    | RunFailed
+    | RunTrained
+    | CandidateDecided
+    | Promoted
+    | RolledBack
+)
+
+Announce = Callable[[Fact], None]
+"""Tells everyone who listens. It must not raise and must not block."""

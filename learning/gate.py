@@ -1,0 +1,290 @@
+"""Decide whether a candidate may replace the champion.
+
+Pure: paired scores in, verdict out. No clock, database or network, so every rule
+here is tested with plain lists. The rules, in the order in which they are applied:
+
+1. A candidate that trained on nothing, did not change the weights or has a number that
+   is not finite is refused by name.
+2. With fewer than `min_evidence` recent held-out examples the gate abstains.
+3. Worse on the older examples, or on any task type of the line: rejected.
+4. Better on the recent examples by the margin: promoted. Worse: rejected. Between the
+   two: it abstains.
+
+"Better" is a one-sided Wilcoxon signed-rank test on the paired per-example losses
+(Wilcoxon, 1945), champion * (1 - margin) against candidate. The margin is there because
+two trainings with other seeds differ by about 4 % in loss, which a test without one
+takes for a gain. Each further candidate that is held against the same champion is one
+more look, and gets a smaller share of the significance level: alpha / (k (k + 1)) for
+look k, which sums to alpha over all looks (an alpha-spending sequence).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from learning.errors import UnpairedScoresError
+
+
+class Outcome(StrEnum):
+    """What the gate says of a candidate."""
+
+    PROMOTE = "promote"
+    REJECT = "reject"
+    ABSTAIN = "abstain"
+
+
+class Refusal(StrEnum):
+    """Why a candidate is refused without being compared."""
+
+    NO_TOKENS = "no_tokens"
+    UNCHANGED_WEIGHTS = "unchanged_weights"
+    NOT_FINITE = "not_finite"
+    PARENT_ROLLED_BACK = "parent_rolled_back"
+
+
+@dataclass(frozen=True)
+class GateRules:
+    """`margin` is a share of the champion's loss; `significance` is for all looks together."""
+
+    min_evidence: int = 8
+    wanted_evidence: int = 32
+    margin: float = 0.05
+    significance: float = 0.05
+    recent_evidence: int = 64
+    """How many of the newest held-out examples count as recent."""
+    older_evidence: int = 192
+    """How many of the others are looked at, evenly spread over their age."""
+
+
+@dataclass(frozen=True)
+class TrainingProof:
+    """What the trainer measured while it made the candidate."""
+
+    trained_tokens: int
+    weight_delta_norm: float
+    all_finite: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model on one held-out example: nats per byte of the answer, and exact match."""
+
+    loss: float
+    match: bool
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out example, as far as the gate needs to know it."""
+
+    id: int
+    task_type: str
+    recent: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Champion and candidate on one slice of the held-out set.
+
+    Losses are means in nats per byte; matches are shares in [0, 1]; `gain` is the
+    relative fall of the mean loss, positive when the candidate is better. `p_worse` is
+    the p-value of "the candidate is worse by more than the margin".
+    """
+
+    name: str
+    n_examples: int
+    champion_loss: float
+    candidate_loss: float
+    champion_match: float
+    candidate_match: float
+    gain: float
+    p_worse: float
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """The verdict and every number behind it."""
+
+    outcome: Outcome
+    reason: str
+    refusal: Refusal | None = None
+    overall: Comparison | None = None
+    slices: tuple[Comparison, ...] = ()
+    p_better: float | None = None
+    threshold: float | None = None
+    look: int = 1
+    n_missing: int = 0
+    """Recent held-out examples that are missing until `wanted_evidence`."""
+
+
+def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]:
+    """Which of `n_examples` frozen examples, oldest first, are scored.
+
+    Returns (index, recent) in ascending order: a spread over the older ones, so that the
+    cost of an evaluation does not grow for ever, and all recent ones.
+    """
+    n_older = max(0, n_examples - rules.recent_evidence)
+    n_taken = min(n_older, rules.older_evidence)
+    older = [(i * n_older // n_taken, False) for i in range(n_taken)]
+    return older + [(index, True) for index in range(n_older, n_examples)]
+
+
+def refusal_of(proof: TrainingProof) -> Refusal | None:
+    """The name under which a candidate is refused unseen, or None."""
+    if not proof.all_finite:
+        return Refusal.NOT_FINITE
+    if proof.trained_tokens == 0:
+        return Refusal.NO_TOKENS
+    if proof.weight_delta_norm == 0.0:
+        return Refusal.UNCHANGED_WEIGHTS
+    return None
+
+
+def refused(refusal: Refusal) -> GateReport:
+    """The report of a candidate that is refused by name."""
+    words = {
+        Refusal.NO_TOKENS: "it was trained on no token at all",
+        Refusal.UNCHANGED_WEIGHTS: "training did not change the weights",
+        Refusal.NOT_FINITE: "a weight or a loss is not a finite number",
+        Refusal.PARENT_ROLLED_BACK: "the version that it was trained from was rolled back",
+    }
+    return GateReport(Outcome.REJECT, words[refusal], refusal=refusal)
+
+
+def spent_significance(rules: GateRules, look: int) -> float:
+    """The significance level of the `look`-th candidate against one champion, look >= 1."""
+    return rules.significance / (look * (look + 1))
+
+
+def decide(
+    examples: Sequence[HeldOut],
+    champion: Sequence[Score],
+    candidate: Sequence[Score],
+    rules: GateRules,
+    look: int,
+) -> GateReport:
+    """Compare on the same examples; index i is the same example in all three sequences.
+
+    `look` counts the candidates that were held against this champion, this one included.
+    Raises UnpairedScoresError when the lengths differ.
+    """
+    if not len(examples) == len(champion) == len(candidate):
+        raise UnpairedScoresError(len(champion), len(candidate), len(examples))
+    if any(not _is_finite(score.loss) for score in (*champion, *candidate)):
+        return refused(Refusal.NOT_FINITE)
+
+    recent = [i for i, example in enumerate(examples) if example.recent]
+    missing = max(0, rules.wanted_evidence - len(recent))
+    if len(recent) < rules.min_evidence:
+        return GateReport(
+            Outcome.ABSTAIN,
+            f"{len(recent)} held-out examples, at least {rules.min_evidence} are needed"
+            f" and {rules.wanted_evidence} wanted: send {missing} more that a person approved",
+            look=look,
+            n_missing=missing,
+        )
+
+    def compare(name: str, indices: Sequence[int]) -> Comparison:
+        return _compare(
+            name, [champion[i] for i in indices], [candidate[i] for i in indices], rules.margin
+        )
+
+    threshold = spent_significance(rules, look)
+    overall = compare("recent", recent)
+    slices = tuple(
+        compare(name, indices)
+        for name, indices in _guarded_slices(examples).items()
+        if len(indices) >= rules.min_evidence
+    )
+    p_better = _p_greater(
+        [champion[i].loss * (1 - rules.margin) - candidate[i].loss for i in recent]
+    )
+
+    def report(outcome: Outcome, reason: str) -> GateReport:
+        return GateReport(
+            outcome,
+            reason,
+            overall=overall,
+            slices=slices,
+            p_better=p_better,
+            threshold=threshold,
+            look=look,
+            n_missing=missing,
+        )
+
+    for part in slices:
+        if part.p_worse < rules.significance:
+            return report(
+                Outcome.REJECT,
+                f"worse on {part.name}: loss {part.champion_loss:.3f} -> {part.candidate_loss:.3f}"
+                f" over {part.n_examples} examples (p = {part.p_worse:.2g})",
+            )
+    change = f"held-out loss {overall.champion_loss:.3f} -> {overall.candidate_loss:.3f}"
+    if p_better < threshold:
+        return report(
+            Outcome.PROMOTE,
+            f"better by more than {rules.margin:.0%}: {change}"
+            f" over {overall.n_examples} examples (p = {p_better:.2g} < {threshold:.2g})",
+        )
+    if overall.p_worse < rules.significance:
+        return report(
+            Outcome.REJECT,
+            f"worse by more than {rules.margin:.0%}: {change}"
+            f" over {overall.n_examples} examples (p = {overall.p_worse:.2g})",
+        )
+    wanted = f"; {missing} more held-out examples are wanted" if missing else ""
+    return report(
+        Outcome.ABSTAIN,
+        f"neither better nor worse by {rules.margin:.0%}: {change}"
+        f" (p = {p_better:.2g}, needed < {threshold:.2g}){wanted}",
+    )
+
+
+def _guarded_slices(examples: Sequence[HeldOut]) -> Mapping[str, list[int]]:
+    """The slices on which a candidate may not be worse: older examples, each task type."""
+    slices: dict[str, list[int]] = {}
+    several = len({example.task_type for example in examples}) > 1
+    for index, example in enumerate(examples):
+        if not example.recent:
+            slices.setdefault("older examples", []).append(index)
+        if several:
+            slices.setdefault(f"task type {example.task_type}", []).append(index)
+    return slices
+
+
+def _compare(
+    name: str, champion: Sequence[Score], candidate: Sequence[Score], margin: float
+) -> Comparison:
+    n = len(champion)
+    champion_loss = sum(score.loss for score in champion) / n
+    candidate_loss = sum(score.loss for score in candidate) / n
+    return Comparison(
+        name=name,
+        n_examples=n,
+        champion_loss=champion_loss,
+        candidate_loss=candidate_loss,
+        champion_match=sum(score.match for score in champion) / n,
+        candidate_match=sum(score.match for score in candidate) / n,
+        gain=(champion_loss - candidate_loss) / champion_loss if champion_loss > 0 else 0.0,
+        p_worse=_p_greater(
+            [
+                new.loss - old.loss * (1 + margin)
+                for old, new in zip(champion, candidate, strict=True)
+            ]
+        ),
+    )
+
+
+def _p_greater(differences: Sequence[float]) -> float:
+    """One-sided Wilcoxon signed-rank p-value that the differences lie above zero."""
+    if all(difference == 0 for difference in differences):
+        return 1.0
+    # Imported here: scipy.stats takes a second and 60 MiB, and a daemon that has
+    # nothing to decide yet should not pay for it.
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences, alternative="greater").pvalue)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0

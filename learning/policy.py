@@ -1,0 +1,118 @@
+"""Judge an output: may it train, must it wait, or is it a negative?
+
+Pure: an event's own words, what people said of it, and the validators' findings
+in; a verdict with its reason in words out. The truth table is `judge`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from learning.lifecycle import EventState
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The bars that an output has to clear. Confidences are in [0, 1]."""
+
+    min_confidence: float = 0.7
+    enable_auto_approval: bool = False
+    feedback_threshold: float = 0.7
+    hold: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of an event, why, and whether a person stands behind it."""
+
+    state: EventState
+    reason: str
+    by_human: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an output when it is judged.
+
+    `stated` is the producer's own `approved`; `people` are the `approved` values of
+    the feedback that named it, in any order.
+    """
+
+    stated: bool | None
+    confidence: float | None
+    people: tuple[bool, ...] = ()
+
+
+def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdict:
+    """The truth table of LP1 and LP2.
+
+    One "no" from anybody rejects, so the order in which verdicts arrive does not
+    matter. A person's "yes" in feedback accepts whatever the confidence was. The
+    producer's own "yes" needs the bar when a confidence came with it. `findings` are
+    the complaints of the validators: an output that would train is quarantined by one.
+    """
+    if evidence.stated is False or False in evidence.people:
+        who = "the producer" if evidence.stated is False else "feedback"
+        return Verdict(EventState.REJECTED, f"{who} said it is not approved", by_human=True)
+
+    accepted = _acceptance(evidence, policy)
+    if accepted.state is EventState.QUEUED and findings:
+        return Verdict(EventState.QUARANTINED, "; ".join(findings), by_human=accepted.by_human)
+    return accepted
+
+
+def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
+    confidence = evidence.confidence
+    if evidence.people:
+        return Verdict(EventState.QUEUED, "approved by feedback", by_human=True)
+    if evidence.stated is True:
+        if confidence is None:
+            return Verdict(EventState.QUEUED, "approved, no confidence given", by_human=True)
+        if confidence >= policy.min_confidence:
+            return Verdict(
+                EventState.QUEUED,
+                f"approved, confidence {confidence:g} >= {policy.min_confidence:g}",
+                by_human=True,
+            )
+        return Verdict(
+            EventState.HELD,
+            f"approved, but confidence {confidence:g} < {policy.min_confidence:g}:"
+            " waits for a verdict",
+            by_human=False,
+        )
+    if not policy.enable_auto_approval:
+        return Verdict(EventState.HELD, "no verdict yet, and auto-approval is off", by_human=False)
+    if confidence is None:
+        return Verdict(
+            EventState.HELD, "no verdict and no confidence: waits for a verdict", by_human=False
+        )
+    if confidence >= policy.feedback_threshold:
+        return Verdict(
+            EventState.QUEUED,
+            f"auto-approved, confidence {confidence:g} >= {policy.feedback_threshold:g}",
+            by_human=False,
+        )
+    return Verdict(
+        EventState.HELD,
+        f"no verdict, confidence {confidence:g} < {policy.feedback_threshold:g}",
+        by_human=False,
+    )
+
+
+def rejudge(current: EventState, verdict: Verdict) -> EventState | None:
+    """The state that a fresh verdict moves an unsealed event to, or None for no move.
+
+    A "no" withdraws what was queued and rejects what waited. A "yes" queues only what
+    was held: what a validator quarantined needs an operator's release.
+    """
+    if verdict.state is EventState.REJECTED:
+        if current is EventState.QUEUED:
+            return EventState.WITHDRAWN
+        if current in (EventState.HELD, EventState.QUARANTINED):
+            return EventState.REJECTED
+    if current is EventState.HELD and verdict.state in (
+        EventState.QUEUED,
+        EventState.QUARANTINED,
+    ):
+        return verdict.state
+    return None

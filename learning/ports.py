@@ -1,0 +1,445 @@
+"""The doors of the core: what it needs from a store and from a fine-tune provider.
+
+Only shapes and promises. The store's real implementations are in daemon/store, the
+providers in finetune. A value here travels between rooms that may not import each other.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from learning.errors import LearningError
+from learning.events import FeedbackEvent, OutputEvent
+from learning.facts import EventsStored, Promoted
+from learning.gate import GateReport, Score, TrainingProof
+from learning.lifecycle import Role, RunState
+from learning.lines import ModelLine
+from learning.policy import Verdict
+
+# --- intake ---------------------------------------------------------------------------
+
+
+class EventKind(StrEnum):
+    """The two kinds of event, and the name that their topics go by."""
+
+    OUTPUT = "output"
+    FEEDBACK = "feedback"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a record came from. For a source without offsets: a line or request number."""
+
+    source: str
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class JudgedOutput:
+    """A decoded output with its verdict, ready to be stored."""
+
+    event_id: str
+    event: OutputEvent
+    verdict: Verdict
+    raw: bytes
+    """As received; kept only when the id turns out to be taken by another body."""
+    origin: Origin
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class ReceivedFeedback:
+    """A decoded feedback event, ready to be stored and joined."""
+
+    event_id: str
+    event: FeedbackEvent
+    raw: bytes
+    """As received; kept only when the id turns out to be taken by another body."""
+    origin: Origin
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that could not become an event, kept with its raw bytes."""
+
+    kind: EventKind
+    reason: str
+    """A short code such as `not_json`; a metric label."""
+    detail: str
+    """What is wrong and where, in words."""
+    raw: bytes
+    origin: Origin
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a partition has been stored, and under which claim it may be moved."""
+
+    topic: str
+    partition: int
+    epoch: int
+    """Grows with each claim; a write under an older epoch is refused."""
+    next_offset: int | None
+    """The offset of the next record to store; None when none was stored yet."""
+    fingerprint: bytes | None
+    """Of the last stored record, so that a recreated topic is noticed."""
+
+
+@dataclass(frozen=True)
+class PositionMove:
+    """The step of a stored position that a block brings with it."""
+
+    claimed: Position
+    next_offset: int
+    fingerprint: bytes
+
+
+@dataclass(frozen=True)
+class Block:
+    """Arrivals that are stored in one transaction, with the position they move."""
+
+    source: str
+    outputs: Sequence[JudgedOutput] = ()
+    feedback: Sequence[ReceivedFeedback] = ()
+    dead_letters: Sequence[DeadLetter] = ()
+    move: PositionMove | None = None
+
+
+class PositionFencedError(LearningError):
+    """The position was claimed by another consumer, or moved, since this one claimed it."""
+
+    def __init__(self, topic: str, partition: int, epoch: int) -> None:
+        super().__init__(
+            f"{topic}[{partition}]: the claim of epoch {epoch} is no longer the owner's;"
+            " nothing was written"
+        )
+        self.topic, self.partition, self.epoch = topic, partition, epoch
+
+
+class StoreUnavailableError(LearningError):
+    """The database did not answer, is locked or is full. Nothing was written; try again."""
+
+
+ID_REUSED = "id_reused"
+"""The reason of a dead letter whose (producer, event_id) names another body already."""
+
+
+class IntakeStore(Protocol):
+    """Where arrivals become durable."""
+
+    async def claim(
+        self, source: str, partitions: Collection[tuple[str, int]]
+    ) -> Sequence[Position]:
+        """Take over the positions of (topic, partition) pairs, in the order given.
+
+        Each claim raises the epoch, so that whoever claimed before can no longer write.
+        """
+        ...
+
+    async def rewind(self, source: str, claimed: Position, next_offset: int) -> Position:
+        """Set a claimed position back, because its topic was recreated.
+
+        Returns the position as it is now. Raises PositionFencedError when the claim is stale.
+        """
+        ...
+
+    async def append(self, block: Block) -> EventsStored:
+        """Store a block and move its position, all or nothing.
+
+        An event that is stored already is counted as a duplicate; one whose id was used
+        for another body becomes a dead letter. Raises PositionFencedError when the
+        claim is stale and StoreUnavailableError when the database is: then nothing changed,
+        and the same block may be appended again.
+        """
+        ...
+
+
+# --- fine-tuning ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model that can be loaded: a base by path or hub name, and maybe a LoRA adapter."""
+
+    base_model: str
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """All that a provider needs to train one candidate."""
+
+    run_id: str
+    attempt: int
+    line: str
+    parent: ModelReference
+    """The champion that training continues from."""
+    train_file: Path
+    """Chat JSONL, the answer last in each row."""
+    work_dir: Path
+    """The run's own folder: checkpoints survive in it from attempt to attempt."""
+    training: Mapping[str, Any]
+    seed: int
+    timeout: timedelta
+
+
+@dataclass(frozen=True)
+class JobHandle:
+    """The provider's job that an attempt of a run has adopted."""
+
+    run_id: str
+    attempt: int
+    job_id: str
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """How far a job is; `numbers` are whatever the provider measures (loss, tokens/s ...)."""
+
+    step: int
+    total_steps: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """A finished job: its files, not yet published, and what was measured."""
+
+    output_dir: Path
+    method: str
+    """`lora` (the files are an adapter to the base model) or `full`."""
+    proof: TrainingProof
+    measurements: Mapping[str, Any]
+
+
+class Recovery(StrEnum):
+    """How a provider finds out whether a launch whose reply was lost made a job."""
+
+    LOOKUP = "lookup"
+    IDEMPOTENCY = "idempotency"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as the runner finds it, at its start or after a restart."""
+
+    run_id: str
+    batch_id: str
+    line: str
+    state: RunState
+    attempt: int
+    """The number of the latest attempt; 0 before the first."""
+    failures: int
+    seed: int
+    job_id: str | None
+    artifact: str | None
+    method: str | None
+    measurements: Mapping[str, Any] | None
+    parent: ModelReference | None
+    training: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One member of a batch that the candidate trains on."""
+
+    event_id: int
+    role: Role
+    task_type: str
+    event: OutputEvent
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """One frozen example; `messages` end with the answer."""
+
+    id: int
+    task_type: str
+    messages: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A candidate and the champion that it is held against."""
+
+    candidate_id: int
+    candidate_number: str
+    candidate: ModelReference
+    champion_id: int
+    champion_number: str
+    champion: ModelReference
+    parent_rolled_back: bool
+    look: int
+    """How many candidates were held against this champion, this one included."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate's verdict did. `promoted` is None unless the champion changed."""
+
+    promoted: Promoted | None
+
+
+class ChampionMovedError(LearningError):
+    """The champion changed while a candidate was held against it; compare again."""
+
+    def __init__(self, was: str, is_now: str) -> None:
+        super().__init__(f"the champion was {was} and is {is_now} now")
+        self.was, self.is_now = was, is_now
+
+
+class RunStore(Protocol):
+    """Where the runner keeps how far it is. Each method is one transaction.
+
+    A method that moves a run raises IllegalMoveError when the run is not in the state
+    that the move starts from, for instance because an operator cancelled it.
+    """
+
+    async def due(self, now: datetime) -> Sequence[RunRecord]:
+        """The oldest planned run of each line that is not working on another one."""
+        ...
+
+    async def active(self) -> Sequence[RunRecord]:
+        """Every run that was launched and is not decided: what a restart finds."""
+        ...
+
+    async def get(self, run_id: str) -> RunRecord:
+        """The run as it is stored now."""
+        ...
+
+    async def begin(self, run_id: str, line: ModelLine, now: datetime) -> RunRecord:
+        """planned -> launching: the intent of a new attempt, before anything is started."""
+        ...
+
+    async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:
+        """planned -> waiting, with what it waits for in words."""
+        ...
+
+    async def adopt(self, run_id: str, job_id: str, now: datetime) -> None:
+        """launching -> running, with the provider's job."""
+        ...
+
+    async def interrupt(self, run_id: str, message: str, now: datetime) -> None:
+        """launching or running -> planned: the job is gone through no fault of its own."""
+        ...
+
+    async def fail(
+        self, run_id: str, code: str, message: str, retry_at: datetime | None, now: datetime
+    ) -> None:
+        """An attempt failed: -> planned for `retry_at`, or -> failed and the batch returned."""
+        ...
+
+    async def report(self, run_id: str, progress: JobProgress, now: datetime) -> None:
+        """Note how far the job is."""
+        ...
+
+    async def finish_training(
+        self,
+        run_id: str,
+        artifact: str,
+        manifest_sha256: str,
+        outcome: TrainingOutcome,
+        now: datetime,
+    ) -> None:
+        """running -> trained, with the published artifact."""
+        ...
+
+    async def enter(self, run_id: str, now: datetime) -> Duel:
+        """trained -> evaluating, with a candidate version; repeated, it renews the duel."""
+        ...
+
+    async def training_rows(self, batch_id: str) -> Sequence[TrainingRow]:
+        """The members of a batch that train, in the order of their ids."""
+        ...
+
+    async def held_out_rows(self, line: ModelLine) -> Sequence[HeldOutRow]:
+        """The line's frozen examples, oldest first."""
+        ...
+
+    async def decide(
+        self,
+        run_id: str,
+        duel: Duel,
+        report: GateReport,
+        scores: Mapping[str, Any],
+        now: datetime,
+    ) -> Decision:
+        """evaluating -> decided: promotes, refuses or abstains, and settles the batch.
+
+        Raises ChampionMovedError when the champion is no longer the duel's.
+        """
+        ...
+
+
+class JobFailedError(LearningError):
+    """A job ended without a model. `retryable` tells whether another attempt makes sense."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message, self.retryable = code, message, retryable
+
+
+class FineTuneProvider(Protocol):
+    """Trains one dataset into one model, outside this process."""
+
+    @property
+    def name(self) -> str:
+        """The name it is configured and recorded by."""
+        ...
+
+    @property
+    def recovery(self) -> Recovery:
+        """How an unknown outcome of `launch` is resolved."""
+        ...
+
+    def check_training(self, training: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming the key, when the training settings are not understood."""
+        ...
+
+    async def launch(self, spec: RunSpec) -> JobHandle:
+        """Start a job. A repeated (run_id, attempt) returns the first job where
+        `recovery` is IDEMPOTENCY. Raises JobFailedError."""
+        ...
+
+    async def lookup(self, run_id: str, attempt: int) -> JobHandle | None:
+        """The job that an earlier `launch` of this attempt made, if it still exists.
+
+        Asked only where `recovery` is LOOKUP. A local job is gone once its daemon is.
+        """
+        ...
+
+    async def wait(
+        self, job: JobHandle, on_progress: Callable[[JobProgress], None]
+    ) -> TrainingOutcome:
+        """Wait for the end of a job. Raises JobFailedError.
+
+        Cancelling the wait of a local job ends the job after a checkpoint; a remote job
+        goes on.
+        """
+        ...
+
+    async def cancel(self, job: JobHandle) -> None:
+        """End a job; a job that has ended stays as it is."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Scores models on held-out examples."""
+
+    async def score(
+        self, models: Mapping[str, ModelReference], examples_file: Path
+    ) -> Mapping[str, Sequence[Score]]:
+        """Score each named model on each row of a chat JSONL file, in the file's order.
+
+        Raises JobFailedError when a model cannot be loaded or scored. A loss that is not a
+        finite number is returned as it is: the gate refuses it.
+        """
+        ...

@@ -1,0 +1,40 @@
+"""Validators: cheap checks of one output, each by name.
+
+To add one: write a module here with a class that has `name` and `check`, list it
+in `built_in`, and write its test. A package outside registers a factory (called
+without arguments) under the entry point group `learnd.validators`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from learning.events import OutputEvent
+from learning.validators.emptiness import NotEmpty
+from learning.validators.length import Length
+
+
+class Validator(Protocol):
+    """Checks one output. Pure and quick: it runs for each event before it is stored."""
+
+    @property
+    def name(self) -> str:
+        """Stands before its complaint in the verdict's reason."""
+        ...
+
+    def check(self, event: OutputEvent) -> str | None:
+        """A complaint in words, or None when the output may train."""
+        ...
+
+
+def built_in(max_output_characters: int) -> list[Validator]:
+    """The validators that ship with learnd, in the order in which they run."""
+    return [NotEmpty(), Length(max_output_characters)]
+
+
+def complaints(event: OutputEvent, validators: Iterable[Validator]) -> Sequence[str]:
+    """What the validators have against the output, as "name: complaint"; empty when nothing."""
+    return [
+        f"{validator.name}: {complaint}"
+        for validator in validators
+        if (complaint := validator.check(event)) is not None
+    ]
