@@ -1,0 +1,43 @@
+"""The store: one database, seen through the ports that each room needs.
+
+`Store.open` migrates the schema; whoever opens it closes it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from daemon.store.database import Database
+from daemon.store.intake import Intake, Judge
+from daemon.store.queue import Queue
+from daemon.store.registry import Registry
+from daemon.store.runs import Runs
+from learning.clock import Clock
+
+
+@dataclass(frozen=True)
+class Store:
+    """One open database and its doors."""
+
+    database: Database
+    intake: Intake
+    queue: Queue
+    runs: Runs
+    registry: Registry
+
+    @classmethod
+    async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
+        """Open and migrate a database. Raises StoreUnavailableError."""
+        database = Database(url)
+        await database.migrate()
+        return cls(
+            database,
+            Intake(database, judge, clock),
+            Queue(database),
+            Runs(database, artifacts_dir),
+            Registry(database, artifacts_dir),
+        )
+
+    async def close(self) -> None:
+        """Finish the transactions under way and close the database."""
+        await self.database.close()

@@ -1,0 +1,27 @@
+"""Run by Alembic: apply the migrations on the connection that the daemon hands over.
+
+A new migration is drafted with `python -m daemon.store.migrations "What it does"` and
+then read and corrected by a person.
+"""
+
+from typing import Literal
+
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+
+from daemon.store.tables import UtcTime, metadata
+
+
+def plain_types(kind: str, item: object, _context: AutogenContext) -> str | Literal[False]:
+    """Write a column type of ours as what it is in the database: migrations outlive code."""
+    return "sa.BigInteger()" if kind == "type" and isinstance(item, UtcTime) else False
+
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+    render_item=plain_types,
+)
+with context.begin_transaction():
+    context.run_migrations()

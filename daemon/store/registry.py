@@ -1,0 +1,384 @@
+"""Model lines, their versions and the champion alias: promote, roll back, look up.
+
+Moving the alias is compare-and-set, inside one transaction with both versions' states and
+the history row. Nothing is deleted and nothing is renamed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from semver import Version
+from sqlalchemy import Connection, Row, func, insert, or_, select, update
+
+from daemon.store.bookkeeping import Move, record
+from daemon.store.database import Database
+from daemon.store.dialect import insert_new
+from daemon.store.tables import alias_history, aliases, evaluations, model_lines, versions
+from learning.errors import ConflictError, NotFoundError
+from learning.facts import Promoted, RolledBack
+from learning.gate import Outcome
+from learning.lifecycle import VersionState, require_version_move
+from learning.lines import ModelLine
+from learning.ports import ModelReference
+from learning.versioning import BASE, Recipe, bump_between, next_release, parse
+
+CHAMPION = "champion"
+ARTIFACT = "artifact:"
+"""Before the name of an artifact, where a base model may stand too."""
+
+
+class UnknownLineError(NotFoundError):
+    """No model line has this name, or it has no base model yet."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(f"no model line {line!r} with versions; `learnd versions` lists them")
+        self.line = line
+
+
+class UnknownVersionError(NotFoundError):
+    """The line has no version of this number."""
+
+    def __init__(self, line: str, version: str) -> None:
+        super().__init__(f"{line} has no version {version}; `learnd versions {line}` lists them")
+        self.line, self.version = line, version
+
+
+class PromotionRefusedError(ConflictError):
+    """A version may not become the champion as it was asked."""
+
+
+class NothingToRollBackError(ConflictError):
+    """The champion has no predecessor."""
+
+    def __init__(self, line: str, version: str) -> None:
+        super().__init__(
+            f"{line} {version} is the first version of its line: there is nothing to go back to"
+        )
+        self.line, self.version = line, version
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A line's champion and the revision of the alias that names it."""
+
+    row: Row[Any]
+    revision: int
+
+
+class Registry:
+    """Versions and aliases of one database."""
+
+    def __init__(self, database: Database, artifacts_dir: Path) -> None:
+        self._database = database
+        self._artifacts_dir = artifacts_dir
+
+    async def ensure_lines(self, lines: Iterable[ModelLine], now: datetime) -> None:
+        """Give each line that has a base model its 1.0.0, unless it has one."""
+
+        def transaction(tx: Connection) -> None:
+            for line in lines:
+                if line.base_model is not None:
+                    ensure_line(tx, line, line.base_model, now)
+
+        await self._database.write(transaction)
+
+    async def promote(
+        self, line: str, version: str, *, force: bool, reason: str, actor: str, now: datetime
+    ) -> Promoted:
+        """Make a candidate the champion by hand; it gets the next release number.
+
+        Without `force` only a candidate that the gate would promote is taken. Raises
+        UnknownLineError, UnknownVersionError, VersionTextError and PromotionRefusedError.
+        """
+
+        def transaction(tx: Connection) -> Promoted:
+            champion = champion_of(tx, line)
+            row = find_version(tx, line, version)
+            if row.id == champion.row.id:
+                raise PromotionRefusedError(f"{line} {version} is the champion already")
+            if row.release is not None:
+                raise PromotionRefusedError(
+                    f"{line} {version} was released before:"
+                    f" `learnd rollback {line} --to {row.release}` goes back to it"
+                )
+            if not force and _last_outcome(tx, row.id) != Outcome.PROMOTE:
+                raise PromotionRefusedError(
+                    f"the gate did not promote {line} {version}; to overrule it use"
+                    " --force with a --reason, which is recorded"
+                )
+            cause = "force" if force else "promote"
+            return promote(tx, champion, row, cause=cause, reason=reason, actor=actor, now=now)
+
+        return await self._database.write(transaction)
+
+    async def rollback(
+        self, line: str, to: str | None, *, reason: str, actor: str, now: datetime
+    ) -> RolledBack:
+        """Make an earlier version the champion again: `to`, or the one before.
+
+        Raises UnknownLineError, UnknownVersionError, VersionTextError, PromotionRefusedError
+        when `to` was never released, and NothingToRollBackError.
+        """
+
+        def transaction(tx: Connection) -> RolledBack:
+            champion = champion_of(tx, line)
+            if to is None:
+                target = _predecessor(tx, champion)
+            else:
+                target = find_version(tx, line, to)
+                if target.release is None:
+                    raise PromotionRefusedError(
+                        f"{line} {to} was never released; `learnd promote` releases it"
+                    )
+                if target.id == champion.row.id:
+                    raise PromotionRefusedError(f"{line} {to} is the champion already")
+            _set_state(tx, champion.row, VersionState.ROLLED_BACK, reason, actor, now)
+            _set_state(tx, target, VersionState.RELEASED, reason, actor, now)
+            _move_alias(tx, champion, target.id, "rollback", reason, actor, now)
+            return RolledBack(line, target.release, champion.row.release, actor, reason)
+
+        return await self._database.write(transaction)
+
+    async def loadable(self, line: str, version: str) -> ModelReference:
+        """How to load a version; `version` is a number or "champion"."""
+
+        def query(tx: Connection) -> ModelReference:
+            row = (
+                champion_of(tx, line).row
+                if version == CHAMPION
+                else find_version(tx, line, version)
+            )
+            return reference(row, self._artifacts_dir)
+
+        return await self._database.read(query)
+
+
+def ensure_line(tx: Connection, line: ModelLine, base_model: str, now: datetime) -> None:
+    """Give a line its 1.0.0 and champion, unless it has them; note a changed base model."""
+    created = tx.execute(
+        insert_new(tx, model_lines).values(name=line.name, base_model=base_model, created_at=now)
+    )
+    if created.rowcount == 0:
+        tx.execute(
+            update(model_lines).where(model_lines.c.name == line.name).values(base_model=base_model)
+        )
+        return
+    version_id = tx.execute(
+        insert(versions)
+        .values(
+            line=line.name,
+            release=str(BASE),
+            state=VersionState.RELEASED,
+            method="base",
+            base_model=base_model,
+            foundation=base_model,
+            task_types=sorted(line.task_types),
+            created_at=now,
+            released_at=now,
+        )
+        .returning(versions.c.id)
+    ).scalar_one()
+    tx.execute(
+        insert(aliases).values(
+            line=line.name, name=CHAMPION, version_id=version_id, revision=1, updated_at=now
+        )
+    )
+    _record_alias(tx, line.name, None, version_id, "declare", "declared base", "settings", now)
+
+
+def champion_of(tx: Connection, line: str) -> Champion:
+    """A line's champion. Raises UnknownLineError."""
+    row = tx.execute(
+        select(versions, aliases.c.revision)
+        .join(aliases, aliases.c.version_id == versions.c.id)
+        .where(aliases.c.line == line, aliases.c.name == CHAMPION)
+    ).first()
+    if row is None:
+        raise UnknownLineError(line)
+    return Champion(row, row.revision)
+
+
+def find_version(tx: Connection, line: str, text: str) -> Row[Any]:
+    """A version by its release or candidate number, with or without "v".
+
+    Raises UnknownLineError, UnknownVersionError and VersionTextError.
+    """
+    number = str(parse(text))
+    row = tx.execute(
+        select(versions).where(
+            versions.c.line == line,
+            or_(versions.c.release == number, versions.c.candidate == number),
+        )
+    ).first()
+    if row is None:
+        champion_of(tx, line)
+        raise UnknownVersionError(line, text)
+    return row
+
+
+def number_of(row: Row[Any]) -> str:
+    """The number that a version goes by: its release, or its candidate number."""
+    return str(row.release if row.release is not None else row.candidate)
+
+
+def reference(row: Row[Any], artifacts_dir: Path) -> ModelReference:
+    """How to load a version."""
+    foundation = str(row.foundation)
+    base = (
+        str(artifacts_dir / foundation.removeprefix(ARTIFACT))
+        if foundation.startswith(ARTIFACT)
+        else foundation
+    )
+    match row.method:
+        case "lora":
+            return ModelReference(base, artifacts_dir / row.artifact)
+        case "full":
+            return ModelReference(str(artifacts_dir / row.artifact))
+        case _:
+            return ModelReference(base)
+
+
+def recipe(row: Row[Any]) -> Recipe | None:
+    """What a version was made from; None for a declared base."""
+    if row.training_digest is None:
+        return None
+    return Recipe(row.base_model, row.training_digest, frozenset(row.task_types))
+
+
+def release_target(tx: Connection, champion: Champion, candidate: Recipe) -> Version:
+    """The number that a candidate would be released under."""
+    row = champion.row
+    released = tx.execute(
+        select(versions.c.release).where(
+            versions.c.line == row.line, versions.c.release.is_not(None)
+        )
+    ).scalars()
+    earlier = recipe(row)
+    if earlier is None and row.base_model != candidate.base_model:
+        earlier = Recipe(row.base_model, candidate.training_digest, candidate.task_types)
+    return next_release((parse(text) for text in released), bump_between(earlier, candidate))
+
+
+def promote(
+    tx: Connection,
+    champion: Champion,
+    row: Row[Any],
+    *,
+    cause: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> Promoted:
+    """Release a version under the next number and make it the champion."""
+    made_from = recipe(row)
+    if made_from is None:  # only a declared base has none, and it is released from the start
+        raise PromotionRefusedError(f"{row.line} {number_of(row)} is a declared base")
+    release = str(release_target(tx, champion, made_from))
+    _set_state(tx, champion.row, VersionState.SUPERSEDED, f"replaced by {release}", actor, now)
+    _set_state(tx, row, VersionState.RELEASED, reason, actor, now)
+    tx.execute(
+        update(versions).where(versions.c.id == row.id).values(release=release, released_at=now)
+    )
+    _move_alias(tx, champion, row.id, cause, reason, actor, now)
+    return Promoted(row.line, release, champion.row.release, cause == "force", actor)
+
+
+def refuse(tx: Connection, row: Row[Any], reason: str, actor: str, now: datetime) -> None:
+    """Mark a candidate as refused; an operator may still force it."""
+    _set_state(tx, row, VersionState.REFUSED, reason, actor, now)
+
+
+def _set_state(
+    tx: Connection, row: Row[Any], state: VersionState, reason: str, actor: str, now: datetime
+) -> None:
+    require_version_move(VersionState(row.state), state)
+    tx.execute(update(versions).where(versions.c.id == row.id).values(state=state))
+    record(tx, [Move("version", str(row.id), row.state, state, reason, actor)], now)
+
+
+def _move_alias(
+    tx: Connection,
+    champion: Champion,
+    to_id: int,
+    cause: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> None:
+    moved = tx.execute(
+        update(aliases)
+        .where(
+            aliases.c.line == champion.row.line,
+            aliases.c.name == CHAMPION,
+            aliases.c.revision == champion.revision,
+        )
+        .values(version_id=to_id, revision=champion.revision + 1, updated_at=now)
+    )
+    if moved.rowcount != 1:
+        raise PromotionRefusedError(
+            f"the champion of {champion.row.line} was moved by another hand; look again"
+        )
+    _record_alias(tx, champion.row.line, champion.row.id, to_id, cause, reason, actor, now)
+
+
+def _record_alias(
+    tx: Connection,
+    line: str,
+    from_id: int | None,
+    to_id: int,
+    cause: str,
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> None:
+    tx.execute(
+        insert(alias_history).values(
+            line=line,
+            name=CHAMPION,
+            from_id=from_id,
+            to_id=to_id,
+            cause=cause,
+            reason=reason,
+            actor=actor,
+            at=now,
+        )
+    )
+
+
+def _predecessor(tx: Connection, champion: Champion) -> Row[Any]:
+    """The version that was champion before this one was first promoted."""
+    row = tx.execute(
+        select(versions)
+        .join(alias_history, alias_history.c.from_id == versions.c.id)
+        .where(
+            alias_history.c.to_id == champion.row.id,
+            alias_history.c.cause.in_(["promote", "force"]),
+        )
+        .order_by(alias_history.c.id)
+        .limit(1)
+    ).first()
+    if row is None:
+        raise NothingToRollBackError(champion.row.line, champion.row.release)
+    return row
+
+
+def _last_outcome(tx: Connection, version_id: int) -> str | None:
+    return tx.execute(
+        select(evaluations.c.outcome)
+        .where(evaluations.c.version_id == version_id)
+        .order_by(evaluations.c.id.desc())
+        .limit(1)
+    ).scalar()
+
+
+def looks_at(tx: Connection, champion_id: int, candidate_id: int) -> int:
+    """How many candidates were held against a champion, counting this one."""
+    others = tx.execute(
+        select(func.count(evaluations.c.version_id.distinct())).where(
+            evaluations.c.champion_id == champion_id, evaluations.c.version_id != candidate_id
+        )
+    ).scalar_one()
+    return int(others) + 1

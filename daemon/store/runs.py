@@ -1,0 +1,508 @@
+"""How far each fine-tune run is: every step between two durable states is one transaction.
+
+Implements learning.ports.RunStore. Launches nothing and decides nothing: finetune/runner.py
+drives, learning/gate.py decides.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from daemon.store import registry
+from daemon.store.bookkeeping import Move, record
+from daemon.store.database import Database
+from daemon.store.dialect import insert_new
+from daemon.store.tables import (
+    batch_members,
+    batches,
+    evaluation_examples,
+    evaluations,
+    events,
+    returned_events,
+    run_attempts,
+    runs,
+    versions,
+)
+from learning.events import OutputEvent
+from learning.gate import GateReport, Outcome
+from learning.lifecycle import (
+    ACTIVE_RUN_STATES,
+    TRAINING_ROLES,
+    BatchState,
+    Role,
+    RunState,
+    VersionState,
+    require_run_move,
+)
+from learning.lines import ModelLine
+from learning.ports import (
+    ChampionMovedError,
+    Decision,
+    Duel,
+    HeldOutRow,
+    JobProgress,
+    ModelReference,
+    RunRecord,
+    TrainingOutcome,
+    TrainingRow,
+)
+from learning.versioning import Recipe, next_candidate, parse
+
+RUNNER = "runner"
+ABSTENTIONS = 3
+"""How often a training row comes back after the gate abstained; after a rejection, once."""
+
+
+class Runs:
+    """The runs of one database."""
+
+    def __init__(self, database: Database, artifacts_dir: Path) -> None:
+        self._database = database
+        self._artifacts_dir = artifacts_dir
+
+    async def due(self, now: datetime) -> Sequence[RunRecord]:
+        """See learning.ports.RunStore."""
+
+        def query(tx: Connection) -> list[RunRecord]:
+            busy = select(runs.c.line).where(runs.c.state.in_(ACTIVE_RUN_STATES))
+            rows = tx.execute(
+                select(runs)
+                .where(runs.c.state == RunState.PLANNED, runs.c.line.not_in(busy))
+                .order_by(runs.c.planned_at, runs.c.id)
+            )
+            oldest: dict[str, Row[Any]] = {}
+            for row in rows:
+                oldest.setdefault(row.line, row)
+            return [
+                self._record(tx, row)
+                for row in oldest.values()
+                if row.not_before is None or row.not_before <= now
+            ]
+
+        return await self._database.read(query)
+
+    async def active(self) -> Sequence[RunRecord]:
+        """See learning.ports.RunStore."""
+        return await self._database.read(
+            lambda tx: [
+                self._record(tx, row)
+                for row in tx.execute(select(runs).where(runs.c.state.in_(ACTIVE_RUN_STATES)))
+            ]
+        )
+
+    async def get(self, run_id: str) -> RunRecord:
+        """See learning.ports.RunStore."""
+        return await self._database.read(lambda tx: self._record(tx, _run(tx, run_id)))
+
+    async def begin(self, run_id: str, line: ModelLine, now: datetime) -> RunRecord:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> RunRecord:
+            row = _run(tx, run_id)
+            assert line.base_model is not None, "the runner checks this before it begins"
+            registry.ensure_line(tx, line, line.base_model, now)
+            champion = registry.champion_of(tx, line.name).row
+            # A new base model starts afresh: there is nothing to continue from.
+            continues = champion.base_model == line.base_model
+            training = dict(line.training)
+            _move(
+                tx,
+                row,
+                RunState.LAUNCHING,
+                f"attempt {row.attempt + 1}",
+                now,
+                attempt=row.attempt + 1,
+                provider=line.provider,
+                base_model=line.base_model,
+                foundation=_foundation(champion) if continues else line.base_model,
+                training=training,
+                training_digest=_digest(line),
+                parent_id=champion.id if continues else None,
+                job_id=None,
+                error=None,
+                message=None,
+                not_before=None,
+                launched_at=now,
+            )
+            tx.execute(
+                insert(run_attempts).values(run_id=run_id, attempt=row.attempt + 1, started_at=now)
+            )
+            _set_batch(tx, row.batch_id, BatchState.RUNNING)
+            return self._record(tx, _run(tx, run_id))
+
+        return await self._database.write(transaction)
+
+    async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:
+        """See learning.ports.RunStore."""
+        await self._step(run_id, RunState.WAITING, reason, now, message=reason)
+
+    async def resume_waiting(self, now: datetime) -> int:
+        """waiting -> planned for every run, at start-up: what they wait for may be there now."""
+
+        def transaction(tx: Connection) -> int:
+            rows = tx.execute(select(runs).where(runs.c.state == RunState.WAITING)).all()
+            for row in rows:
+                _move(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
+            return len(rows)
+
+        return await self._database.write(transaction)
+
+    async def adopt(self, run_id: str, job_id: str, now: datetime) -> None:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> None:
+            row = _run(tx, run_id)
+            _move(tx, row, RunState.RUNNING, f"job {job_id}", now, job_id=job_id)
+            _set_attempt(tx, row, job_id=job_id)
+
+        await self._database.write(transaction)
+
+    async def interrupt(self, run_id: str, message: str, now: datetime) -> None:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> None:
+            row = _run(tx, run_id)
+            _move(tx, row, RunState.PLANNED, message, now, message=message)
+            _set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
+
+        await self._database.write(transaction)
+
+    async def fail(
+        self, run_id: str, code: str, message: str, retry_at: datetime | None, now: datetime
+    ) -> None:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> None:
+            row = _run(tx, run_id)
+            end = {} if retry_at is not None else {"finished_at": now}
+            _move(
+                tx,
+                row,
+                RunState.PLANNED if retry_at is not None else RunState.FAILED,
+                f"{code}: {message}",
+                now,
+                failures=row.failures + 1,
+                error=code,
+                message=message,
+                not_before=retry_at,
+                **end,
+            )
+            _set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
+            if retry_at is None:
+                _return_batch(tx, row, ABSTENTIONS)
+
+        await self._database.write(transaction)
+
+    async def report(self, run_id: str, progress: JobProgress, now: datetime) -> None:
+        """See learning.ports.RunStore."""
+        await self._database.write(
+            lambda tx: tx.execute(
+                update(runs)
+                .where(runs.c.id == run_id)
+                .values(progress=asdict(progress), updated_at=now)
+            )
+        )
+
+    async def finish_training(
+        self,
+        run_id: str,
+        artifact: str,
+        manifest_sha256: str,
+        outcome: TrainingOutcome,
+        now: datetime,
+    ) -> None:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> None:
+            row = _run(tx, run_id)
+            _move(
+                tx,
+                row,
+                RunState.TRAINED,
+                f"artifact {artifact}",
+                now,
+                artifact=artifact,
+                manifest_sha256=manifest_sha256,
+                method=outcome.method,
+                measurements={**outcome.measurements, "proof": asdict(outcome.proof)},
+            )
+            _set_attempt(tx, row, result="succeeded", ended_at=now)
+
+        await self._database.write(transaction)
+
+    async def enter(self, run_id: str, now: datetime) -> Duel:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> Duel:
+            row = _run(tx, run_id)
+            if row.state != RunState.EVALUATING:
+                _move(tx, row, RunState.EVALUATING, "candidate", now)
+                _add_candidate(tx, row, now)
+            return self._duel(tx, row)
+
+        return await self._database.write(transaction)
+
+    async def training_rows(self, batch_id: str) -> Sequence[TrainingRow]:
+        """See learning.ports.RunStore."""
+        return await self._database.read(
+            lambda tx: [
+                TrainingRow(
+                    row.id,
+                    Role(row.role),
+                    row.task_type,
+                    OutputEvent.model_validate_json(row.payload),
+                )
+                for row in tx.execute(
+                    select(events.c.id, batch_members.c.role, events.c.task_type, events.c.payload)
+                    .join(batch_members, batch_members.c.event_id == events.c.id)
+                    .where(
+                        batch_members.c.batch_id == batch_id,
+                        batch_members.c.role.in_(TRAINING_ROLES),
+                    )
+                    .order_by(events.c.id)
+                )
+            ]
+        )
+
+    async def held_out_rows(self, line: ModelLine) -> Sequence[HeldOutRow]:
+        """See learning.ports.RunStore."""
+        return await self._database.read(
+            lambda tx: [
+                HeldOutRow(row.id, row.task_type, row.messages)
+                for row in tx.execute(
+                    select(evaluation_examples)
+                    .where(evaluation_examples.c.task_type.in_(line.task_types))
+                    .order_by(evaluation_examples.c.id)
+                )
+            ]
+        )
+
+    async def decide(
+        self,
+        run_id: str,
+        duel: Duel,
+        report: GateReport,
+        scores: Mapping[str, Any],
+        now: datetime,
+    ) -> Decision:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> Decision:
+            row = _run(tx, run_id)
+            champion = registry.champion_of(tx, row.line)
+            if champion.row.id != duel.champion_id:
+                raise ChampionMovedError(duel.champion_number, registry.number_of(champion.row))
+            candidate = tx.execute(select(versions).where(versions.c.run_id == run_id)).one()
+            tx.execute(
+                insert(evaluations).values(
+                    version_id=candidate.id,
+                    champion_id=champion.row.id,
+                    outcome=report.outcome,
+                    report=asdict(report),
+                    scores=dict(scores),
+                    at=now,
+                )
+            )
+            _move(
+                tx,
+                row,
+                RunState.DECIDED,
+                report.reason,
+                now,
+                outcome=report.outcome,
+                message=report.reason,
+                finished_at=now,
+            )
+            match report.outcome:
+                case Outcome.PROMOTE:
+                    _set_batch(tx, row.batch_id, BatchState.SPENT)
+                    return Decision(
+                        registry.promote(
+                            tx,
+                            champion,
+                            candidate,
+                            cause="promote",
+                            reason=report.reason,
+                            actor=RUNNER,
+                            now=now,
+                        )
+                    )
+                case Outcome.REJECT:
+                    registry.refuse(tx, candidate, report.reason, RUNNER, now)
+                    _return_batch(tx, row, 1)
+                case Outcome.ABSTAIN:
+                    _return_batch(tx, row, ABSTENTIONS)
+            return Decision(None)
+
+        return await self._database.write(transaction)
+
+    async def _step(
+        self, run_id: str, state: RunState, reason: str, now: datetime, **values: Any
+    ) -> None:
+        await self._database.write(
+            lambda tx: _move(tx, _run(tx, run_id), state, reason, now, **values)
+        )
+
+    def _record(self, tx: Connection, row: Row[Any]) -> RunRecord:
+        return RunRecord(
+            run_id=row.id,
+            batch_id=row.batch_id,
+            line=row.line,
+            state=RunState(row.state),
+            attempt=row.attempt,
+            failures=row.failures,
+            seed=row.seed,
+            job_id=row.job_id,
+            artifact=row.artifact,
+            method=row.method,
+            measurements=row.measurements,
+            parent=self._parent(tx, row),
+            training=row.training,
+        )
+
+    def _parent(self, tx: Connection, row: Row[Any]) -> ModelReference | None:
+        """What training starts from: the champion of the time, or the bare base model."""
+        if row.base_model is None:
+            return None
+        if row.parent_id is None:
+            return ModelReference(row.base_model)
+        parent = tx.execute(select(versions).where(versions.c.id == row.parent_id)).one()
+        return registry.reference(parent, self._artifacts_dir)
+
+    def _duel(self, tx: Connection, row: Row[Any]) -> Duel:
+        champion = registry.champion_of(tx, row.line).row
+        candidate = tx.execute(select(versions).where(versions.c.run_id == row.id)).one()
+        return Duel(
+            candidate_id=candidate.id,
+            candidate_number=registry.number_of(candidate),
+            candidate=registry.reference(candidate, self._artifacts_dir),
+            champion_id=champion.id,
+            champion_number=registry.number_of(champion),
+            champion=registry.reference(champion, self._artifacts_dir),
+            parent_rolled_back=_has_rolled_back_ancestor(tx, candidate.parent_id),
+            look=registry.looks_at(tx, champion.id, candidate.id),
+        )
+
+
+def _run(tx: Connection, run_id: str) -> Row[Any]:
+    return tx.execute(select(runs).where(runs.c.id == run_id)).one()
+
+
+def _move(
+    tx: Connection, row: Row[Any], state: RunState, reason: str, now: datetime, **values: Any
+) -> None:
+    require_run_move(RunState(row.state), state)
+    tx.execute(
+        update(runs).where(runs.c.id == row.id).values(state=state, updated_at=now, **values)
+    )
+    record(tx, [Move("run", row.id, row.state, state, reason, RUNNER)], now)
+
+
+def _set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
+    tx.execute(
+        update(run_attempts)
+        .where(run_attempts.c.run_id == row.id, run_attempts.c.attempt == row.attempt)
+        .values(**values)
+    )
+
+
+def _set_batch(tx: Connection, batch_id: str, state: BatchState) -> None:
+    tx.execute(update(batches).where(batches.c.id == batch_id).values(state=state))
+
+
+def _return_batch(tx: Connection, row: Row[Any], times: int) -> None:
+    """Give the line's next batch the rows that this one trained in vain.
+
+    A row comes back while it was tried again fewer than `times` times.
+    """
+    _set_batch(tx, row.batch_id, BatchState.RETURNED)
+    tried_again = batch_members.alias("tried_again")
+    n_retries = (
+        select(func.count())
+        .where(
+            tried_again.c.event_id == batch_members.c.event_id,
+            tried_again.c.role == Role.RETRY,
+        )
+        .scalar_subquery()
+    )
+    again = tx.execute(
+        select(batch_members.c.event_id).where(
+            batch_members.c.batch_id == row.batch_id,
+            batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
+            n_retries < times,
+        )
+    ).scalars()
+    rows = [
+        {"line": row.line, "event_id": event_id, "batch_id": row.batch_id} for event_id in again
+    ]
+    if rows:
+        tx.execute(insert_new(tx, returned_events), rows)
+
+
+def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:
+    task_types = frozenset(
+        tx.execute(
+            select(events.c.task_type)
+            .distinct()
+            .join(batch_members, batch_members.c.event_id == events.c.id)
+            .where(batch_members.c.batch_id == row.batch_id)
+        ).scalars()
+    )
+    champion = registry.champion_of(tx, row.line)
+    earlier = registry.recipe(champion.row)
+    known = earlier.task_types if earlier is not None else frozenset()
+    made_from = Recipe(row.base_model, row.training_digest, task_types | known)
+    target = registry.release_target(tx, champion, made_from)
+    taken = tx.execute(
+        select(versions.c.candidate).where(
+            versions.c.line == row.line, versions.c.candidate.is_not(None)
+        )
+    ).scalars()
+    tx.execute(
+        insert(versions).values(
+            line=row.line,
+            candidate=str(next_candidate(target, [parse(text) for text in taken])),
+            state=VersionState.CANDIDATE,
+            parent_id=row.parent_id,
+            run_id=row.id,
+            method=row.method,
+            base_model=row.base_model,
+            foundation=row.foundation,
+            artifact=row.artifact,
+            manifest_sha256=row.manifest_sha256,
+            training_digest=row.training_digest,
+            task_types=sorted(made_from.task_types),
+            created_at=now,
+        )
+    )
+
+
+def _has_rolled_back_ancestor(tx: Connection, version_id: int | None) -> bool:
+    while version_id is not None:
+        row = tx.execute(
+            select(versions.c.state, versions.c.parent_id).where(versions.c.id == version_id)
+        ).one()
+        if row.state == VersionState.ROLLED_BACK:
+            return True
+        version_id = row.parent_id
+    return False
+
+
+def _foundation(champion: Row[Any]) -> str:
+    """What an adapter trained on from this champion sits on."""
+    if champion.method == "full":
+        return f"{registry.ARTIFACT}{champion.artifact}"
+    return str(champion.foundation)
+
+
+def _digest(line: ModelLine) -> str:
+    """Identity of how a line trains: another one makes a minor version."""
+    recipe = {"provider": line.provider, "training": dict(line.training)}
+    text = json.dumps(recipe, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,398 @@
+"""The tables, their keys and the constraints that hold the promises.
+
+Definitions only; the queries stand beside the tasks they serve, the migrations in
+migrations/. Two partial unique indexes carry weight: `one_primary_role` (an event has
+one primary role in one batch, P2) and `one_active_run` (a line works on one run).
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from learning.lifecycle import ACTIVE_RUN_STATES, PRIMARY_ROLES, EventState, FeedbackState
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware time, stored as whole microseconds since 1970: exact, sortable, portable."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Aware time to microseconds."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Microseconds to aware time in UTC."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column of exactly this type.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+_Key = LargeBinary(16)
+
+
+def _one_of(column: str, values: frozenset[str] | tuple[str, ...]) -> str:
+    listed = ", ".join(f"'{value}'" for value in sorted(values))
+    return f"{column} IN ({listed})"
+
+
+def _origin() -> tuple[Column[str], Column[str], Column[int], Column[int]]:
+    return (
+        Column("source", String(64), nullable=False),
+        Column("topic", String(256), nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("offset", BigInteger, nullable=False),
+    )
+
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("producer", String(64), nullable=False),
+    Column("event_id", String(256), nullable=False),
+    Column("task_type", String(64), nullable=False),
+    Column("task_id", String(256), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("by_human", Boolean, nullable=False),
+    Column("approved", Boolean),
+    Column("confidence", Float),
+    Column("payload", Text, nullable=False),
+    Column("content_hash", _Key, nullable=False),
+    Column("prompt_key", _Key, nullable=False),
+    Column("group_key", _Key),
+    Column("subject", String(256)),
+    Column("model_version", String(256)),
+    *_origin(),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    UniqueConstraint("producer", "event_id"),
+    Index("ix_events_task", "task_type", "task_id"),
+    sqlite_autoincrement=True,
+)
+for _state in (EventState.QUEUED, EventState.HELD, EventState.QUARANTINED):
+    Index(
+        f"ix_events_{_state}",
+        events.c.task_type,
+        events.c.id,
+        sqlite_where=events.c.state == text(f"'{_state}'"),
+        postgresql_where=events.c.state == text(f"'{_state}'"),
+    )
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("producer", String(64), nullable=False),
+    Column("event_id", String(256), nullable=False),
+    Column("task_type", String(64), nullable=False),
+    Column("task_id", String(256), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("output_id", _Id, ForeignKey("events.id")),
+    Column("approved", Boolean),
+    Column("confidence", Float),
+    Column("payload", Text, nullable=False),
+    Column("content_hash", _Key, nullable=False),
+    Column("model_version", String(256)),
+    *_origin(),
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("received_at", UtcTime, nullable=False),
+    UniqueConstraint("producer", "event_id"),
+    Index("ix_feedback_output", "output_id"),
+    sqlite_autoincrement=True,
+)
+Index(
+    "ix_feedback_waiting",
+    feedback.c.task_type,
+    feedback.c.task_id,
+    sqlite_where=feedback.c.state == text(f"'{FeedbackState.WAITING}'"),
+    postgresql_where=feedback.c.state == text(f"'{FeedbackState.WAITING}'"),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("kind", String(16), nullable=False),
+    Column("task_type", String(64), nullable=False),
+    Column("state", String(64), nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("confidence_sum", Float, nullable=False),
+    Column("confidence_n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("kind", "task_type", "state"),
+    comment="Running counts of events (kind output, feedback, dead_letter), so that no page"
+    " and no probe has to count rows.",
+)
+
+positions = Table(
+    "positions",
+    metadata,
+    Column("source", String(64), nullable=False),
+    Column("topic", String(256), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("next_offset", BigInteger),
+    Column("fingerprint", _Key),
+    Column("updated_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("source", "topic", "partition"),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    *_origin(),
+    Column("received_at", UtcTime, nullable=False),
+    Column("replayed_at", UtcTime),
+    sqlite_autoincrement=True,
+)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("ref", String(64), nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("ix_transitions_ref", "kind", "ref"),
+    sqlite_autoincrement=True,
+    comment="The history of events, batches, runs and versions after they were first stored.",
+)
+
+model_lines = Table(
+    "model_lines",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("base_model", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("line", String(64), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("trigger", String(16), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("sealed_at", UtcTime, nullable=False),
+    UniqueConstraint("line", "sequence"),
+)
+
+batch_members = Table(
+    "batch_members",
+    metadata,
+    Column("batch_id", String(32), ForeignKey("batches.id"), nullable=False),
+    Column("event_id", _Id, ForeignKey("events.id"), nullable=False),
+    Column("role", String(16), nullable=False),
+    PrimaryKeyConstraint("batch_id", "event_id"),
+    Index("ix_batch_members_event", "event_id"),
+)
+Index(
+    "one_primary_role",
+    batch_members.c.event_id,
+    unique=True,
+    sqlite_where=text(_one_of("role", PRIMARY_ROLES)),
+    postgresql_where=text(_one_of("role", PRIMARY_ROLES)),
+)
+
+split_sides = Table(
+    "split_sides",
+    metadata,
+    Column("key", _Key, primary_key=True),
+    Column("side", String(16), nullable=False),
+    comment="On which side of the split a prompt or a split group stands, for ever.",
+)
+
+returned_events = Table(
+    "returned_events",
+    metadata,
+    Column("line", String(64), nullable=False),
+    Column("event_id", _Id, ForeignKey("events.id"), nullable=False),
+    Column("batch_id", String(32), ForeignKey("batches.id"), nullable=False),
+    PrimaryKeyConstraint("line", "event_id"),
+    comment="Training rows of a batch that made no version; the line's next batch takes them.",
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("batch_id", String(32), ForeignKey("batches.id"), nullable=False, unique=True),
+    Column("line", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("base_model", Text),
+    Column("foundation", Text),
+    Column("training", JSON),
+    Column("training_digest", String(64)),
+    Column("parent_id", _Id, ForeignKey("versions.id")),
+    Column("job_id", Text),
+    Column("progress", JSON),
+    Column("artifact", Text),
+    Column("manifest_sha256", String(64)),
+    Column("method", String(16)),
+    Column("measurements", JSON),
+    Column("outcome", String(16)),
+    Column("error", String(64)),
+    Column("message", Text),
+    Column("not_before", UtcTime),
+    Column("planned_at", UtcTime, nullable=False),
+    Column("launched_at", UtcTime),
+    Column("finished_at", UtcTime),
+    Column("updated_at", UtcTime, nullable=False),
+    Index("ix_runs_line", "line", "planned_at"),
+)
+Index(
+    "one_active_run",
+    runs.c.line,
+    unique=True,
+    sqlite_where=text(_one_of("state", ACTIVE_RUN_STATES)),
+    postgresql_where=text(_one_of("state", ACTIVE_RUN_STATES)),
+)
+
+run_attempts = Table(
+    "run_attempts",
+    metadata,
+    Column("run_id", String(32), ForeignKey("runs.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("job_id", Text),
+    Column("result", String(16)),
+    Column("message", Text),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    PrimaryKeyConstraint("run_id", "attempt"),
+    comment="One row an attempt: the intent, then the job that it adopted, then how it ended.",
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("line", String(64), ForeignKey("model_lines.name"), nullable=False),
+    Column("candidate", String(64)),
+    Column("release", String(64)),
+    Column("state", String(16), nullable=False),
+    Column("parent_id", _Id, ForeignKey("versions.id")),
+    Column("run_id", String(32), unique=True),
+    Column("method", String(16), nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column(
+        "foundation",
+        Text,
+        nullable=False,
+        comment="What an adapter sits on: the base model, or artifact:NAME of a full version.",
+    ),
+    Column("artifact", Text),
+    Column("manifest_sha256", String(64)),
+    Column("training_digest", String(64)),
+    Column("task_types", JSON, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("released_at", UtcTime),
+    UniqueConstraint("line", "candidate"),
+    UniqueConstraint("line", "release"),
+    sqlite_autoincrement=True,
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("line", String(64), ForeignKey("model_lines.name"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("version_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("line", "name"),
+)
+
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("line", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("from_id", _Id, ForeignKey("versions.id")),
+    Column("to_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("cause", String(16), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("ix_alias_history_line", "line", "name", "id"),
+    sqlite_autoincrement=True,
+)
+
+evaluation_examples = Table(
+    "evaluation_examples",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("task_type", String(64), nullable=False),
+    Column("event_id", _Id, ForeignKey("events.id"), unique=True),
+    Column("messages", JSON, nullable=False),
+    Column("prompt_key", _Key, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("batch_id", String(32), ForeignKey("batches.id")),
+    Column("added_at", UtcTime, nullable=False),
+    UniqueConstraint("task_type", "prompt_key"),
+    sqlite_autoincrement=True,
+    comment="The frozen held-out set: append-only, never trained.",
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("version_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("champion_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("report", JSON, nullable=False),
+    Column("scores", JSON, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("ix_evaluations_version", "version_id"),
+    Index("ix_evaluations_champion", "champion_id"),
+    sqlite_autoincrement=True,
+)
