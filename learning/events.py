@@ -175,6 +175,14 @@ def prompt_key(event: OutputEvent) -> bytes:
     return digest(" ".join(text.casefold().split()))
 
 
+def group_key(event: OutputEvent) -> bytes | None:
+    """16 bytes that are equal for events of one split group; None without a group.
+
+    Never equal to a prompt's key: no prompt keeps a line break in its key.
+    """
+    return None if event.split_group is None else digest(f"split group\n{event.split_group}")
+
+
 def answer_text(event: OutputEvent) -> str:
     """The output as the text that a model is trained to write; JSON in its compact form."""
     if event.messages is not None:

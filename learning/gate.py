@@ -131,9 +131,9 @@ def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]
 
 def refusal_of(proof: TrainingProof) -> Refusal | None:
     """The name under which a candidate is refused unseen, or None."""
-    if not proof.all_finite:
+    if not proof.all_finite or not _is_finite(proof.weight_delta_norm):
         return Refusal.NOT_FINITE
-    if proof.trained_tokens == 0:
+    if proof.trained_tokens <= 0:
         return Refusal.NO_TOKENS
     if proof.weight_delta_norm == 0.0:
         return Refusal.UNCHANGED_WEIGHTS
@@ -165,21 +165,30 @@ def decide(
 ) -> GateReport:
     """Compare on the same examples; index i is the same example in all three sequences.
 
-    `look` counts the candidates that were held against this champion, this one included.
+    `look` counts the candidates that were compared with this champion, this one included.
     Raises UnpairedScoresError when the lengths differ.
     """
     if not len(examples) == len(champion) == len(candidate):
         raise UnpairedScoresError(len(champion), len(candidate), len(examples))
-    if any(not _is_finite(score.loss) for score in (*champion, *candidate)):
+    if any(not _is_finite(score.loss) for score in candidate):
         return refused(Refusal.NOT_FINITE)
-
     recent = [i for i, example in enumerate(examples) if example.recent]
     missing = max(0, rules.wanted_evidence - len(recent))
+    n_broken = sum(not _is_finite(score.loss) for score in champion)
+    if n_broken:
+        return GateReport(
+            Outcome.ABSTAIN,
+            f"the champion's own loss is not a finite number on {n_broken} of {len(examples)}"
+            " held-out examples: there is nothing to compare with",
+            look=look,
+            n_missing=missing,
+        )
     if len(recent) < rules.min_evidence:
         return GateReport(
             Outcome.ABSTAIN,
             f"{len(recent)} held-out examples, at least {rules.min_evidence} are needed"
-            f" and {rules.wanted_evidence} wanted: send {missing} more that a person approved",
+            f" and {rules.wanted_evidence} wanted: {missing} more, which are drawn from outputs"
+            " that a person approved",
             look=look,
             n_missing=missing,
         )

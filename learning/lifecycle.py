@@ -114,8 +114,14 @@ _VERSION_MOVES: Mapping[VersionState, frozenset[VersionState]] = {
     VersionState.CANDIDATE: frozenset({VersionState.RELEASED, VersionState.REFUSED}),
     VersionState.REFUSED: frozenset({VersionState.RELEASED}),
     VersionState.RELEASED: frozenset({VersionState.SUPERSEDED, VersionState.ROLLED_BACK}),
-    VersionState.SUPERSEDED: frozenset({VersionState.RELEASED}),
-    VersionState.ROLLED_BACK: frozenset({VersionState.RELEASED}),
+    VersionState.SUPERSEDED: frozenset({VersionState.RELEASED, VersionState.ROLLED_BACK}),
+    VersionState.ROLLED_BACK: frozenset({VersionState.RELEASED, VersionState.SUPERSEDED}),
+}
+_BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
+    BatchState.SEALED: frozenset({BatchState.RUNNING, BatchState.RETURNED}),
+    BatchState.RUNNING: frozenset({BatchState.SPENT, BatchState.RETURNED}),
+    # A version that the gate refused can still be forced.
+    BatchState.RETURNED: frozenset({BatchState.SPENT}),
 }
 
 
@@ -123,6 +129,12 @@ def require_event_move(current: EventState, wanted: EventState) -> None:
     """Raise IllegalMoveError unless an event may go from `current` to `wanted`."""
     if wanted not in _EVENT_MOVES.get(current, frozenset()):
         raise IllegalMoveError("event", current, wanted)
+
+
+def require_batch_move(current: BatchState, wanted: BatchState) -> None:
+    """Raise IllegalMoveError unless a batch may go from `current` to `wanted`."""
+    if wanted not in _BATCH_MOVES.get(current, frozenset()):
+        raise IllegalMoveError("batch", current, wanted)
 
 
 def require_run_move(current: RunState, wanted: RunState) -> None:

@@ -71,13 +71,12 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
         if confidence >= policy.min_confidence:
             return Verdict(
                 EventState.QUEUED,
-                f"approved, confidence {confidence:g} >= {policy.min_confidence:g}",
+                f"approved, confidence {confidence} >= {policy.min_confidence}",
                 by_human=True,
             )
         return Verdict(
             EventState.HELD,
-            f"approved, but confidence {confidence:g} < {policy.min_confidence:g}:"
-            " waits for a verdict",
+            f"approved, but confidence {confidence} < {policy.min_confidence}: waits for a verdict",
             by_human=False,
         )
     if not policy.enable_auto_approval:
@@ -89,12 +88,12 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
     if confidence >= policy.feedback_threshold:
         return Verdict(
             EventState.QUEUED,
-            f"auto-approved, confidence {confidence:g} >= {policy.feedback_threshold:g}",
+            f"auto-approved, confidence {confidence} >= {policy.feedback_threshold}",
             by_human=False,
         )
     return Verdict(
         EventState.HELD,
-        f"no verdict, confidence {confidence:g} < {policy.feedback_threshold:g}",
+        f"no verdict, confidence {confidence} < {policy.feedback_threshold}: waits for a verdict",
         by_human=False,
     )
 
@@ -116,3 +115,16 @@ def rejudge(current: EventState, verdict: Verdict) -> EventState | None:
     ):
         return verdict.state
     return None
+
+
+def confirms(current: EventState, by_human: bool, verdict: Verdict) -> bool:
+    """Whether a person's "yes" now stands behind an output that was queued without one.
+
+    It stays queued; but what a person approved may judge, and not only train.
+    """
+    return (
+        current is EventState.QUEUED
+        and not by_human
+        and verdict.state is EventState.QUEUED
+        and verdict.by_human
+    )

@@ -48,11 +48,16 @@ def held_out_quota(n_events: int, n_frozen: int, rules: SplitRules) -> int:
     """
     if n_events <= 1:
         return 0
-    quota = math.ceil(n_events * rules.held_out_share)
+    quota = _share(n_events, rules.held_out_share)
     missing = rules.wanted_held_out - n_frozen
     if missing > 0:
-        quota = max(quota, min(missing, math.ceil(n_events * rules.starting_share)))
+        quota = max(quota, min(missing, _share(n_events, rules.starting_share)))
     return min(quota, n_events - 1)
+
+
+def _share(n_events: int, share: float) -> int:
+    """A share of a count, rounded up; 0.07 of 100 is 7, though 100 * 0.07 is a hair above."""
+    return math.ceil(round(n_events * share, 9))
 
 
 def split(
@@ -65,8 +70,8 @@ def split(
 
     `known_sides` names the side of each key that an earlier batch used. A component
     that touches both sides is held out, which trains on nothing of it. Fewer than
-    `quota` are held out when too few are approved by a person; a group is never cut, so
-    the last group taken may exceed the quota.
+    `quota` are held out when too few are approved by a person, or when groups, which are
+    never cut, do not fit. Only where not one fits is the quota exceeded, by the smallest.
     """
     roles: dict[int, Role] = {}
     free: list[list[Candidate]] = []
@@ -82,8 +87,11 @@ def split(
             free.append(component)
 
     random.Random(seed).shuffle(free)  # noqa: S311 - a reproducible draw, not a secret
+    if n_held_out < quota and all(n_held_out + len(component) > quota for component in free):
+        smallest = min(free, key=len, default=[])
+        quota = n_held_out + len(smallest)
     for component in free:
-        fits = n_held_out < quota and n_held_out + len(component) < len(candidates)
+        fits = n_held_out + len(component) <= min(quota, len(candidates) - 1)
         role = Role.HELD_OUT if fits else Role.TRAIN
         n_held_out += len(component) if fits else 0
         roles.update((member.id, role) for member in component)

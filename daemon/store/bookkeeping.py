@@ -26,11 +26,18 @@ class Tally:
         self._count((kind, task_type, state), 1, confidence)
 
     def move(
-        self, kind: str, task_type: str, before: str, after: str, confidence: float | None = None
+        self,
+        kind: str,
+        task_type: str,
+        before: str,
+        after: str,
+        confidence: float | None = None,
+        *,
+        times: int = 1,
     ) -> None:
-        """One that was in one state is in another."""
-        self._count((kind, task_type, before), -1, confidence)
-        self._count((kind, task_type, after), 1, confidence)
+        """One, or `times` alike, that was in one state is in another."""
+        self._count((kind, task_type, before), -times, confidence)
+        self._count((kind, task_type, after), times, confidence)
 
     def _count(self, key: tuple[str, str, str], step: int, confidence: float | None) -> None:
         self.counts[key] += step
@@ -39,7 +46,10 @@ class Tally:
             self.confidence_counts[key] += step
 
     def write(self, tx: Connection) -> None:
-        """Add everything collected to the stored counts."""
+        """Add everything collected to the stored counts.
+
+        In the order of their keys, so that two writers cannot wait for each other.
+        """
         add_up(
             tx,
             tallies,
@@ -53,7 +63,7 @@ class Tally:
                     "confidence_sum": self.confidence_sums[kind, task_type, state],
                     "confidence_n": self.confidence_counts[kind, task_type, state],
                 }
-                for (kind, task_type, state), n in self.counts.items()
+                for (kind, task_type, state), n in sorted(self.counts.items())
             ],
         )
 

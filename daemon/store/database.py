@@ -6,6 +6,8 @@ takes its lock at BEGIN; PostgreSQL has a pool of them.
 """
 
 import asyncio
+import json
+import math
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,13 +54,8 @@ class Database:
         return await _run(self._read_threads, self._reader, query)
 
     async def migrate(self) -> None:
-        """Bring the schema up to this release's."""
-        await asyncio.get_running_loop().run_in_executor(self._write_threads, self._upgrade)
-
-    def _upgrade(self) -> None:
-        with self._writer.connect() as connection:
-            command.upgrade(migration_config(connection), "head")
-            connection.commit()
+        """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
+        await self.write(lambda tx: command.upgrade(migration_config(tx), "head"))
 
     async def close(self) -> None:
         """Wait for the transactions under way, then close every connection."""
@@ -81,12 +78,37 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+def to_json(value: Any) -> str:
+    """JSON in which a number that is not finite is null: JSON has none, PostgreSQL refuses it.
+
+    A loss that became NaN is a measurement like any other, and must not stop a run.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value
+
+
 async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]) -> T:
     def transaction() -> T:
         try:
             with engine.begin() as connection:
                 return work(connection)
         except OperationalError as error:
+            if _is_our_mistake(error.orig):
+                raise
             raise StoreUnavailableError(f"the database did not answer: {error.orig}") from error
 
     future = asyncio.get_running_loop().run_in_executor(threads, transaction)
@@ -97,12 +119,20 @@ async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Conn
         raise
 
 
+def _is_our_mistake(error: BaseException | None) -> bool:
+    """SQLite reports wrong SQL like an outage; trying again would hide it for ever."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR
+
+
 def _engine(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True)
+    return create_engine(url, pool_pre_ping=True, json_serializer=to_json)
 
 
 def _sqlite_engine(url: str, begin: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    engine = create_engine(
+        url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, json_serializer=to_json
+    )
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:

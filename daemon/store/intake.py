@@ -5,22 +5,23 @@ again when feedback meets its output.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, insert, select, text, tuple_, update
+from sqlalchemy import Connection, Row, Select, Table, func, insert, select, tuple_, update
 
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new
-from daemon.store.tables import dead_letters, events, feedback, positions
+from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
 from learning.clock import Clock
-from learning.errors import NotFoundError
-from learning.events import OutputEvent, digest, prompt_key
+from learning.errors import ConflictError, NotFoundError
+from learning.events import OutputEvent, group_key, prompt_key
 from learning.facts import EventsStored
 from learning.lifecycle import EventState, FeedbackState, require_event_move
-from learning.policy import Verdict, rejudge
+from learning.policy import Verdict, confirms, rejudge
 from learning.ports import (
     ID_REUSED,
     Block,
@@ -30,7 +31,6 @@ from learning.ports import (
     Origin,
     Position,
     PositionFencedError,
-    PositionMove,
     ReceivedFeedback,
 )
 
@@ -46,6 +46,14 @@ class UnknownDeadLetterError(NotFoundError):
         self.dead_letter_id = dead_letter_id
 
 
+class ReplayRefusedError(ConflictError):
+    """A dead letter became an event, but one that the store cannot take."""
+
+    def __init__(self, dead_letter_id: int, letter: DeadLetter) -> None:
+        super().__init__(f"dead letter {dead_letter_id} is {letter.reason}: {letter.detail}")
+        self.dead_letter_id, self.reason = dead_letter_id, letter.reason
+
+
 class Judge(Protocol):
     """Gives the verdict on an output, with the approvals that people gave it."""
 
@@ -57,6 +65,10 @@ class TaskKey(NamedTuple):
 
     task_type: str
     task_id: str
+
+
+def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
+    return TaskKey(item.event.task_type, item.event.task_id)
 
 
 class Intake:
@@ -79,14 +91,14 @@ class Intake:
         """See learning.ports.IntakeStore."""
 
         def transaction(tx: Connection) -> Position:
-            self._move(tx, source, PositionMove(claimed, next_offset, b""))
-            return Position(claimed.topic, claimed.partition, claimed.epoch, next_offset, b"")
+            self._move(tx, source, claimed, next_offset, None)
+            return replace(claimed, next_offset=next_offset, fingerprint=None)
 
         return await self._database.write(transaction)
 
     async def append(self, block: Block) -> EventsStored:
         """See learning.ports.IntakeStore."""
-        return await self._database.write(lambda tx: self._append(tx, block))
+        return await self._database.write(lambda tx: self._append(tx, block)[0])
 
     async def dead_letter(self, dead_letter_id: int) -> DeadLetter:
         """A stored dead letter. Raises UnknownDeadLetterError."""
@@ -104,16 +116,23 @@ class Intake:
         return await self._database.read(query)
 
     async def replay(self, dead_letter_id: int, block: Block) -> EventsStored:
-        """Store what a dead letter became, and mark it as replayed, in one transaction."""
+        """Store what a dead letter became, and mark it as replayed, in one transaction.
+
+        Raises UnknownDeadLetterError, and ReplayRefusedError when it would only become
+        another dead letter; then nothing changed.
+        """
 
         def transaction(tx: Connection) -> EventsStored:
-            stored = self._append(tx, block)
-            if not stored.dead_letters:
-                tx.execute(
-                    update(dead_letters)
-                    .where(dead_letters.c.id == dead_letter_id)
-                    .values(replayed_at=self._clock())
-                )
+            stored, letters = self._append(tx, block)
+            if letters:
+                raise ReplayRefusedError(dead_letter_id, letters[0])
+            marked = tx.execute(
+                update(dead_letters)
+                .where(dead_letters.c.id == dead_letter_id)
+                .values(replayed_at=self._clock())
+            )
+            if marked.rowcount != 1:
+                raise UnknownDeadLetterError(dead_letter_id)
             return stored
 
         return await self._database.write(transaction)
@@ -130,8 +149,14 @@ class Intake:
         ).one()
         return Position(topic, partition, row.epoch, row.next_offset, row.fingerprint)
 
-    def _move(self, tx: Connection, source: str, move: PositionMove) -> None:
-        claimed = move.claimed
+    def _move(
+        self,
+        tx: Connection,
+        source: str,
+        claimed: Position,
+        next_offset: int,
+        fingerprint: bytes | None,
+    ) -> None:
         moved = tx.execute(
             update(positions)
             .filter_by(
@@ -141,18 +166,14 @@ class Intake:
                 epoch=claimed.epoch,
             )
             .where(positions.c.next_offset.is_not_distinct_from(claimed.next_offset))
-            .values(
-                next_offset=move.next_offset,
-                fingerprint=move.fingerprint,
-                updated_at=self._clock(),
-            )
+            .values(next_offset=next_offset, fingerprint=fingerprint, updated_at=self._clock())
         )
         if moved.rowcount != 1:
             raise PositionFencedError(claimed.topic, claimed.partition, claimed.epoch)
 
-    def _append(self, tx: Connection, block: Block) -> EventsStored:
-        if block.move is not None:
-            self._move(tx, block.source, block.move)
+    def _append(self, tx: Connection, block: Block) -> tuple[EventsStored, Sequence[DeadLetter]]:
+        if (move := block.move) is not None:
+            self._move(tx, block.source, move.claimed, move.next_offset, move.fingerprint)
         tally = Tally()
         new_outputs, bad_outputs = _insert_outputs(tx, block.outputs)
         new_feedback, bad_feedback = _insert_feedback(tx, block.feedback)
@@ -170,57 +191,50 @@ class Intake:
 
         for item in new_feedback:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
-        met, rejudged = self._join(
-            tx,
-            {TaskKey(item.event.task_type, item.event.task_id) for item in new_feedback},
-            {TaskKey(item.event.task_type, item.event.task_id) for item in new_outputs},
-            tally,
-        )
+        arrived = {_task(item) for item in new_feedback} | {_task(item) for item in new_outputs}
+        met, rejudged = self._join(tx, arrived, tally)
         tally.write(tx)
         n_known = len(block.outputs) + len(block.feedback) - len(new_outputs) - len(new_feedback)
-        return EventsStored(
+        stored = EventsStored(
             source=block.source,
             outputs=Counter((item.event.task_type, item.verdict.state) for item in new_outputs),
             feedback=Counter(
-                (
-                    item.event.task_type,
-                    met.get(
-                        TaskKey(item.event.task_type, item.event.task_id), FeedbackState.WAITING
-                    ),
-                )
+                (item.event.task_type, met.get(_task(item), FeedbackState.WAITING))
                 for item in new_feedback
             ),
             rejudged=rejudged,
             dead_letters=Counter(letter.reason for letter in letters),
             duplicates=n_known - len(bad_outputs) - len(bad_feedback),
         )
+        return stored, letters
 
     def _join(
-        self,
-        tx: Connection,
-        feedback_keys: set[TaskKey],
-        output_keys: set[TaskKey],
-        tally: Tally,
+        self, tx: Connection, arrived: Collection[TaskKey], tally: Tally
     ) -> tuple[Mapping[TaskKey, FeedbackState], Mapping[tuple[str, EventState], int]]:
         """Bring feedback and outputs together, whichever of them came first.
 
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
-        waiting = _group_by_task(_waiting_feedback(tx, feedback_keys | output_keys))
-        outputs = _group_by_task(_rows_by_task(tx, select(events), waiting))
+        waiting = _count_waiting_feedback(tx, arrived)
         met: dict[TaskKey, FeedbackState] = {}
         rejudged: Counter[tuple[str, EventState]] = Counter()
-        for key, candidates in outputs.items():
-            state, output = _meet(candidates)
-            met[key] = state
+        for key, output in _outputs_of(tx, waiting).items():
+            met[key] = state = _met_by(output)
+            # By its task, not by a list of ids: a task may have any number of feedback.
             tx.execute(
                 update(feedback)
-                .where(feedback.c.id.in_([row.id for row in waiting[key]]))
+                .where(_IS_WAITING, feedback.c.task_type == key.task_type)
+                .where(feedback.c.task_id == key.task_id)
                 .values(state=state, output_id=output.id if output is not None else None)
             )
-            for _ in waiting[key]:
-                tally.move(EventKind.FEEDBACK, key.task_type, FeedbackState.WAITING, state)
+            tally.move(
+                EventKind.FEEDBACK,
+                key.task_type,
+                FeedbackState.WAITING,
+                state,
+                times=waiting[key],
+            )
             if state is FeedbackState.JOINED and output is not None:
                 moved_to = self._judge_again(tx, output, tally)
                 if moved_to is not None:
@@ -230,7 +244,7 @@ class Intake:
     def _judge_again(self, tx: Connection, output: Row[Any], tally: Tally) -> EventState | None:
         people = tuple(
             tx.execute(
-                select(feedback.c.approved).where(
+                select(feedback.c.approved.distinct()).where(
                     feedback.c.output_id == output.id, feedback.c.approved.is_not(None)
                 )
             ).scalars()
@@ -238,7 +252,11 @@ class Intake:
         if not people:
             return None
         verdict = self._judge(OutputEvent.model_validate_json(output.payload), people)
-        wanted = rejudge(EventState(output.state), verdict)
+        current = EventState(output.state)
+        if confirms(current, output.by_human, verdict):
+            confirm_event(tx, output, verdict, INTAKE, self._clock())
+            return None
+        wanted = rejudge(current, verdict)
         if wanted is None:
             return None
         decided = Verdict(wanted, verdict.reason, verdict.by_human)
@@ -257,47 +275,84 @@ def move_event(
     tx.execute(
         update(events)
         .where(events.c.id == row.id)
-        .values(state=verdict.state, reason=verdict.reason, by_human=verdict.by_human)
+        .values(
+            state=verdict.state,
+            state_since=now,
+            reason=verdict.reason,
+            by_human=verdict.by_human,
+        )
     )
     record(tx, [Move("event", str(row.id), row.state, verdict.state, verdict.reason, actor)], now)
     tally.move(EventKind.OUTPUT, row.task_type, row.state, verdict.state, row.confidence)
 
 
-def _meet(outputs: Sequence[Row[Any]]) -> tuple[FeedbackState, Row[Any] | None]:
-    """What becomes of feedback, given the outputs of its task (one at least)."""
-    if len(outputs) > 1:
-        return FeedbackState.QUARANTINED, None
-    output = outputs[0]
+def confirm_event(
+    tx: Connection, row: Row[Any], verdict: Verdict, actor: str, now: datetime
+) -> None:
+    """Note that a person stands behind an event, which stays in the state that it is in."""
+    tx.execute(
+        update(events).where(events.c.id == row.id).values(reason=verdict.reason, by_human=True)
+    )
+    record(tx, [Move("event", str(row.id), row.state, row.state, verdict.reason, actor)], now)
+
+
+def _met_by(output: Row[Any] | None) -> FeedbackState:
+    """What becomes of feedback, given its output; None: there are several."""
+    if output is None:
+        return FeedbackState.QUARANTINED
     if output.state in (EventState.SEALED, EventState.EXPIRED):
-        return FeedbackState.LATE, output
-    return FeedbackState.JOINED, output
+        return FeedbackState.LATE
+    return FeedbackState.JOINED
 
 
-def _waiting_feedback(tx: Connection, keys: Iterable[TaskKey]) -> Iterable[Row[Any]]:
-    is_waiting = feedback.c.state == text(f"'{FeedbackState.WAITING}'")  # as in its index
-    if tx.execute(select(feedback.c.id).where(is_waiting).limit(1)).first() is None:
-        return ()
-    return _rows_by_task(tx, select(feedback).where(is_waiting), keys)
+_IS_WAITING = is_one_of(feedback.c.state, FeedbackState.WAITING)
 
 
-def _rows_by_task(
-    tx: Connection, query: Select[Any], keys: Iterable[TaskKey]
-) -> Iterable[Row[Any]]:
-    columns = query.selected_columns
-    wanted = sorted(keys)
-    for start in range(0, len(wanted), CHUNK):
-        yield from tx.execute(
-            query.where(
-                tuple_(columns.task_type, columns.task_id).in_(wanted[start : start + CHUNK])
-            )
+def _count_waiting_feedback(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, int]:
+    """How many feedback wait for each of some tasks; those without any are left out."""
+    if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
+        return {}
+    counts = select(feedback.c.task_type, feedback.c.task_id, func.count().label("n"))
+    return {
+        TaskKey(row.task_type, row.task_id): row.n
+        for row in _by_task(tx, counts.where(_IS_WAITING), keys)
+    }
+
+
+def _outputs_of(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, Row[Any] | None]:
+    """The output of each of some tasks, None where there are several; unknown tasks left out."""
+    counts = select(
+        events.c.task_type,
+        events.c.task_id,
+        func.count().label("n"),
+        func.min(events.c.id).label("first"),
+    )
+    found = _by_task(tx, counts, keys)
+    single = [row.first for row in found if row.n == 1]
+    rows = {
+        row.id: row
+        for start in range(0, len(single), CHUNK)
+        for row in tx.execute(
+            select(events)
+            .where(events.c.id.in_(single[start : start + CHUNK]))
+            .order_by(events.c.id)
+            .with_for_update()
         )
+    }
+    return {TaskKey(row.task_type, row.task_id): rows.get(row.first) for row in found}
 
 
-def _group_by_task(rows: Iterable[Row[Any]]) -> dict[TaskKey, list[Row[Any]]]:
-    groups: dict[TaskKey, list[Row[Any]]] = {}
-    for row in rows:
-        groups.setdefault(TaskKey(row.task_type, row.task_id), []).append(row)
-    return groups
+def _by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
+    columns = counts.selected_columns
+    task = (columns.task_type, columns.task_id)
+    wanted = sorted(keys)
+    return [
+        row
+        for start in range(0, len(wanted), CHUNK)
+        for row in tx.execute(
+            counts.where(tuple_(*task).in_(wanted[start : start + CHUNK])).group_by(*task)
+        )
+    ]
 
 
 def _insert_outputs(
@@ -385,10 +440,11 @@ def _output_row(item: JudgedOutput) -> dict[str, Any]:
     return {
         **_common_row(item),
         "state": item.verdict.state,
+        "state_since": item.received_at,
         "reason": item.verdict.reason,
         "by_human": item.verdict.by_human,
         "prompt_key": prompt_key(event),
-        "group_key": digest(event.split_group) if event.split_group is not None else None,
+        "group_key": group_key(event),
         "subject": event.subject,
     }
 

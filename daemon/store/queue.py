@@ -4,24 +4,37 @@ A batch, its members' roles, its frozen examples and its planned run are one tra
 Who gets which role is decided in learning/sampling.py.
 """
 
+import heapq
+import itertools
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new
-from daemon.store.intake import move_event
+from daemon.store.intake import confirm_event, move_event
 from daemon.store.tables import (
     batch_members,
     batches,
     evaluation_examples,
     events,
     feedback,
+    is_one_of,
     returned_events,
     runs,
     split_sides,
@@ -30,23 +43,27 @@ from daemon.store.tables import (
 )
 from learning.batching import Due, LineQueue, Trigger
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent, conversation, digest
+from learning.events import OutputEvent, conversation, digest, group_key
 from learning.facts import BatchSealed
 from learning.lifecycle import (
+    PRIMARY_ROLES,
     UNFINISHED_RUN_STATES,
     BatchState,
     EventState,
     Role,
     RunState,
     VersionState,
+    require_batch_move,
 )
 from learning.lines import ModelLine
-from learning.policy import Verdict, rejudge
+from learning.policy import Verdict, confirms, rejudge
 from learning.ports import EventKind
 from learning.sampling import Candidate, SplitRules, draw_replay, held_out_quota, split
 
 REPLAY_POOL = 20_000
-"""Replay is drawn from so many of the newest training rows at the most."""
+"""Replay is drawn from the newest versions that together trained on about so many events."""
+
+_IS_QUEUED = is_one_of(events.c.state, EventState.QUEUED)
 
 
 class UnknownEventError(NotFoundError):
@@ -121,22 +138,30 @@ class Queue:
         """
 
         def transaction(tx: Connection) -> BatchSealed | None:
-            if due.trigger is not Trigger.FLUSH and _is_busy(tx, line):
+            # The rows first: whoever waited for their locks finds them sealed, or the line busy.
+            rows = _oldest_queued(tx, line, due.size)
+            if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
-            rows = tx.execute(_queued(line).order_by(events.c.id).limit(due.size)).all()
-            return _seal(tx, line, rows, due.trigger, rules, actor, now) if rows else None
+            return _seal(tx, line, rows, due.trigger, rules, actor, now)
 
         return await self._database.write(transaction)
 
     async def expire(self, held_before: datetime, now: datetime) -> int:
-        """Expire the events that are held and arrived before a time. Returns how many."""
+        """Expire the events that are held since before a time. Returns how many.
+
+        Many are expired in several transactions, so that intake gets its turn between them.
+        """
 
         def transaction(tx: Connection) -> int:
             tally = Tally()
             rows = tx.execute(
-                select(events).where(
-                    events.c.state == EventState.HELD, events.c.received_at < held_before
+                select(events)
+                .where(
+                    is_one_of(events.c.state, EventState.HELD), events.c.state_since < held_before
                 )
+                .order_by(events.c.state_since)
+                .limit(CHUNK)
+                .with_for_update()
             ).all()
             for row in rows:
                 move_event(
@@ -150,24 +175,35 @@ class Queue:
             tally.write(tx)
             return len(rows)
 
-        return await self._database.write(transaction)
+        total = expired = await self._database.write(transaction)
+        while expired == CHUNK:
+            expired = await self._database.write(transaction)
+            total += expired
+        return total
 
     async def judge_by_hand(
         self, event_row_id: int, verdict: Verdict, actor: str, now: datetime
     ) -> EventState:
         """Move an event by an operator's verdict. Returns its new state.
 
+        A "yes" to an event that was queued without a person's leaves it queued, confirmed.
         Raises UnknownEventError, and VerdictRefusedError when the event is sealed or final.
         """
 
         def transaction(tx: Connection) -> EventState:
-            row = tx.execute(select(events).where(events.c.id == event_row_id)).first()
+            row = tx.execute(
+                select(events).where(events.c.id == event_row_id).with_for_update()
+            ).first()
             if row is None:
                 raise UnknownEventError(event_row_id)
+            current = EventState(row.state)
+            if confirms(current, row.by_human, verdict):
+                confirm_event(tx, row, verdict, actor, now)
+                return current
             wanted = (
                 EventState.QUEUED  # an operator's yes also releases what a validator stopped
-                if row.state == EventState.QUARANTINED and verdict.state is EventState.QUEUED
-                else rejudge(EventState(row.state), verdict)
+                if current is EventState.QUARANTINED and verdict.state is EventState.QUEUED
+                else rejudge(current, verdict)
             )
             if wanted is None:
                 raise VerdictRefusedError(event_row_id, row.state)
@@ -188,18 +224,19 @@ class Queue:
     ) -> HeldOutImport:
         """Add human-labelled (row number, example, prompt key) to the frozen held-out set.
 
-        One whose prompt has trained already is refused: it could only flatter.
+        One whose prompt or split group has trained already is refused: it could only flatter.
         """
 
         def transaction(tx: Connection) -> HeldOutImport:
-            sides = _known_sides(tx, {key for _, _, key in examples})
             added, refused = 0, []
             for number, example, key in examples:
-                if sides.get(key) is Role.TRAIN:
-                    refused.append((number, "its prompt has trained already"))
+                group = group_key(example)
+                keys = {key} if group is None else {key, group}
+                if Role.TRAIN in _known_sides(tx, keys).values():
+                    refused.append((number, "its prompt or its split group has trained already"))
                     continue
                 added += _freeze(tx, task_type, None, example, key, "import", None, now)
-                tx.execute(insert_new(tx, split_sides), {"key": key, "side": Role.HELD_OUT})
+                _take_sides(tx, Role.HELD_OUT, keys)
             imported = Move("held_out", task_type, None, "imported", f"{added} examples", actor)
             record(tx, [imported], now)
             return HeldOutImport(added, len(examples) - added - len(refused), tuple(refused))
@@ -207,17 +244,65 @@ class Queue:
         return await self._database.write(transaction)
 
 
-def _queued(line: ModelLine) -> Select[Any]:
-    return select(events).where(
-        events.c.state == EventState.QUEUED, events.c.task_type.in_(sorted(line.task_types))
+def move_batch(
+    tx: Connection, batch_id: str, state: BatchState, reason: str, actor: str, now: datetime
+) -> None:
+    """Give a batch another state, with its history row; one that has it stays as it is.
+
+    Raises IllegalMoveError when its lifecycle does not allow it.
+    """
+    current = tx.execute(
+        select(batches.c.state).where(batches.c.id == batch_id).with_for_update()
+    ).scalar_one()
+    if current == state:
+        return
+    require_batch_move(BatchState(current), state)
+    tx.execute(update(batches).where(batches.c.id == batch_id).values(state=state))
+    record(tx, [Move("batch", batch_id, current, state, reason, actor)], now)
+
+
+def spend_batch(tx: Connection, batch_id: str, reason: str, actor: str, now: datetime) -> None:
+    """A version came of a batch: the rows that it had given back are not tried again."""
+    move_batch(tx, batch_id, BatchState.SPENT, reason, actor, now)
+    tx.execute(delete(returned_events).where(returned_events.c.batch_id == batch_id))
+
+
+def _oldest_queued(tx: Connection, line: ModelLine, n: int) -> list[Row[Any]]:
+    """The queued events of a line with the lowest ids, locked, in the order of their ids.
+
+    Asked for one task type at a time, so that each answer comes off the index in order.
+    """
+    ids = heapq.merge(
+        *(
+            tx.execute(
+                select(events.c.id)
+                .where(_IS_QUEUED, events.c.task_type == task_type)
+                .order_by(events.c.id)
+                .limit(n)
+            ).scalars()
+            for task_type in sorted(line.task_types)
+        )
     )
+    wanted = list(itertools.islice(ids, n))
+    return [
+        row
+        for start in range(0, len(wanted), CHUNK)
+        for row in tx.execute(
+            select(events)
+            .where(events.c.id.in_(wanted[start : start + CHUNK]), _IS_QUEUED)
+            .order_by(events.c.id)
+            .with_for_update()
+        )
+    ]
 
 
 def _is_busy(tx: Connection, line: ModelLine) -> bool:
     return bool(
         tx.execute(
             select(
-                exists().where(runs.c.line == line.name, runs.c.state.in_(UNFINISHED_RUN_STATES))
+                exists().where(
+                    runs.c.line == line.name, is_one_of(runs.c.state, *UNFINISHED_RUN_STATES)
+                )
             )
         ).scalar()
     )
@@ -231,9 +316,15 @@ def _look(tx: Connection, line: ModelLine) -> LineQueue:
             tallies.c.task_type.in_(line.task_types),
         )
     ).scalar_one()
-    oldest = tx.execute(
-        _queued(line).with_only_columns(events.c.received_at).order_by(events.c.id).limit(1)
-    ).scalar()
+    since = [
+        tx.execute(
+            select(func.min(events.c.state_since)).where(
+                _IS_QUEUED, events.c.task_type == task_type
+            )
+        ).scalar()
+        for task_type in line.task_types
+    ]
+    oldest = min((time for time in since if time is not None), default=None)
     return LineQueue(line.name, int(waiting), oldest, _is_busy(tx, line))
 
 
@@ -313,13 +404,8 @@ def _primary_members(
         )
         for row in rows
     ]
-    n_frozen = tx.execute(
-        select(func.count())
-        .select_from(evaluation_examples)
-        .where(evaluation_examples.c.task_type.in_(line.task_types))
-    ).scalar_one()
     sides = _known_sides(tx, {key for candidate in candidates for key in candidate.keys})
-    quota = held_out_quota(len(rows), n_frozen, rules)
+    quota = held_out_quota(len(rows), _count_frozen(tx, line, rules.wanted_held_out), rules)
     roles = split(candidates, sides, quota, seed)
     return [
         _Member(
@@ -327,10 +413,21 @@ def _primary_members(
             roles[row.id],
             judges=roles[row.id] is Role.HELD_OUT
             and row.by_human
-            and sides.get(row.prompt_key) is not Role.TRAIN,
+            and all(sides.get(key) is not Role.TRAIN for key in candidate.keys),
         )
-        for row in rows
+        for row, candidate in zip(rows, candidates, strict=True)
     ]
+
+
+def _count_frozen(tx: Connection, line: ModelLine, at_most: int) -> int:
+    """How many frozen examples a line has; no more are counted than it matters for."""
+    some = (
+        select(evaluation_examples.c.id)
+        .where(evaluation_examples.c.task_type.in_(line.task_types))
+        .limit(at_most)
+        .subquery()
+    )
+    return tx.execute(select(func.count()).select_from(some)).scalar_one()
 
 
 def _known_sides(tx: Connection, keys: set[bytes]) -> dict[bytes, Role]:
@@ -351,37 +448,46 @@ def _take_returned(tx: Connection, line: ModelLine) -> list[int]:
         .where(returned_events.c.line == line.name)
         .returning(returned_events.c.event_id)
     ).scalars()
-    rejected = _rejected_since()
     return sorted(
         event_id
         for event_id in taken.all()
-        if tx.execute(select(rejected.where(feedback.c.output_id == event_id))).scalar() is False
+        if not tx.execute(select(_rejected_since(event_id))).scalar()
     )
 
 
-def _rejected_since() -> Any:
-    """Whether late feedback says no to an event."""
-    return exists().where(feedback.c.approved.is_(False))
+def _rejected_since(event_id: int | ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether feedback says no to an event; of a sealed one, late feedback."""
+    return exists().where(feedback.c.output_id == event_id, feedback.c.approved.is_(False))
 
 
 def _replay_pool(tx: Connection, line: ModelLine, exclude: Iterable[int]) -> list[int]:
-    """Events that trained a version which was not rolled back, and that nobody rejected since."""
-    rows = tx.execute(
-        select(batch_members.c.event_id)
-        .distinct()
-        .join(runs, runs.c.batch_id == batch_members.c.batch_id)
+    """Events that trained a version which was not rolled back, and that nobody rejected since.
+
+    Collected from the newest version back, so that a long history costs no more.
+    """
+    made_versions = tx.execute(
+        select(runs.c.batch_id)
         .join(versions, versions.c.run_id == runs.c.id)
         .where(
             versions.c.line == line.name,
             versions.c.state.in_([VersionState.RELEASED, VersionState.SUPERSEDED]),
-            batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
-            ~_rejected_since().where(feedback.c.output_id == batch_members.c.event_id),
         )
-        .order_by(batch_members.c.event_id.desc())
-        .limit(REPLAY_POOL)
+        .order_by(versions.c.id.desc())
     ).scalars()
-    excluded = set(exclude)
-    return sorted(event_id for event_id in rows if event_id not in excluded)
+    pool: set[int] = set()
+    for batch_id in made_versions:
+        pool.update(
+            tx.execute(
+                select(batch_members.c.event_id).where(
+                    batch_members.c.batch_id == batch_id,
+                    batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
+                    ~_rejected_since(batch_members.c.event_id),
+                )
+            ).scalars()
+        )
+        if len(pool) >= REPLAY_POOL:
+            break
+    return sorted(pool.difference(exclude))
 
 
 def _store_members(
@@ -391,15 +497,18 @@ def _store_members(
         insert(batch_members),
         [{"batch_id": batch_id, "event_id": m.row.id, "role": m.role} for m in members],
     )
-    tx.execute(
-        insert_new(tx, split_sides),
-        [
-            {"key": key, "side": member.role}
-            for member in members
-            for key in (member.row.prompt_key, member.row.group_key)
-            if key is not None
-        ],
-    )
+    for role in PRIMARY_ROLES:
+        _take_sides(
+            tx,
+            role,
+            {
+                key
+                for member in members
+                if member.role is role
+                for key in (member.row.prompt_key, member.row.group_key)
+                if key is not None
+            },
+        )
     tally = Tally()
     for member in members:
         row = member.row
@@ -414,9 +523,16 @@ def _store_members(
         tx.execute(
             update(events)
             .where(events.c.id.in_(ids[start : start + CHUNK]))
-            .values(state=EventState.SEALED)
+            .values(state=EventState.SEALED, state_since=now)
         )
     tally.write(tx)
+
+
+def _take_sides(tx: Connection, side: Role, keys: Iterable[bytes]) -> None:
+    """Put keys on a side of the split; one that stands on a side already stays there."""
+    rows = [{"key": key, "side": side} for key in sorted(keys)]
+    if rows:
+        tx.execute(insert_new(tx, split_sides), rows)
 
 
 def _freeze(

@@ -4,19 +4,20 @@ Moving the alias is compare-and-set, inside one transaction with both versions' 
 the history row. Nothing is deleted and nothing is renamed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, func, insert, literal, or_, select, update
 
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import insert_new
-from daemon.store.tables import alias_history, aliases, evaluations, model_lines, versions
+from daemon.store.queue import spend_batch
+from daemon.store.tables import alias_history, aliases, evaluations, model_lines, runs, versions
 from learning.errors import ConflictError, NotFoundError
 from learning.facts import Promoted, RolledBack
 from learning.gate import Outcome
@@ -95,7 +96,7 @@ class Registry:
         """
 
         def transaction(tx: Connection) -> Promoted:
-            champion = champion_of(tx, line)
+            champion = champion_of(tx, line, to_move=True)
             row = find_version(tx, line, version)
             if row.id == champion.row.id:
                 raise PromotionRefusedError(f"{line} {version} is the champion already")
@@ -119,12 +120,14 @@ class Registry:
     ) -> RolledBack:
         """Make an earlier version the champion again: `to`, or the one before.
 
-        Raises UnknownLineError, UnknownVersionError, VersionTextError, PromotionRefusedError
-        when `to` was never released, and NothingToRollBackError.
+        Every version that was released after it and did not make it is rolled back too, so
+        that nothing trains on with what they learned. Raises UnknownLineError,
+        UnknownVersionError, VersionTextError, PromotionRefusedError when `to` was never
+        released, and NothingToRollBackError.
         """
 
         def transaction(tx: Connection) -> RolledBack:
-            champion = champion_of(tx, line)
+            champion = champion_of(tx, line, to_move=True)
             if to is None:
                 target = _predecessor(tx, champion)
             else:
@@ -135,7 +138,7 @@ class Registry:
                     )
                 if target.id == champion.row.id:
                     raise PromotionRefusedError(f"{line} {to} is the champion already")
-            _set_state(tx, champion.row, VersionState.ROLLED_BACK, reason, actor, now)
+            _leave(tx, champion, target, reason, actor, now)
             _set_state(tx, target, VersionState.RELEASED, reason, actor, now)
             _move_alias(tx, champion, target.id, "rollback", reason, actor, now)
             return RolledBack(line, target.release, champion.row.release, actor, reason)
@@ -189,13 +192,14 @@ def ensure_line(tx: Connection, line: ModelLine, base_model: str, now: datetime)
     _record_alias(tx, line.name, None, version_id, "declare", "declared base", "settings", now)
 
 
-def champion_of(tx: Connection, line: str) -> Champion:
-    """A line's champion. Raises UnknownLineError."""
-    row = tx.execute(
+def champion_of(tx: Connection, line: str, *, to_move: bool = False) -> Champion:
+    """A line's champion, locked when it is about to be moved. Raises UnknownLineError."""
+    query = (
         select(versions, aliases.c.revision)
         .join(aliases, aliases.c.version_id == versions.c.id)
         .where(aliases.c.line == line, aliases.c.name == CHAMPION)
-    ).first()
+    )
+    row = tx.execute(query.with_for_update(of=aliases) if to_move else query).first()
     if row is None:
         raise UnknownLineError(line)
     return Champion(row, row.revision)
@@ -283,12 +287,80 @@ def promote(
         update(versions).where(versions.c.id == row.id).values(release=release, released_at=now)
     )
     _move_alias(tx, champion, row.id, cause, reason, actor, now)
+    batch_id = tx.execute(select(runs.c.batch_id).where(runs.c.id == row.run_id)).scalar_one()
+    spend_batch(tx, batch_id, f"made {release}", actor, now)
     return Promoted(row.line, release, champion.row.release, cause == "force", actor)
+
+
+def lineage_of(tx: Connection, version_id: int) -> Sequence[Row[Any]]:
+    """(id, state) of a version and of those that it was trained from, nearest first."""
+    chain = (
+        select(versions.c.id, versions.c.parent_id, versions.c.state, literal(0).label("distance"))
+        .where(versions.c.id == version_id)
+        .cte(recursive=True)
+    )
+    parent = versions.alias("parent")
+    chain = chain.union_all(
+        select(parent.c.id, parent.c.parent_id, parent.c.state, chain.c.distance + 1).where(
+            parent.c.id == chain.c.parent_id
+        )
+    )
+    return list(tx.execute(select(chain.c.id, chain.c.state).order_by(chain.c.distance)))
+
+
+def has_rolled_back_parent(tx: Connection, champion_id: int, parent_id: int | None) -> bool:
+    """Whether training started from what was rolled back since.
+
+    What made the champion itself is accepted, whatever became of it in between.
+    """
+    if parent_id is None:
+        return False
+    accepted = {row.id for row in lineage_of(tx, champion_id)}
+    for row in lineage_of(tx, parent_id):
+        if row.id in accepted:
+            return False
+        if row.state == VersionState.ROLLED_BACK:
+            return True
+    return False
 
 
 def refuse(tx: Connection, row: Row[Any], reason: str, actor: str, now: datetime) -> None:
     """Mark a candidate as refused; an operator may still force it."""
     _set_state(tx, row, VersionState.REFUSED, reason, actor, now)
+
+
+def _leave(
+    tx: Connection,
+    champion: Champion,
+    target: Row[Any],
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Give the other released versions the states that a move back to `target` means.
+
+    What made the target is superseded. What did not is rolled back, if it was the champion
+    or came after the target; a declared base never is.
+    """
+    made_target = {row.id for row in lineage_of(tx, target.id)}
+    others = tx.execute(
+        select(versions).where(
+            versions.c.line == target.line,
+            versions.c.release.is_not(None),
+            versions.c.id != target.id,
+        )
+    ).all()
+    for row in others:
+        if row.id in made_target or (row.id == champion.row.id and row.run_id is None):
+            state = VersionState.SUPERSEDED
+        elif row.run_id is not None and (
+            row.id == champion.row.id or parse(row.release) > parse(target.release)
+        ):
+            state = VersionState.ROLLED_BACK
+        else:
+            continue
+        if row.state != state:
+            _set_state(tx, row, state, reason, actor, now)
 
 
 def _set_state(
@@ -349,20 +421,31 @@ def _record_alias(
 
 
 def _predecessor(tx: Connection, champion: Champion) -> Row[Any]:
-    """The version that was champion before this one was first promoted."""
-    row = tx.execute(
+    """The version that was champion before this one was first promoted.
+
+    Where that one was rolled back itself, the one before it, and so on.
+    """
+    line = champion.row.line
+    row = _replaced_by(tx, line, champion.row.id)
+    while row is not None and row.state == VersionState.ROLLED_BACK:
+        row = _replaced_by(tx, line, row.id)
+    if row is None:
+        raise NothingToRollBackError(line, champion.row.release)
+    return row
+
+
+def _replaced_by(tx: Connection, line: str, version_id: int) -> Row[Any] | None:
+    return tx.execute(
         select(versions)
         .join(alias_history, alias_history.c.from_id == versions.c.id)
         .where(
-            alias_history.c.to_id == champion.row.id,
+            alias_history.c.line == line,
+            alias_history.c.to_id == version_id,
             alias_history.c.cause.in_(["promote", "force"]),
         )
         .order_by(alias_history.c.id)
         .limit(1)
     ).first()
-    if row is None:
-        raise NothingToRollBackError(champion.row.line, champion.row.release)
-    return row
 
 
 def _last_outcome(tx: Connection, version_id: int) -> str | None:
@@ -375,10 +458,15 @@ def _last_outcome(tx: Connection, version_id: int) -> str | None:
 
 
 def looks_at(tx: Connection, champion_id: int, candidate_id: int) -> int:
-    """How many candidates were held against a champion, counting this one."""
+    """How many candidates were compared with a champion, counting this one.
+
+    One that was refused by name, or met too little evidence, was not compared.
+    """
     others = tx.execute(
         select(func.count(evaluations.c.version_id.distinct())).where(
-            evaluations.c.champion_id == champion_id, evaluations.c.version_id != candidate_id
+            evaluations.c.champion_id == champion_id,
+            evaluations.c.version_id != candidate_id,
+            evaluations.c.report["p_better"].as_float().is_not(None),
         )
     ).scalar_one()
     return int(others) + 1

@@ -6,34 +6,39 @@ drives, learning/gate.py decides.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from daemon.store import registry
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import insert_new
+from daemon.store.queue import move_batch
 from daemon.store.tables import (
     batch_members,
-    batches,
     evaluation_examples,
     evaluations,
     events,
+    is_one_of,
     returned_events,
     run_attempts,
     runs,
     versions,
 )
+from learning.errors import IllegalMoveError
 from learning.events import OutputEvent
-from learning.gate import GateReport, Outcome
+from learning.gate import GateReport, Outcome, Refusal, TrainingProof
 from learning.lifecycle import (
     ACTIVE_RUN_STATES,
     TRAINING_ROLES,
+    UNFINISHED_RUN_STATES,
     BatchState,
     Role,
     RunState,
@@ -55,6 +60,8 @@ from learning.ports import (
 from learning.versioning import Recipe, next_candidate, parse
 
 RUNNER = "runner"
+_IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
+
 ABSTENTIONS = 3
 """How often a training row comes back after the gate abstained; after a rejection, once."""
 
@@ -70,10 +77,14 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def query(tx: Connection) -> list[RunRecord]:
-            busy = select(runs.c.line).where(runs.c.state.in_(ACTIVE_RUN_STATES))
+            busy = select(runs.c.line).where(_IS_ACTIVE)
             rows = tx.execute(
                 select(runs)
-                .where(runs.c.state == RunState.PLANNED, runs.c.line.not_in(busy))
+                .where(
+                    is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
+                    runs.c.state == RunState.PLANNED,
+                    runs.c.line.not_in(busy),
+                )
                 .order_by(runs.c.planned_at, runs.c.id)
             )
             oldest: dict[str, Row[Any]] = {}
@@ -90,15 +101,14 @@ class Runs:
     async def active(self) -> Sequence[RunRecord]:
         """See learning.ports.RunStore."""
         return await self._database.read(
-            lambda tx: [
-                self._record(tx, row)
-                for row in tx.execute(select(runs).where(runs.c.state.in_(ACTIVE_RUN_STATES)))
-            ]
+            lambda tx: [self._record(tx, row) for row in tx.execute(select(runs).where(_IS_ACTIVE))]
         )
 
     async def get(self, run_id: str) -> RunRecord:
         """See learning.ports.RunStore."""
-        return await self._database.read(lambda tx: self._record(tx, _run(tx, run_id)))
+        return await self._database.read(
+            lambda tx: self._record(tx, tx.execute(select(runs).where(runs.c.id == run_id)).one())
+        )
 
     async def begin(self, run_id: str, line: ModelLine, now: datetime) -> RunRecord:
         """See learning.ports.RunStore."""
@@ -133,7 +143,7 @@ class Runs:
             tx.execute(
                 insert(run_attempts).values(run_id=run_id, attempt=row.attempt + 1, started_at=now)
             )
-            _set_batch(tx, row.batch_id, BatchState.RUNNING)
+            move_batch(tx, row.batch_id, BatchState.RUNNING, "its run began", RUNNER, now)
             return self._record(tx, _run(tx, run_id))
 
         return await self._database.write(transaction)
@@ -143,10 +153,27 @@ class Runs:
         await self._step(run_id, RunState.WAITING, reason, now, message=reason)
 
     async def resume_waiting(self, now: datetime) -> int:
-        """waiting -> planned for every run, at start-up: what they wait for may be there now."""
+        """waiting -> planned, at start-up: what the runs wait for may be there now.
+
+        A run that waits because nobody knows what its launch came to stays where it is:
+        another launch could make a second job.
+        """
 
         def transaction(tx: Connection) -> int:
-            rows = tx.execute(select(runs).where(runs.c.state == RunState.WAITING)).all()
+            unresolved = exists().where(
+                run_attempts.c.run_id == runs.c.id,
+                run_attempts.c.attempt == runs.c.attempt,
+                run_attempts.c.ended_at.is_(None),
+            )
+            rows = tx.execute(
+                select(runs)
+                .where(
+                    is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
+                    runs.c.state == RunState.WAITING,
+                    ~unresolved,
+                )
+                .with_for_update()
+            ).all()
             for row in rows:
                 _move(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
             return len(rows)
@@ -195,7 +222,7 @@ class Runs:
             )
             _set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
             if retry_at is None:
-                _return_batch(tx, row, ABSTENTIONS)
+                _return_batch(tx, row, ABSTENTIONS, "its run failed", now)
 
         await self._database.write(transaction)
 
@@ -230,7 +257,7 @@ class Runs:
                 artifact=artifact,
                 manifest_sha256=manifest_sha256,
                 method=outcome.method,
-                measurements={**outcome.measurements, "proof": asdict(outcome.proof)},
+                measurements={**outcome.measurements, "proof": _stored_proof(outcome.proof)},
             )
             _set_attempt(tx, row, result="succeeded", ended_at=now)
 
@@ -295,7 +322,7 @@ class Runs:
 
         def transaction(tx: Connection) -> Decision:
             row = _run(tx, run_id)
-            champion = registry.champion_of(tx, row.line)
+            champion = registry.champion_of(tx, row.line, to_move=True)
             if champion.row.id != duel.champion_id:
                 raise ChampionMovedError(duel.champion_number, registry.number_of(champion.row))
             candidate = tx.execute(select(versions).where(versions.c.run_id == run_id)).one()
@@ -319,9 +346,10 @@ class Runs:
                 message=report.reason,
                 finished_at=now,
             )
+            if candidate.release is not None:
+                return Decision(None)  # an operator forced it meanwhile; its batch is spent
             match report.outcome:
                 case Outcome.PROMOTE:
-                    _set_batch(tx, row.batch_id, BatchState.SPENT)
                     return Decision(
                         registry.promote(
                             tx,
@@ -335,9 +363,12 @@ class Runs:
                     )
                 case Outcome.REJECT:
                     registry.refuse(tx, candidate, report.reason, RUNNER, now)
-                    _return_batch(tx, row, 1)
+                    # That its parent was rolled back tells nothing about its rows.
+                    innocent = report.refusal is Refusal.PARENT_ROLLED_BACK
+                    times = ABSTENTIONS if innocent else 1
+                    _return_batch(tx, row, times, report.reason, now)
                 case Outcome.ABSTAIN:
-                    _return_batch(tx, row, ABSTENTIONS)
+                    _return_batch(tx, row, ABSTENTIONS, report.reason, now)
             return Decision(None)
 
         return await self._database.write(transaction)
@@ -385,22 +416,28 @@ class Runs:
             champion_id=champion.id,
             champion_number=registry.number_of(champion),
             champion=registry.reference(champion, self._artifacts_dir),
-            parent_rolled_back=_has_rolled_back_ancestor(tx, candidate.parent_id),
+            parent_rolled_back=registry.has_rolled_back_parent(
+                tx, champion.id, candidate.parent_id
+            ),
             look=registry.looks_at(tx, champion.id, candidate.id),
         )
 
 
 def _run(tx: Connection, run_id: str) -> Row[Any]:
-    return tx.execute(select(runs).where(runs.c.id == run_id)).one()
+    """A run, locked: whoever reads it here is about to move it."""
+    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one()
 
 
 def _move(
     tx: Connection, row: Row[Any], state: RunState, reason: str, now: datetime, **values: Any
 ) -> None:
     require_run_move(RunState(row.state), state)
-    tx.execute(
-        update(runs).where(runs.c.id == row.id).values(state=state, updated_at=now, **values)
-    )
+    try:
+        tx.execute(
+            update(runs).where(runs.c.id == row.id).values(state=state, updated_at=now, **values)
+        )
+    except IntegrityError as error:  # one_active_run: another hand began a run of the line
+        raise IllegalMoveError("run of a busy line", row.state, state) from error
     record(tx, [Move("run", row.id, row.state, state, reason, RUNNER)], now)
 
 
@@ -412,16 +449,18 @@ def _set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
     )
 
 
-def _set_batch(tx: Connection, batch_id: str, state: BatchState) -> None:
-    tx.execute(update(batches).where(batches.c.id == batch_id).values(state=state))
+def _stored_proof(proof: TrainingProof) -> dict[str, Any]:
+    """The proof as JSON, which has no NaN: that a number was none is kept as `all_finite`."""
+    all_finite = proof.all_finite and math.isfinite(proof.weight_delta_norm)
+    return {**asdict(proof), "all_finite": all_finite}
 
 
-def _return_batch(tx: Connection, row: Row[Any], times: int) -> None:
+def _return_batch(tx: Connection, row: Row[Any], times: int, reason: str, now: datetime) -> None:
     """Give the line's next batch the rows that this one trained in vain.
 
     A row comes back while it was tried again fewer than `times` times.
     """
-    _set_batch(tx, row.batch_id, BatchState.RETURNED)
+    move_batch(tx, row.batch_id, BatchState.RETURNED, reason, RUNNER, now)
     tried_again = batch_members.alias("tried_again")
     n_retries = (
         select(func.count())
@@ -455,8 +494,7 @@ def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:
         ).scalars()
     )
     champion = registry.champion_of(tx, row.line)
-    earlier = registry.recipe(champion.row)
-    known = earlier.task_types if earlier is not None else frozenset()
+    known = frozenset(champion.row.task_types)
     made_from = Recipe(row.base_model, row.training_digest, task_types | known)
     target = registry.release_target(tx, champion, made_from)
     taken = tx.execute(
@@ -481,17 +519,6 @@ def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:
             created_at=now,
         )
     )
-
-
-def _has_rolled_back_ancestor(tx: Connection, version_id: int | None) -> bool:
-    while version_id is not None:
-        row = tx.execute(
-            select(versions.c.state, versions.c.parent_id).where(versions.c.id == version_id)
-        ).one()
-        if row.state == VersionState.ROLLED_BACK:
-            return True
-        version_id = row.parent_id
-    return False
 
 
 def _foundation(champion: Row[Any]) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     Float,
     ForeignKey,
@@ -25,10 +26,16 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
-    text,
+    literal_column,
 )
 
-from learning.lifecycle import ACTIVE_RUN_STATES, PRIMARY_ROLES, EventState, FeedbackState
+from learning.lifecycle import (
+    ACTIVE_RUN_STATES,
+    PRIMARY_ROLES,
+    UNFINISHED_RUN_STATES,
+    EventState,
+    FeedbackState,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -63,9 +70,13 @@ _Id = BigInteger().with_variant(Integer, "sqlite")
 _Key = LargeBinary(16)
 
 
-def _one_of(column: str, values: frozenset[str] | tuple[str, ...]) -> str:
-    listed = ", ".join(f"'{value}'" for value in sorted(values))
-    return f"{column} IN ({listed})"
+def is_one_of(column: ColumnElement[str], *states: str) -> ColumnElement[bool]:
+    """`column` holds one of some states, spelt out as in the conditions of partial indexes.
+
+    Bound parameters would hide from the planners that such an index serves a query.
+    """
+    spelt_out: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in sorted(states)]
+    return column.in_(spelt_out) if len(spelt_out) > 1 else column == spelt_out[0]
 
 
 def _origin() -> tuple[Column[str], Column[str], Column[int], Column[int]]:
@@ -86,6 +97,7 @@ events = Table(
     Column("task_type", String(64), nullable=False),
     Column("task_id", String(256), nullable=False),
     Column("state", String(16), nullable=False),
+    Column("state_since", UtcTime, nullable=False),
     Column("reason", Text, nullable=False),
     Column("by_human", Boolean, nullable=False),
     Column("approved", Boolean),
@@ -103,13 +115,18 @@ events = Table(
     Index("ix_events_task", "task_type", "task_id"),
     sqlite_autoincrement=True,
 )
-for _state in (EventState.QUEUED, EventState.HELD, EventState.QUARANTINED):
+for _name, _state, _columns in (
+    ("ix_events_queued", EventState.QUEUED, (events.c.task_type, events.c.id)),
+    ("ix_events_queued_since", EventState.QUEUED, (events.c.task_type, events.c.state_since)),
+    ("ix_events_held", EventState.HELD, (events.c.task_type, events.c.id)),
+    ("ix_events_held_since", EventState.HELD, (events.c.state_since,)),
+    ("ix_events_quarantined", EventState.QUARANTINED, (events.c.task_type, events.c.id)),
+):
     Index(
-        f"ix_events_{_state}",
-        events.c.task_type,
-        events.c.id,
-        sqlite_where=events.c.state == text(f"'{_state}'"),
-        postgresql_where=events.c.state == text(f"'{_state}'"),
+        _name,
+        *_columns,
+        sqlite_where=is_one_of(events.c.state, _state),
+        postgresql_where=is_one_of(events.c.state, _state),
     )
 
 feedback = Table(
@@ -138,8 +155,8 @@ Index(
     "ix_feedback_waiting",
     feedback.c.task_type,
     feedback.c.task_id,
-    sqlite_where=feedback.c.state == text(f"'{FeedbackState.WAITING}'"),
-    postgresql_where=feedback.c.state == text(f"'{FeedbackState.WAITING}'"),
+    sqlite_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
+    postgresql_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
 )
 
 tallies = Table(
@@ -196,7 +213,8 @@ transitions = Table(
     Column("at", UtcTime, nullable=False),
     Index("ix_transitions_ref", "kind", "ref"),
     sqlite_autoincrement=True,
-    comment="The history of events, batches, runs and versions after they were first stored.",
+    comment="The history of events, batches, runs and versions after they were first stored."
+    " That an event was sealed is told by batch_members.",
 )
 
 model_lines = Table(
@@ -234,8 +252,8 @@ Index(
     "one_primary_role",
     batch_members.c.event_id,
     unique=True,
-    sqlite_where=text(_one_of("role", PRIMARY_ROLES)),
-    postgresql_where=text(_one_of("role", PRIMARY_ROLES)),
+    sqlite_where=is_one_of(batch_members.c.role, *PRIMARY_ROLES),
+    postgresql_where=is_one_of(batch_members.c.role, *PRIMARY_ROLES),
 )
 
 split_sides = Table(
@@ -292,8 +310,15 @@ Index(
     "one_active_run",
     runs.c.line,
     unique=True,
-    sqlite_where=text(_one_of("state", ACTIVE_RUN_STATES)),
-    postgresql_where=text(_one_of("state", ACTIVE_RUN_STATES)),
+    sqlite_where=is_one_of(runs.c.state, *ACTIVE_RUN_STATES),
+    postgresql_where=is_one_of(runs.c.state, *ACTIVE_RUN_STATES),
+)
+Index(
+    "ix_runs_unfinished",
+    runs.c.line,
+    runs.c.planned_at,
+    sqlite_where=is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
+    postgresql_where=is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
 )
 
 run_attempts = Table(
@@ -334,6 +359,7 @@ versions = Table(
     Column("task_types", JSON, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("released_at", UtcTime),
+    Index("ix_versions_line", "line", "id"),
     UniqueConstraint("line", "candidate"),
     UniqueConstraint("line", "release"),
     sqlite_autoincrement=True,

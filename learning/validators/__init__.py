@@ -12,6 +12,9 @@ from learning.events import OutputEvent
 from learning.validators.emptiness import NotEmpty
 from learning.validators.length import Length
 
+_LONGEST_FAULT = 300
+"""Characters of an exception's message that enter a verdict's reason."""
+
 
 class Validator(Protocol):
     """Checks one output. Pure and quick: it runs for each event before it is stored."""
@@ -32,9 +35,20 @@ def built_in(max_output_characters: int) -> list[Validator]:
 
 
 def complaints(event: OutputEvent, validators: Iterable[Validator]) -> Sequence[str]:
-    """What the validators have against the output, as "name: complaint"; empty when nothing."""
+    """What the validators have against the output, as "name: complaint"; empty when nothing.
+
+    A validator that breaks on an event has something against it: the event must neither
+    pass nor stop its partition, on arrival or when feedback has it judged again.
+    """
     return [
         f"{validator.name}: {complaint}"
         for validator in validators
-        if (complaint := validator.check(event)) is not None
+        if (complaint := _checked(validator, event)) is not None
     ]
+
+
+def _checked(validator: Validator, event: OutputEvent) -> str | None:
+    try:
+        return validator.check(event)
+    except Exception as error:
+        return f"broke on it: {type(error).__name__}: {error}"[:_LONGEST_FAULT]

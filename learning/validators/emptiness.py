@@ -10,8 +10,18 @@ class NotEmpty:
 
     def check(self, event: OutputEvent) -> str | None:
         """A complaint when prompt or output has no visible character."""
-        if not answer_text(event).strip():
+        if _is_blank(answer_text(event)):
             return "the output is blank"
-        if event.prompt is not None and not event.prompt.strip():
+        asked = (
+            [event.prompt or ""]
+            if event.messages is None
+            else [message.content for message in event.messages if message.role == "user"]
+        )
+        if all(_is_blank(text) for text in asked):
             return "the prompt is blank"
         return None
+
+
+def _is_blank(text: str) -> bool:
+    """Whether there is nothing to see: white space, zero-width and control characters."""
+    return not any(character.isprintable() and not character.isspace() for character in text)

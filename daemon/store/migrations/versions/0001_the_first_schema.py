@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("task_type", sa.String(length=64), nullable=False),
         sa.Column("task_id", sa.String(length=256), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("state_since", sa.BigInteger(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("by_human", sa.Boolean(), nullable=False),
         sa.Column("approved", sa.Boolean(), nullable=True),
@@ -81,6 +82,13 @@ def upgrade() -> None:
             postgresql_where=sa.text("state = 'held'"),
         )
         batch_op.create_index(
+            "ix_events_held_since",
+            ["state_since"],
+            unique=False,
+            sqlite_where=sa.text("state = 'held'"),
+            postgresql_where=sa.text("state = 'held'"),
+        )
+        batch_op.create_index(
             "ix_events_quarantined",
             ["task_type", "id"],
             unique=False,
@@ -90,6 +98,13 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_events_queued",
             ["task_type", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'queued'"),
+            postgresql_where=sa.text("state = 'queued'"),
+        )
+        batch_op.create_index(
+            "ix_events_queued_since",
+            ["task_type", "state_since"],
             unique=False,
             sqlite_where=sa.text("state = 'queued'"),
             postgresql_where=sa.text("state = 'queued'"),
@@ -130,7 +145,8 @@ def upgrade() -> None:
         sa.Column("confidence_sum", sa.Float(), nullable=False),
         sa.Column("confidence_n", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "task_type", "state", name=op.f("pk_tallies")),
-        comment="Running counts of events (kind output, feedback, dead_letter), so that no page and no probe has to count rows.",
+        comment="Running counts of events (kind output, feedback, dead_letter), so that no page"
+        " and no probe has to count rows.",
     )
     op.create_table(
         "transitions",
@@ -143,7 +159,8 @@ def upgrade() -> None:
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transitions")),
-        comment="The history of events, batches, runs and versions after they were first stored.",
+        comment="The history of events, batches, runs and versions after they were first stored."
+        " That an event was sealed is told by batch_members.",
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("transitions", schema=None) as batch_op:
@@ -276,6 +293,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("run_id", name=op.f("uq_versions_run_id")),
         sqlite_autoincrement=True,
     )
+    with op.batch_alter_table("versions", schema=None) as batch_op:
+        batch_op.create_index("ix_versions_line", ["line", "id"], unique=False)
+
     op.create_table(
         "alias_history",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -374,6 +394,17 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("runs", schema=None) as batch_op:
         batch_op.create_index("ix_runs_line", ["line", "planned_at"], unique=False)
+        batch_op.create_index(
+            "ix_runs_unfinished",
+            ["line", "planned_at"],
+            unique=False,
+            sqlite_where=sa.text(
+                "state IN ('evaluating', 'launching', 'planned', 'running', 'trained', 'waiting')"
+            ),
+            postgresql_where=sa.text(
+                "state IN ('evaluating', 'launching', 'planned', 'running', 'trained', 'waiting')"
+            ),
+        )
         batch_op.create_index(
             "one_active_run",
             ["line"],

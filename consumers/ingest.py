@@ -1,0 +1,163 @@
+"""The one path from any source into the store: decode, judge, store, tell.
+
+Knows no Kafka, HTTP or file. It does not retry: whoever read the records knows how long
+they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import structlog
+
+from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
+from learning.clock import Clock
+from learning.events import FeedbackEvent, OutputEvent
+from learning.facts import Announce, EventsStored
+from learning.lifecycle import EventState
+from learning.lines import ModelLines
+from learning.policy import Verdict
+from learning.ports import (
+    Block,
+    DeadLetter,
+    EventKind,
+    IntakeStore,
+    JudgedOutput,
+    Origin,
+    PositionMove,
+    ReceivedFeedback,
+)
+
+log = structlog.get_logger(__name__)
+
+_BYTES_BETWEEN_PAUSES = 256_000
+"""After decoding so much the event loop gets its turn: some milliseconds of work."""
+
+
+class UnknownTaskTypes(StrEnum):
+    """What becomes of an event whose task type no model line owns."""
+
+    DEAD_LETTER = "dead_letter"
+    ACCEPT = "accept"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record as a source read it."""
+
+    kind: EventKind
+    value: bytes | None
+    origin: Origin
+
+
+class Ingest:
+    """Turns records into stored events. Holds nothing between two calls."""
+
+    def __init__(
+        self,
+        store: IntakeStore,
+        lines: ModelLines,
+        judge: Callable[[OutputEvent], Verdict],
+        announce: Announce,
+        clock: Clock,
+        *,
+        unknown_task_types: UnknownTaskTypes = UnknownTaskTypes.DEAD_LETTER,
+        limits: Limits = STANDARD_LIMITS,
+    ) -> None:
+        self._store = store
+        self._lines = lines
+        self._judge = judge
+        self._announce = announce
+        self._clock = clock
+        self._unknown_task_types = unknown_task_types
+        self._limits = limits
+
+    async def store_block(
+        self, source: str, records: Iterable[Record], move: PositionMove | None = None
+    ) -> EventsStored:
+        """Decode, judge and store records in one transaction; durable when this returns.
+
+        Raises PositionFencedError and StoreUnavailableError; then nothing was stored.
+        """
+        return await self.store(await self.prepare(source, records, move))
+
+    async def prepare(
+        self, source: str, records: Iterable[Record], move: PositionMove | None = None
+    ) -> Block:
+        """The block that `store` takes, and may be given again after a failure."""
+        now = self._clock()
+        outputs: list[JudgedOutput] = []
+        feedback: list[ReceivedFeedback] = []
+        dead_letters: list[DeadLetter] = []
+        unpaused_bytes = 0
+        for record in records:
+            match self._judged(record, now):
+                case JudgedOutput() as output:
+                    outputs.append(output)
+                case ReceivedFeedback() as received:
+                    feedback.append(received)
+                case DeadLetter() as dead_letter:
+                    dead_letters.append(dead_letter)
+            unpaused_bytes += len(record.value or b"")
+            if unpaused_bytes >= _BYTES_BETWEEN_PAUSES:
+                unpaused_bytes = 0
+                await asyncio.sleep(0)
+        return Block(source, outputs, feedback, dead_letters, move)
+
+    async def store(self, block: Block) -> EventsStored:
+        """Store a prepared block and announce it. Raises as `store_block`."""
+        stored = await self._store.append(block)
+        self._announce(stored)
+        return stored
+
+    def replay(self, dead_letter: DeadLetter) -> Block | DeadLetter:
+        """Read a dead letter again, under its original origin, as if it arrived now.
+
+        The block has one event and moves no position. What is still no event comes back
+        as a dead letter with today's reason.
+        """
+        record = Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)
+        source = dead_letter.origin.source
+        match self._judged(record, self._clock()):
+            case JudgedOutput() as output:
+                return Block(source, outputs=[output])
+            case ReceivedFeedback() as received:
+                return Block(source, feedback=[received])
+            case DeadLetter() as still_dead:
+                return still_dead
+
+    def _judged(
+        self, record: Record, now: datetime
+    ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
+        raw = record.value or b""
+        decoded = decode(record.kind, record.value, record.origin, now, self._limits)
+        if isinstance(decoded, Decoded) and not self._known(decoded.event.task_type):
+            decoded = Undecodable(
+                Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"
+            )
+        if isinstance(decoded, Undecodable):
+            reason, detail = decoded.reason, decoded.detail
+            return DeadLetter(record.kind, reason, detail, raw, record.origin, now)
+        event = decoded.event
+        if isinstance(event, FeedbackEvent):
+            return ReceivedFeedback(decoded.event_id, event, raw, record.origin, now)
+        verdict = self._verdict(event)
+        return JudgedOutput(decoded.event_id, event, verdict, raw, record.origin, now)
+
+    def _known(self, task_type: str) -> bool:
+        return (
+            self._unknown_task_types is UnknownTaskTypes.ACCEPT
+            or self._lines.owner(task_type) is not None
+        )
+
+    def _verdict(self, output: OutputEvent) -> Verdict:
+        try:
+            return self._judge(output)
+        except Exception as error:
+            # Validators come from outside too. One that breaks on an event must neither
+            # stop its partition nor let the event pass: it is quarantined for a person.
+            log.exception("a validator broke on an event", task_id=output.task_id)
+            reason = f"a validator broke on it: {type(error).__name__}: {error}"
+            return Verdict(EventState.QUARANTINED, reason, by_human=False)

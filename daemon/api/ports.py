@@ -1,0 +1,87 @@
+"""The doors of the API: what it needs from the daemon it runs in.
+
+Only shapes and promises; the daemon's real ones are handed to `create_app`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from daemon.store.queue import HeldOutImport as HeldOutImport  # a part of these ports
+from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
+from monitoring.health import Check, HealthReport
+
+
+@dataclass(frozen=True)
+class FlushResult:
+    """What a flush did to one model line: the batch it sealed, or why none."""
+
+    line: str
+    batch: BatchSealed | None
+    reason: str
+
+
+class Operations(Protocol):
+    """What a person may ask the running daemon to do.
+
+    `actor` says who asked and goes into the history. Each is one transaction: it happened
+    when the call returns, and nothing happened when it raises. All raise LearningError:
+    NotFoundError for a name that is not there, ConflictError or IllegalMoveError for a
+    state that does not allow it, StoreUnavailableError when the database does not answer.
+    """
+
+    async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
+        """Seal what waits, of one task type's line or of all, in the order of the lines.
+
+        A line with nothing waiting, or a batch under way, seals nothing and says why.
+        """
+        ...
+
+    async def promote(
+        self, line: str, version: str, *, force: bool, reason: str, actor: str
+    ) -> Promoted:
+        """Make a version the champion. Without `force` only one that passed the gate."""
+        ...
+
+    async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
+        """Make an earlier version the champion again: `to`, or the one before."""
+        ...
+
+    async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
+        """Give a held or quarantined event a person's verdict; returns its new state.
+
+        A "no" also withdraws one that is queued.
+        """
+        ...
+
+    async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
+        """Send a dead letter down the path of intake again."""
+        ...
+
+    async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:
+        """Add JSONL rows that a person labelled to the frozen held-out set."""
+        ...
+
+
+class Probes(Protocol):
+    """How the daemon feels."""
+
+    def live(self) -> Sequence[Check]:
+        """Whether the process works at all: its loops. Asks nobody outside the process."""
+        ...
+
+    async def ready(self) -> Sequence[Check]:
+        """Whether it can take work: `live`, and the servers that it needs. Does not raise."""
+        ...
+
+    async def health(self) -> HealthReport:
+        """The detail of OP2. Does not raise: a store that is away is an unhealthy check."""
+        ...
+
+
+class MetricsPage(Protocol):
+    """The text that Prometheus reads."""
+
+    async def render(self) -> bytes:
+        """The page, in Prometheus' text format 0.0.4. Does not raise."""
+        ...

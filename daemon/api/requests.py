@@ -1,0 +1,116 @@
+"""What a request may say: strict models, unknown fields and parameters refused."""
+
+import re
+from typing import Annotated, Self
+
+from fastapi import Depends, Header, Path
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from learning.events import Name
+from learning.lifecycle import EventState, RunState
+
+LARGEST_PAGE = 500
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)]
+VersionText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+_NOT_IN_ACTOR = re.compile(r"[^A-Za-z0-9_.:@-]")
+
+
+def _actor(x_actor: Annotated[str | None, Header()] = None) -> str:
+    """Who asks, for the history: the header X-Actor, which is a hint and no proof."""
+    return _NOT_IN_ACTOR.sub("_", x_actor or "api")[:64]
+
+
+Actor = Annotated[str, Depends(_actor)]
+
+RowId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+"""The number of a stored event or dead letter."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class FlushRequest(_Body):
+    """Which queue to seal now; without a task type, all."""
+
+    task_type: Name | None = None
+
+
+class VerdictRequest(_Body):
+    """A person's word on a stored output."""
+
+    approved: bool
+    reason: Reason = ""
+
+
+class PromoteRequest(_Body):
+    """Which version becomes the champion; overruling the gate needs a reason."""
+
+    version: VersionText
+    force: bool = False
+    reason: Reason = ""
+
+    @model_validator(mode="after")
+    def _reason_for_force(self) -> Self:
+        if self.force and not self.reason:
+            raise ValueError("force needs a reason, which is recorded")
+        return self
+
+
+class RollbackRequest(_Body):
+    """Which version becomes the champion again; without one, the one before."""
+
+    to: VersionText | None = None
+    reason: Reason = ""
+
+
+class _Query(BaseModel):
+    # Not strict: what stands in an address is text.
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Paged(_Query):
+    limit: int = Field(50, ge=1, le=LARGEST_PAGE)
+
+
+class PageQuery(_Paged):
+    """A page of a list that is keyed by number."""
+
+    before: int | None = Field(None, ge=0, le=2**63 - 1)
+
+
+class EventsQuery(PageQuery):
+    """Which outputs to list."""
+
+    state: EventState | None = None
+    task_type: Name | None = None
+
+
+class DeadLettersQuery(PageQuery):
+    """Which dead letters to list."""
+
+    reason: Name | None = None
+    replayed: bool | None = None
+
+
+class RunsQuery(_Paged):
+    """Which runs to list."""
+
+    before: str | None = Field(None, max_length=32)
+    line: Name | None = None
+    state: RunState | None = None
+
+
+class LineageQuery(_Paged):
+    """Which page of a lineage's events to show."""
+
+    limit: int = Field(100, ge=1, le=LARGEST_PAGE)
+    after: int | None = Field(None, ge=0, le=2**63 - 1)
+
+
+class HeldOutQuery(_Query):
+    """What the imported rows are examples of."""
+
+    task_type: Name

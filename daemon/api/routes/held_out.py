@@ -1,0 +1,28 @@
+"""Import human-labelled examples into the frozen held-out set."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from daemon.api.ports import Operations
+from daemon.api.requests import Actor, HeldOutQuery
+from daemon.store.queue import HeldOutImport
+
+PATH = "/v1/held-out"
+LONGEST_IMPORT_BYTES = 64 * 1024 * 1024
+
+
+def router(operations: Operations) -> APIRouter:
+    """One address; its body is JSONL, not a JSON document."""
+    routes = APIRouter(tags=["held-out"])
+
+    @routes.post("/held-out")
+    async def import_held_out(
+        request: Request, query: Annotated[HeldOutQuery, Query()], actor: Actor
+    ) -> HeldOutImport:
+        """Add rows; says for each refused one its line and why."""
+        return await operations.import_held_out(
+            await request.body(), task_type=query.task_type, actor=actor
+        )
+
+    return routes

@@ -1,0 +1,59 @@
+"""Model lines and versions: look, promote, roll back."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from daemon.api.ports import Operations
+from daemon.api.requests import Actor, PageQuery, PromoteRequest, RollbackRequest
+from daemon.store.registry import CHAMPION
+from daemon.store.views.models import AliasMove, LineSummary, Models, VersionDetail, VersionSummary
+from daemon.store.views.paging import Page
+from learning.facts import Promoted, RolledBack
+
+
+def router(models: Models, operations: Operations) -> APIRouter:
+    """The registry of versions."""
+    routes = APIRouter(prefix="/models", tags=["models"])
+
+    @routes.get("")
+    async def lines() -> Sequence[LineSummary]:
+        """Every line that has a version."""
+        return await models.lines()
+
+    @routes.get("/{line}/versions")
+    async def versions(
+        line: str, query: Annotated[PageQuery, Query()]
+    ) -> Page[VersionSummary, int]:
+        """The versions of a line, newest first, with the gate's numbers."""
+        return await models.page(line, before=query.before, limit=query.limit)
+
+    @routes.get("/{line}/champion")
+    async def champion(line: str) -> VersionDetail:
+        """The version that is in use, and how to load it."""
+        return await models.one(line, CHAMPION)
+
+    @routes.get("/{line}/champion/history")
+    async def champion_history(line: str) -> Sequence[AliasMove]:
+        """How the champion changed, newest first."""
+        return await models.champion_moves(line)
+
+    @routes.get("/{line}/versions/{version}")
+    async def version(line: str, version: str) -> VersionDetail:
+        """One version, by number or as `champion`, and how to load it."""
+        return await models.one(line, version)
+
+    @routes.post("/{line}/promote")
+    async def promote(line: str, request: PromoteRequest, actor: Actor) -> Promoted:
+        """Make a version the champion; what the gate did not promote needs force and reason."""
+        return await operations.promote(
+            line, request.version, force=request.force, reason=request.reason, actor=actor
+        )
+
+    @routes.post("/{line}/rollback")
+    async def rollback(line: str, request: RollbackRequest, actor: Actor) -> RolledBack:
+        """Make an earlier version the champion again."""
+        return await operations.rollback(line, request.to, reason=request.reason, actor=actor)
+
+    return routes

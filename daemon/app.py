@@ -1,0 +1,286 @@
+"""The composition root: every collaborator is made here, by hand, and closed here.
+
+Reads top to bottom: what is opened, what is wired to what, which tasks run, and in which
+order a stop takes them down. Decides nothing else.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import structlog
+
+from consumers.ingest import Ingest, UnknownTaskTypes
+from consumers.kafka_source import KafkaSource
+from consumers.wire import Limits
+from daemon.announcer import Announcer, Listener
+from daemon.api.app import create_app
+from daemon.api.server import ApiServer, listen
+from daemon.api.token import ensure_token
+from daemon.kafka import kafka_connection
+from daemon.loops import Sealer, expire_held
+from daemon.operations import DaemonOperations
+from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.settings import Settings
+from daemon.store import Store
+from daemon.store.views import Views
+from finetune.artifacts import ArtifactStore
+from finetune.providers import Workshop, factory_of
+from finetune.runner import Runner, RunnerRules
+from finetune.trainer_process import TrainerHost
+from learning.errors import LearningError
+from learning.facts import BatchSealed, CandidateDecided, EventsStored, Fact, RunFailed
+from learning.judge import Judge
+from learning.lines import ModelLine, ModelLines
+from learning.validators import Validator, built_in
+from monitoring.logs import FactLog, configure
+from monitoring.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+LOCK_FILE = "learnd.lock"
+ARTIFACTS = "artifacts"
+WORK = "runs"
+PROVIDERS = "providers"
+TRAINER_LOG = "trainer.log"
+VALIDATORS = "learnd.validators"
+"""The entry point group of validators from outside."""
+
+
+class DataDirInUseError(LearningError):
+    """Another daemon works in this data directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(
+            f"another daemon is using {data_dir}; stop it, or give this one another data_dir"
+        )
+        self.data_dir = data_dir
+
+
+def utc_now() -> datetime:
+    """The clock of the running daemon."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """Everything that runs. Made by `build_daemon`, which closes it."""
+
+    settings: Settings
+    url: str
+    token: str
+    store: Store
+    announcer: Announcer
+    source: KafkaSource | None
+    sealer: Sealer
+    runner: Runner
+    server: ApiServer
+    probes: DaemonProbes
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping` is set, then stop in the order that loses nothing.
+
+        Not ready; stop polling, finish storing, commit, leave the group; stop sealing;
+        checkpoint and end local jobs; answer the last requests.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(self.server.serve(), name="http")
+            loops = [
+                tasks.create_task(self.runner.run(), name="runner"),
+                tasks.create_task(self.sealer.run(), name="sealer"),
+                tasks.create_task(
+                    expire_held(
+                        self.store, self.settings.policy_rules().hold, self.announcer, utc_now
+                    ),
+                    name="expiry",
+                ),
+            ]
+            intake = (
+                tasks.create_task(self.source.run(stopping), name="kafka")
+                if self.source is not None
+                else None
+            )
+            self.probes.watch([serving, *loops, *([intake] if intake is not None else [])])
+            log.info("learnd is up", url=self.url, data_dir=str(self.settings.data_dir))
+            await stopping.wait()
+            log.info("stopping")
+            self.probes.drain()
+            if intake is not None:
+                await asyncio.wait([intake])
+            for task in reversed(loops):
+                task.cancel()
+                await asyncio.wait([task])
+            self.server.stop()
+        log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
+    """Open everything, hand out a daemon that is ready to run, and close everything.
+
+    Raises LearningError subclasses that say what to change: DataDirInUseError,
+    CannotListenError, StoreUnavailableError and those of the settings.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_only_daemon_in(settings.data_dir))
+        token = ensure_token(settings.data_dir)
+        bound = stack.enter_context(
+            contextlib.closing(listen(settings.http.host, settings.http.port))
+        )
+        artifacts_dir = settings.data_dir / ARTIFACTS
+        artifacts = ArtifactStore(artifacts_dir)
+        await asyncio.to_thread(artifacts.sweep)
+        lines = settings.model_lines()
+        judge = Judge(settings.policy_rules, _validators(settings))
+        store = await Store.open(
+            settings.database_url, artifacts_dir=artifacts_dir, judge=judge, clock=utc_now
+        )
+        stack.push_async_callback(store.close)
+        now = utc_now()
+        await store.registry.ensure_lines(_named_lines(settings, lines), now)
+        await store.runs.resume_waiting(now)
+
+        metrics = Metrics()
+        announcer = Announcer(FactLog(), metrics.count)
+        ingest = Ingest(
+            store.intake,
+            lines,
+            judge,
+            announcer,
+            utc_now,
+            unknown_task_types=UnknownTaskTypes(settings.policy.unknown_task_types),
+            limits=Limits(max_bytes=settings.kafka.max_message_bytes),
+        )
+        host = await stack.enter_async_context(
+            TrainerHost(
+                artifacts,
+                settings.data_dir / TRAINER_LOG,
+                idle=timedelta(seconds=settings.finetune.trainer_idle_seconds),
+            )
+        )
+        workshop = Workshop(
+            settings.data_dir / PROVIDERS, artifacts, host, settings.finetune.training
+        )
+        workbenches = {
+            name: await stack.enter_async_context(factory_of(name)(workshop))
+            for name in sorted({line.provider for line in lines})
+        }
+        runner = Runner(
+            store=store.runs,
+            lines=lines,
+            workbenches=workbenches,
+            artifacts=artifacts,
+            dataset_dir=settings.dataset_dir,
+            work_dir=settings.data_dir / WORK,
+            rules=_runner_rules(settings),
+            announce=announcer,
+            clock=utc_now,
+        )
+        sealer = Sealer(
+            store, lines, settings.batch_rules(), settings.split_rules(), announcer, utc_now
+        )
+        announcer.listen(_alarm(sealer, runner))
+        source = (
+            KafkaSource(kafka_connection(settings.kafka), ingest, store.intake, announcer)
+            if settings.kafka.configured
+            else None
+        )
+        views = Views.of(
+            store.database,
+            lines=lines,
+            artifacts_dir=artifacts_dir,
+            wanted_held_out=settings.gate.wanted_evidence,
+            clock=utc_now,
+        )
+        probes = DaemonProbes(views.overview, source, utc_now)
+        app = create_app(
+            views=views,
+            operations=DaemonOperations(
+                store,
+                ingest,
+                lines,
+                settings.split_rules(),
+                settings.queue.max_queue_size,
+                announcer,
+                utc_now,
+            ),
+            health=probes,
+            metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            token=token,
+            version=version("learnd"),
+        )
+        server = ApiServer(app, bound)
+        yield Daemon(
+            settings, server.url, token, store, announcer, source, sealer, runner, server, probes
+        )
+
+
+async def serve(settings: Settings) -> None:
+    """Run a daemon until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    configure(settings.log.level, settings.log.format)
+    async with build_daemon(settings) as daemon:
+        await daemon.run(stopping)
+
+
+def run(settings: Settings) -> int:
+    """Run a daemon in this process. Returns the exit status: 0 after a clean stop."""
+    asyncio.run(serve(settings))
+    return 0
+
+
+def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
+    """The lines that the settings name; the others begin with their first run."""
+    return [line for line in lines if line.name in settings.lines]
+
+
+def _runner_rules(settings: Settings) -> RunnerRules:
+    return RunnerRules(
+        max_failures=settings.finetune.max_attempts,
+        retry_base=timedelta(seconds=settings.finetune.retry_base_seconds),
+        retry_cap=timedelta(seconds=settings.finetune.retry_max_seconds),
+        timeout=timedelta(seconds=settings.finetune.timeout_seconds),
+        simulation_mode=settings.simulation_mode,
+        gate=settings.gate_rules(),
+    )
+
+
+def _validators(settings: Settings) -> list[Validator]:
+    outside = [entry.load()() for entry in entry_points(group=VALIDATORS)]
+    return [*built_in(settings.policy.max_output_characters), *outside]
+
+
+def _alarm(sealer: Sealer, runner: Runner) -> Listener:
+    """Wake the loops that wait for what a fact tells."""
+
+    def listener(fact: Fact) -> None:
+        match fact:
+            case EventsStored() | CandidateDecided() | RunFailed():
+                sealer.wake()
+            case BatchSealed():
+                runner.wake()
+            case _:
+                pass
+
+    return listener
+
+
+@contextlib.contextmanager
+def _only_daemon_in(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory's lock; the kernel lets go of it when the process ends."""
+    with (data_dir / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataDirInUseError(data_dir) from error
+        yield

@@ -1,0 +1,98 @@
+"""The daemon's own clockwork: seal batches when they are due, let held events expire.
+
+Each loop is a coroutine that works until it is cancelled; daemon/app.py owns their tasks.
+"""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import structlog
+
+from daemon.store import Store
+from learning.batching import BatchRules, due
+from learning.clock import Clock
+from learning.facts import Announce, EventsExpired
+from learning.lines import ModelLine, ModelLines
+from learning.ports import StoreUnavailableError
+from learning.sampling import SplitRules
+
+log = structlog.get_logger(__name__)
+
+SEAL_SECONDS = 1.0
+"""How often age is looked at; new events wake the sealer at once."""
+EXPIRE_SECONDS = 60.0
+STORE_RETRY_SECONDS = 2.0
+
+
+class Sealer:
+    """Turns queues into batches by size and by age."""
+
+    def __init__(
+        self,
+        store: Store,
+        lines: ModelLines,
+        batch_rules: BatchRules,
+        split_rules: SplitRules,
+        announce: Announce,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._lines = lines
+        self._batch_rules = batch_rules
+        self._split_rules = split_rules
+        self._announce = announce
+        self._clock = clock
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: events were queued, or a line became idle."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Seal what is due, until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.seal_due()
+            except StoreUnavailableError as error:
+                log.warning("store unavailable", loop="sealer", error=str(error))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), SEAL_SECONDS)
+
+    async def seal_due(self) -> None:
+        """Seal one batch of each line where one is due."""
+        for line in await self._waiting_lines():
+            queue = await self._store.queue.look(line)
+            batch = due(queue, self._batch_rules, self._clock())
+            if batch is None or line.base_model is None:
+                continue  # without a base model the events wait where feedback reaches them
+            sealed = await self._store.queue.seal(
+                line, batch, self._split_rules, "sealer", self._clock()
+            )
+            if sealed is not None:
+                self._announce(sealed)
+
+    async def _waiting_lines(self) -> list[ModelLine]:
+        """The lines with queued events, each once."""
+        lines: dict[str, ModelLine] = {}
+        for task_type in await self._store.queue.waiting_task_types():
+            line = self._lines.owner(task_type)
+            if line is not None:
+                lines[line.name] = line
+        return list(lines.values())
+
+
+async def expire_held(store: Store, hold: timedelta, announce: Announce, clock: Clock) -> None:
+    """Expire events that waited too long for a verdict, until cancelled."""
+    while True:
+        now = clock()
+        try:
+            count = await store.queue.expire(now - hold, now)
+        except StoreUnavailableError as error:
+            log.warning("store unavailable", loop="expiry", error=str(error))
+        else:
+            if count:
+                announce(EventsExpired(count))
+        await asyncio.sleep(EXPIRE_SECONDS)

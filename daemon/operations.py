@@ -1,0 +1,176 @@
+"""What a person can ask the running daemon to do; implements daemon.api.ports.Operations.
+
+Thin: each operation is one transaction of the store, and the fact of it told afterwards.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from consumers.ingest import Ingest
+from consumers.wire import Decoded, decode
+from daemon.api.ports import FlushResult, HeldOutImport
+from daemon.store import Store
+from learning.batching import Due, Trigger
+from learning.clock import Clock
+from learning.errors import ConflictError, NotFoundError
+from learning.events import OutputEvent, prompt_key
+from learning.facts import Announce, EventsStored, Promoted, RolledBack
+from learning.lifecycle import EventState
+from learning.lines import ModelLine, ModelLines
+from learning.policy import Verdict
+from learning.ports import Block, EventKind, Origin
+from learning.sampling import SplitRules
+
+
+class UnknownTaskTypeError(NotFoundError):
+    """No model line learns from this task type."""
+
+    def __init__(self, task_type: str) -> None:
+        super().__init__(f"no model line learns from {task_type!r}; `learnd status` lists them")
+        self.task_type = task_type
+
+
+class StillUndecodableError(ConflictError):
+    """A dead letter cannot become an event yet."""
+
+    def __init__(self, dead_letter_id: int, reason: str, detail: str) -> None:
+        super().__init__(f"dead letter {dead_letter_id} is still {reason}: {detail}")
+        self.dead_letter_id, self.reason = dead_letter_id, reason
+
+
+class DaemonOperations:
+    """The operations of one daemon."""
+
+    def __init__(
+        self,
+        store: Store,
+        ingest: Ingest,
+        lines: ModelLines,
+        split_rules: SplitRules,
+        max_queue_size: int,
+        announce: Announce,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._ingest = ingest
+        self._lines = lines
+        self._split_rules = split_rules
+        self._max_queue_size = max_queue_size
+        self._announce = announce
+        self._clock = clock
+
+    async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
+        """See daemon.api.ports.Operations."""
+        if task_type is None:
+            lines = list(self._lines)
+        else:
+            owner = self._lines.owner(task_type)
+            if owner is None:
+                raise UnknownTaskTypeError(task_type)
+            lines = [owner]
+        return [await self._flush_line(line, actor) for line in lines]
+
+    async def _flush_line(self, line: ModelLine, actor: str) -> FlushResult:
+        queue = await self._store.queue.look(line)
+        if queue.waiting == 0:
+            return FlushResult(line.name, None, "nothing is waiting")
+        if line.base_model is None:
+            return FlushResult(
+                line.name,
+                None,
+                f"{queue.waiting} events wait, but the line has no base model:"
+                " set finetune.base_model",
+            )
+        size = min(queue.waiting, self._max_queue_size)
+        batch = await self._store.queue.seal(
+            line, Due(Trigger.FLUSH, size), self._split_rules, actor, self._clock()
+        )
+        if batch is None:
+            return FlushResult(line.name, None, "another hand sealed it just now")
+        self._announce(batch)
+        if batch.run_id is None:
+            reason = "sealed, but every example is held out: nothing to train"
+        elif queue.busy:
+            reason = "sealed; its run waits for the line's current one"
+        else:
+            reason = "sealed; its run starts now"
+        return FlushResult(line.name, batch, reason)
+
+    async def promote(
+        self, line: str, version: str, *, force: bool, reason: str, actor: str
+    ) -> Promoted:
+        """See daemon.api.ports.Operations."""
+        promoted = await self._store.registry.promote(
+            line, version, force=force, reason=reason, actor=actor, now=self._clock()
+        )
+        self._announce(promoted)
+        return promoted
+
+    async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
+        """See daemon.api.ports.Operations."""
+        rolled_back = await self._store.registry.rollback(
+            line, to, reason=reason, actor=actor, now=self._clock()
+        )
+        self._announce(rolled_back)
+        return rolled_back
+
+    async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
+        """See daemon.api.ports.Operations."""
+        state = EventState.QUEUED if approved else EventState.REJECTED
+        verdict = Verdict(state, reason, by_human=True)
+        return await self._store.queue.judge_by_hand(event_row_id, verdict, actor, self._clock())
+
+    async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
+        """See daemon.api.ports.Operations."""
+        block = self._ingest.replay(await self._store.intake.dead_letter(dead_letter_id))
+        if not isinstance(block, Block):
+            raise StillUndecodableError(dead_letter_id, block.reason, block.detail)
+        stored = await self._store.intake.replay(dead_letter_id, block)
+        self._announce(stored)
+        return stored
+
+    async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:
+        """See daemon.api.ports.Operations."""
+        if self._lines.owner(task_type) is None:
+            raise UnknownTaskTypeError(task_type)
+        examples: list[tuple[int, OutputEvent, bytes]] = []
+        refused: list[tuple[int, str]] = []
+        now = self._clock()
+        for number, raw in _numbered_lines(rows):
+            decoded = decode(
+                EventKind.OUTPUT,
+                _completed(raw, number, task_type),
+                Origin("import", task_type, 0, number),
+                now,
+            )
+            if not isinstance(decoded, Decoded):
+                refused.append((number, f"{decoded.reason}: {decoded.detail}"))
+            elif not isinstance(decoded.event, OutputEvent):
+                refused.append((number, "not an output"))
+            elif decoded.event.task_type != task_type:
+                refused.append((number, f"its task type is {decoded.event.task_type}"))
+            else:
+                examples.append((number, decoded.event, prompt_key(decoded.event)))
+        stored = await self._store.queue.import_held_out(examples, task_type, actor, now)
+        return HeldOutImport(stored.added, stored.duplicates, sorted([*refused, *stored.refused]))
+
+
+def _numbered_lines(rows: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(rows.split(b"\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def _completed(raw: bytes, number: int, task_type: str) -> bytes:
+    """A labelled row needs only prompt and output, or messages; the rest is filled in.
+
+    What is no JSON object stays as it is, for the decoder to refuse.
+    """
+    try:
+        row = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    if not isinstance(row, dict):
+        return raw
+    event = {"producer": "import", "task_id": f"row-{number}", "task_type": task_type, **row}
+    return json.dumps(event).encode()

@@ -1,0 +1,193 @@
+"""How the daemon feels, and the page that Prometheus reads: views and checks put together."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from daemon.store.views.overview import Overview, Overviews
+from learning.clock import Clock
+from learning.lifecycle import EventState, RunState
+from learning.ports import StoreUnavailableError
+from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
+from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
+
+
+class Source(Protocol):
+    """A consumer, as far as it can be asked how it is; consumers.kafka_source.KafkaSource."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it reads everything that is its own."""
+        ...
+
+    @property
+    def stuck(self) -> Mapping[tuple[str, int], int]:
+        """The offset that cannot be read, by (topic, partition)."""
+        ...
+
+    def lag(self) -> Mapping[tuple[str, int], int]:
+        """Records not yet stored, by (topic, partition)."""
+        ...
+
+
+class DaemonProbes:
+    """Implements daemon.api.ports.Probes.
+
+    Live: every loop works. Ready: live, not stopping, the consumer reads, the store
+    answers. `source` is None where no Kafka is configured.
+    """
+
+    def __init__(self, overviews: Overviews, source: Source | None, clock: Clock) -> None:
+        self._overviews = overviews
+        self._source = source
+        self._clock = clock
+        self._loops: Sequence[asyncio.Task[Any]] = ()
+        self._draining = False
+
+    def watch(self, loops: Sequence[asyncio.Task[Any]]) -> None:
+        """The tasks without which the daemon is not alive, each by its name."""
+        self._loops = tuple(loops)
+
+    def drain(self) -> None:
+        """The daemon stops: take no more work. Loops that end now are no fault."""
+        self._draining = True
+
+    def live(self) -> Sequence[Check]:
+        """See daemon.api.ports.Probes."""
+        return [
+            Check(
+                loop.get_name(),
+                ok=self._draining or not loop.done(),
+                detail="ended; the log says why" if loop.done() and not self._draining else "",
+            )
+            for loop in self._loops
+        ]
+
+    async def ready(self) -> Sequence[Check]:
+        """See daemon.api.ports.Probes."""
+        store, _ = await self._ask_store()
+        return [*self.at_hand(), store]
+
+    def at_hand(self) -> Sequence[Check]:
+        """What `ready` says without asking the store."""
+        stopping = "the daemon is stopping" if self._draining else ""
+        checks = [*self.live(), Check("running", ok=not self._draining, detail=stopping)]
+        if self._source is not None:
+            advice = "" if self._source.ready else "not reading yet: is the broker reachable?"
+            checks.append(Check("consumer", ok=self._source.ready, detail=advice))
+        return checks
+
+    async def health(self) -> HealthReport:
+        """See daemon.api.ports.Probes."""
+        store, overview = await self._ask_store()
+        measured = measurements(overview) if overview is not None else Measurements()
+        checks = [*self.at_hand(), store, *self._stuck_partitions()]
+        return assess(measured, checks, self._clock())
+
+    def _stuck_partitions(self) -> Sequence[Check]:
+        if self._source is None:
+            return ()
+        stuck = [
+            f"{topic}[{partition}] at offset {offset}"
+            for (topic, partition), offset in sorted(self._source.stuck.items())
+        ]
+        advice = f"cannot be read, and waits: {', '.join(stuck)}" if stuck else ""
+        return [Check("partitions", ok=not stuck, detail=advice)]
+
+    async def _ask_store(self) -> tuple[Check, Overview | None]:
+        try:
+            return Check("store", ok=True), await self._overviews.look()
+        except StoreUnavailableError as error:
+            return Check("store", ok=False, detail=str(error)), None
+
+
+class DaemonMetrics:
+    """Implements daemon.api.ports.MetricsPage: takes a snapshot, then renders."""
+
+    def __init__(
+        self, metrics: Metrics, overviews: Overviews, source: Source | None, probes: DaemonProbes
+    ) -> None:
+        self._metrics = metrics
+        self._overviews = overviews
+        self._source = source
+        self._probes = probes
+
+    async def render(self) -> bytes:
+        """See daemon.api.ports.MetricsPage."""
+        lag = self._source.lag() if self._source is not None else {}
+        try:
+            overview = await self._overviews.look()
+        except StoreUnavailableError:
+            self._metrics.show(Snapshot(ready=False, lag=lag))
+        else:
+            is_ready = all_ok(self._probes.at_hand())
+            self._metrics.show(snapshot(overview, ready=is_ready, lag=lag))
+        return self._metrics.render()
+
+
+def measurements(overview: Overview) -> Measurements:
+    """What health is judged by."""
+    outputs = _outputs_by_state(overview)
+    runs = overview.runs_by_state
+    return Measurements(
+        accepted=outputs[EventState.QUEUED] + outputs[EventState.SEALED],
+        rejected=outputs[EventState.REJECTED] + outputs[EventState.WITHDRAWN],
+        runs_succeeded=runs.get(RunState.DECIDED, 0),
+        runs_failed=runs.get(RunState.FAILED, 0),
+    )
+
+
+def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], int]) -> Snapshot:
+    """What the gauges show."""
+    measured = measurements(overview)
+    return Snapshot(
+        ready=ready,
+        queued=overview.stats.queue.by_type,
+        held={
+            task_type: n
+            for task_type, statistics in overview.outputs.items()
+            if (n := statistics.states.get(EventState.HELD, 0))
+        },
+        oldest_queued_seconds={
+            task_type: (overview.at - received_at).total_seconds()
+            for task_type, received_at in overview.oldest_queued_at.items()
+        },
+        runs_by_state=overview.runs_by_state,
+        lag=lag,
+        lines=[
+            LineHealth(
+                line.line,
+                line.champion,
+                line.champion_since,
+                line.held_out,
+                line.wanted_held_out,
+            )
+            for line in overview.lines
+            if line.champion is not None and line.champion_since is not None
+        ],
+        losses=list(_losses(overview)),
+        success_rate=success_rate(measured.accepted, measured.rejected),
+        fine_tune_success_rate=success_rate(measured.runs_succeeded, measured.runs_failed),
+    )
+
+
+def _losses(overview: Overview) -> list[ChampionLoss]:
+    """Both sides of each line's last comparison."""
+    return [
+        ChampionLoss(line.line, version, loss)
+        for line in overview.lines
+        if (last := line.last_decision) is not None
+        for version, loss in (
+            (last.against, last.champion_loss),
+            (last.version, last.candidate_loss),
+        )
+        if loss is not None
+    ]
+
+
+def _outputs_by_state(overview: Overview) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for statistics in overview.outputs.values():
+        totals.update(statistics.states)
+    return totals

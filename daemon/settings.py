@@ -1,0 +1,560 @@
+"""What an operator can set, within which bounds, and what the core makes of it.
+
+A value: `Settings(...)` takes its arguments and reads nothing; daemon/settings_sources.py
+reads the file and the environment. No model name, endpoint or key has a default here.
+"""
+
+import difflib
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from consumers.kafka_connection import KafkaConnection
+from finetune.trainer.protocol import TrainingSettings
+from learning.batching import BatchRules
+from learning.errors import LearningError
+from learning.events import BUILT_IN_TASK_TYPES, Name
+from learning.gate import GateRules
+from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
+from learning.policy import Policy
+from learning.sampling import SplitRules
+
+ENV_PREFIX = "LEARND_"
+MASK = "********"
+
+
+KeyPath = tuple[str, ...]
+"""A setting's place; not a dotted text, because the name of a line may contain dots."""
+
+# --- types ----------------------------------------------------------------------------
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _listed(value: object) -> object:
+    """An environment variable lists its items with commas."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return value
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+PartialShare = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0, allow_inf_nan=False)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+"""`~` is the home directory; a relative path starts at the working directory."""
+Topic = Annotated[
+    str, StringConstraints(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9._-]+$")
+]
+Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
+HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+
+
+def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
+    """`batch_size: yes` is a mistake, though Python would count it as 1."""
+    if isinstance(value, bool) and field is not None and field.annotation in (int, float):
+        raise PydanticCustomError("a_number", "a number is needed here")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: object, info: ValidationInfo) -> object:
+        return _refuse_bool_as_number(value, cls.model_fields.get(info.field_name or ""))
+
+
+# --- sections -------------------------------------------------------------------------
+
+
+class HttpSettings(_Section):
+    """Where the API listens. Port 0 takes a free one."""
+
+    host: Text = "127.0.0.1"
+    port: int = Field(8700, ge=0, le=65_535)
+
+
+class KafkaSettings(_Section):
+    """The broker, and what is read from it. Without servers no Kafka is used."""
+
+    bootstrap_servers: str = Field("", max_length=10_000)
+    """host:port, several with commas."""
+    group_id: Text = "learnd"
+    outputs_topics: Topics = ("learnd.outputs",)
+    feedback_topics: Topics = ("learnd.feedback",)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: Text | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: AbsolutePath | None = None
+    ssl_certfile: AbsolutePath | None = None
+    ssl_keyfile: AbsolutePath | None = None
+    max_records: int = Field(2_000, ge=1, le=100_000)
+    """Records that are fetched and stored together."""
+    max_message_bytes: int = Field(1_000_000, ge=1_000, le=100_000_000)
+    """A larger record is a dead letter."""
+
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _joined(cls, value: object) -> object:
+        """A list in the file is as good as a text with commas."""
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return ",".join(value)
+        return value
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for server in filter(None, (part.strip() for part in value.split(","))):
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal():
+                raise PydanticCustomError(
+                    "servers", "each server is host:port, with commas between several of them"
+                )
+        return value.replace(" ", "")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        shared = set(self.outputs_topics) & set(self.feedback_topics)
+        if shared:
+            raise PydanticCustomError(
+                "topics",
+                "{topics} is named for outputs and for feedback: a topic carries one kind of event",
+                {"topics": ", ".join(sorted(shared))},
+            )
+        missing = [
+            name
+            for name in ("sasl_mechanism", "sasl_username", "sasl_password")
+            if getattr(self, name) is None
+        ]
+        if self.security_protocol.startswith("SASL") and missing:
+            raise PydanticCustomError(
+                "sasl",
+                "security_protocol {protocol} needs {missing} too",
+                {"protocol": self.security_protocol, "missing": ", ".join(missing)},
+            )
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise PydanticCustomError("ssl", "ssl_certfile and ssl_keyfile belong together")
+        return self
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a broker to read from."""
+        return bool(self.bootstrap_servers)
+
+
+class PolicySettings(_Section):
+    """The bars that an output has to clear (LP1, LP2)."""
+
+    min_confidence: Share = 0.7
+    enable_auto_approval: bool = False
+    feedback_threshold: Share = 0.7
+    hold_days: float = Field(7.0, gt=0, le=3_650, allow_inf_nan=False)
+    learning_rate: float = Field(0.1, gt=0, le=1, allow_inf_nan=False)
+    """How strongly feedback moves the bars; the trainer's rate is finetune.training's."""
+    max_output_characters: int = Field(100_000, ge=1, le=1_000_000)
+    unknown_task_types: Literal["dead_letter", "accept"] = "dead_letter"
+
+
+class QueueSettings(_Section):
+    """When a queue becomes a batch. Sizes are in events."""
+
+    batch_size: int = Field(20, ge=1, le=100_000)
+    max_queue_size: int = Field(100, ge=1, le=1_000_000)
+    max_wait_seconds: Seconds = 900.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_queue_size < self.batch_size:
+            raise PydanticCustomError(
+                "queue",
+                "max_queue_size {full} is smaller than batch_size {size}",
+                {"full": self.max_queue_size, "size": self.batch_size},
+            )
+        return self
+
+
+class SplitSettings(_Section):
+    """Who is held out and who is replayed; see learning.sampling."""
+
+    held_out_share: PartialShare = 0.2
+    starting_share: PartialShare = 0.5
+    wanted_held_out: int = Field(32, ge=0, le=1_000_000)
+    replay_share: PartialShare = 0.5
+
+
+class GateSettings(_Section):
+    """What a candidate has to prove; see learning.gate."""
+
+    min_evidence: int = Field(8, ge=2, le=1_000_000)
+    wanted_evidence: int = Field(32, ge=2, le=1_000_000)
+    margin: PartialShare = 0.05
+    significance: float = Field(0.05, gt=0, le=0.5, allow_inf_nan=False)
+    recent_evidence: int = Field(64, ge=2, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min_evidence <= self.wanted_evidence <= self.recent_evidence:
+            raise PydanticCustomError(
+                "gate",
+                "needed: min_evidence {least} <= wanted_evidence {wanted}"
+                " <= recent_evidence {recent}",
+                {
+                    "least": self.min_evidence,
+                    "wanted": self.wanted_evidence,
+                    "recent": self.recent_evidence,
+                },
+            )
+        return self
+
+
+class FineTuneSettings(_Section):
+    """How a run is made, unless its model line says otherwise."""
+
+    provider: Name = "local"
+    base_model: Text | None = None
+    """A directory or a hub name. Without one nothing can be trained."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """The provider's own settings; for `local` those of finetune.trainer.protocol."""
+    max_attempts: int = Field(3, ge=1, le=100)
+    retry_base_seconds: Seconds = 10.0
+    retry_max_seconds: Seconds = 600.0
+    timeout_seconds: Seconds = 14_400.0
+    trainer_idle_seconds: Seconds = 30.0
+    """How long the trainer process is kept warm after its last request."""
+
+
+class LineSettings(_Section):
+    """One model line; what is missing is taken from the finetune section."""
+
+    task_types: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = ()
+    """The task types it learns from; by default the one of its own name."""
+    base_model: Text | None = None
+    provider: Name | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Keys that differ from finetune.training."""
+    system_prompts: dict[Name, Text] = Field(default_factory=dict)
+    """By task type."""
+
+
+class RemoteSettings(_Section):
+    """Services elsewhere, for providers that use them."""
+
+    llm_endpoint: HttpUrl | None = None
+    llm_api_key: SecretStr | None = None
+    finetune_endpoint: HttpUrl | None = None
+    openai_api_key: SecretStr | None = None
+    openai_webhook_secret: SecretStr | None = None
+
+
+class LogSettings(_Section):
+    """What is logged, and how: `json` for machines, `console` for people."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "console"
+
+
+class CertificateError(LearningError):
+    """A certificate file of the kafka section cannot be read, or is none."""
+
+    def __init__(self, file: Path | None, error: OSError) -> None:
+        super().__init__(f"kafka: {file}: {error.strerror or error}")
+        self.file = file
+
+
+# --- all of them ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as `learnd check` shows it; a secret is masked."""
+
+    key: str
+    value: str
+    source: str
+
+
+def _default_database(known: dict[str, Any]) -> str:
+    return f"sqlite:///{known['data_dir'] / 'learnd.db'}"
+
+
+def _default_datasets(known: dict[str, Any]) -> Path:
+    return Path(known["data_dir"], "datasets")
+
+
+class Settings(BaseSettings):
+    """Every setting of the daemon. Immutable."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    data_dir: AbsolutePath = Path("learnd-data")
+    database_url: Text = Field(default_factory=_default_database)
+    dataset_dir: AbsolutePath = Field(default_factory=_default_datasets)
+    simulation_mode: bool = False
+    """Everything runs, but no job is launched."""
+    http: HttpSettings = HttpSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    policy: PolicySettings = PolicySettings()
+    queue: QueueSettings = QueueSettings()
+    split: SplitSettings = SplitSettings()
+    gate: GateSettings = GateSettings()
+    finetune: FineTuneSettings = FineTuneSettings()
+    lines: dict[Name, LineSettings] = Field(default_factory=dict)
+    remote: RemoteSettings = RemoteSettings()
+    log: LogSettings = LogSettings()
+
+    _sources: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the arguments: what the environment and the file add is for `load`."""
+        return (init_settings,)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: object, info: ValidationInfo) -> object:
+        return _refuse_bool_as_number(value, cls.model_fields.get(info.field_name or ""))
+
+    @model_validator(mode="after")
+    def _lines_are_understood(self) -> Self:
+        if self.finetune.provider == "local":
+            training = self.finetune.training
+            _require_training(training, training, ("finetune", "training"))
+        for name, line in self.lines.items():
+            task_types = line.task_types or (name,)
+            foreign = set(line.system_prompts) - set(task_types)
+            if foreign:
+                raise _fault(
+                    ("lines", name, "system_prompts"),
+                    f"the line does not learn from {', '.join(sorted(foreign))}",
+                )
+            if (line.provider or self.finetune.provider) == "local":
+                training = self.finetune.training | line.training
+                _require_training(training, line.training, ("lines", name, "training"))
+        try:
+            lines = self.model_lines()
+        except TaskTypeClaimedTwiceError as error:
+            raise _fault(("lines",), str(error)) from error
+        for name in set(self.lines) & set(BUILT_IN_TASK_TYPES):
+            if lines.owner(name) is None:
+                raise _fault(
+                    ("lines", name, "task_types"),
+                    f"the task type {name} has no line then: add it here, or rename the line",
+                )
+        return self
+
+    def kafka_connection(self) -> KafkaConnection:
+        """How to reach Kafka. Reads the certificate files. Raises CertificateError."""
+        kafka = self.kafka
+        client: dict[str, Any] = {"security_protocol": kafka.security_protocol}
+        if kafka.security_protocol.endswith("SSL"):
+            client["ssl_context"] = _ssl_context(kafka)
+        if kafka.security_protocol.startswith("SASL"):
+            assert kafka.sasl_password is not None, "the section requires it"
+            client["sasl_mechanism"] = kafka.sasl_mechanism
+            client["sasl_plain_username"] = kafka.sasl_username
+            client["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
+        return KafkaConnection(
+            bootstrap_servers=kafka.bootstrap_servers,
+            group_id=kafka.group_id,
+            outputs_topics=kafka.outputs_topics,
+            feedback_topics=kafka.feedback_topics,
+            client=client,
+            max_records=kafka.max_records,
+        )
+
+    def policy_rules(self) -> Policy:
+        """The bars of the policy, as the core knows them."""
+        return Policy(
+            min_confidence=self.policy.min_confidence,
+            enable_auto_approval=self.policy.enable_auto_approval,
+            feedback_threshold=self.policy.feedback_threshold,
+            hold=timedelta(days=self.policy.hold_days),
+        )
+
+    def batch_rules(self) -> BatchRules:
+        """When a queue becomes a batch, as the core knows it."""
+        return BatchRules(
+            batch_size=self.queue.batch_size,
+            max_queue_size=self.queue.max_queue_size,
+            max_wait=timedelta(seconds=self.queue.max_wait_seconds),
+        )
+
+    def split_rules(self) -> SplitRules:
+        """Who is held out, as the core knows it."""
+        return SplitRules(**self.split.model_dump())
+
+    def gate_rules(self) -> GateRules:
+        """What a candidate has to prove, as the core knows it."""
+        return GateRules(**self.gate.model_dump())
+
+    def model_lines(self) -> ModelLines:
+        """The configured lines, and one of its own name for each built-in task type left over.
+
+        Training settings of the local provider are complete: every default is filled in,
+        so that equal settings have equal digests however they were written.
+        """
+        lines = [self._line(name, line) for name, line in self.lines.items()]
+        owned = {task_type for line in lines for task_type in line.task_types}
+        taken = owned | set(self.lines)
+        lines += [
+            self._line(task_type, LineSettings())
+            for task_type in BUILT_IN_TASK_TYPES
+            if task_type not in taken
+        ]
+        return ModelLines(lines)
+
+    def line_of_new_task_type(self, task_type: str) -> ModelLine:
+        """The line that a task type gets that was not configured, where such are accepted."""
+        return self._line(task_type, LineSettings())
+
+    def _line(self, name: str, line: LineSettings) -> ModelLine:
+        provider = line.provider or self.finetune.provider
+        training = self.finetune.training | line.training
+        if provider == "local":
+            training = TrainingSettings.model_validate(training).model_dump(mode="json")
+        return ModelLine(
+            name=name,
+            task_types=frozenset(line.task_types or (name,)),
+            base_model=line.base_model or self.finetune.base_model,
+            provider=provider,
+            training=training,
+            system_prompts=line.system_prompts,
+        )
+
+    def explain(self) -> list[Setting]:
+        """Every setting with its value, secrets masked, and where it was set.
+
+        Of a model line only what was set: the rest comes from the finetune section.
+        """
+        return [
+            Setting(".".join(path), _shown(path, value), self._sources.get(path, "default"))
+            for path, value in leaves(self.model_dump())
+            if path[0] != "lines" or path in self._sources
+        ]
+
+    def told_by(self, sources: Mapping[KeyPath, str]) -> Self:
+        """The same settings, knowing where each was set; for whoever read them."""
+        self._sources.update(sources)
+        return self
+
+
+def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
+    file = kafka.ssl_cafile
+    try:
+        context = ssl.create_default_context(cafile=file)
+        if kafka.ssl_certfile is not None:
+            file = kafka.ssl_certfile
+            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile)
+    except OSError as error:  # ssl.SSLError is one too
+        raise CertificateError(file, error) from error
+    return context
+
+
+def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
+    """Raise, naming the key of the section, when the local trainer would not understand it."""
+    try:
+        TrainingSettings.model_validate(training)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            name = str(found["loc"][0])
+            if name in own and found["type"] == "extra_forbidden":
+                raise _fault(
+                    (*section, name), no_such_setting(name, tuple(TrainingSettings.model_fields))
+                ) from error
+            if name in own:
+                raise _fault((*section, name), in_words(found["msg"], own[name])) from error
+
+
+def _fault(path: KeyPath, message: str) -> PydanticCustomError:
+    return PydanticCustomError("fault", "{message}", {"message": message, "path": path})
+
+
+# --- keys and words -------------------------------------------------------------------
+
+
+def leaves(tree: Mapping[str, Any], before: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Paths and values of a nested mapping; an empty mapping is a leaf too."""
+    for name, value in tree.items():
+        path = (*before, str(name))
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+def no_such_setting(name: str, known: Sequence[str]) -> str:
+    """What to say of an unknown key, given those that stand beside it."""
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"no such setting; did you mean {near[0]}?"
+    return f"no such setting; known here: {', '.join(sorted(known))}"
+
+
+def in_words(message: str, value: object) -> str:
+    """A fault's message with the value that it is about, when that is short enough to help."""
+    if isinstance(value, str | int | float):
+        message += f" (it is {value!r})"
+    return message[:1].lower() + message[1:]
+
+
+def without_password(url: str) -> str:
+    """An address with its password masked."""
+    scheme, mark, rest = url.partition("://")
+    user, at, place = rest.rpartition("@")
+    if not mark or not at:
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:{MASK}@{place}"
+
+
+def _shown(path: KeyPath, value: Any) -> str:
+    if value in (None, "", {}, ()):
+        return "-"
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, tuple | list):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return without_password(str(value)) if path[-1].endswith(("url", "endpoint")) else str(value)

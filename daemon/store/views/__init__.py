@@ -1,0 +1,50 @@
+"""What the store shows: read-only answers for people, in values of their own.
+
+One file per noun. Nothing here writes, and no answer's cost grows with the stream.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from daemon.store.database import Database
+from daemon.store.views.dead_letters import DeadLetters
+from daemon.store.views.events import Events
+from daemon.store.views.lineage import Lineages
+from daemon.store.views.models import Models
+from daemon.store.views.overview import Overviews
+from daemon.store.views.runs import Runs
+from learning.clock import Clock
+from learning.lines import ModelLines
+
+
+@dataclass(frozen=True)
+class Views:
+    """All views of one open database, which somebody else closes."""
+
+    overview: Overviews
+    events: Events
+    dead_letters: DeadLetters
+    runs: Runs
+    models: Models
+    lineage: Lineages
+
+    @classmethod
+    def of(
+        cls,
+        database: Database,
+        *,
+        lines: ModelLines,
+        artifacts_dir: Path,
+        wanted_held_out: int,
+        clock: Clock,
+    ) -> Self:
+        """The views of a database."""
+        return cls(
+            overview=Overviews(database, lines, wanted_held_out, clock),
+            events=Events(database),
+            dead_letters=DeadLetters(database),
+            runs=Runs(database),
+            models=Models(database, artifacts_dir),
+            lineage=Lineages(database),
+        )

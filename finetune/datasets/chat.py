@@ -1,0 +1,217 @@
+"""Write the dataset folder of a run: chat JSONL as OpenAI's fine-tuning reads it, with metadata.
+
+    train.jsonl           what the run trains on
+    validation.jsonl      the line's held-out examples: never to be trained on
+    training_data.jsonl   both, train first: the whole dataset in one file
+    metadata.json         statistics, digests, seed and sources
+
+The same rows make the same bytes. The folder appears complete or not at all.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from learning.errors import LearningError
+from learning.events import conversation, digest, prompt_key
+from learning.lines import ModelLine
+from learning.ports import HeldOutRow, TrainingRow
+
+FORMAT_VERSION: Final = 1
+ALL: Final = "training_data.jsonl"
+TRAIN: Final = "train.jsonl"
+VALIDATION: Final = "validation.jsonl"
+METADATA: Final = "metadata.json"
+
+Messages = Sequence[Mapping[str, str]]
+
+# JSON lets these stand in a text, but some readers of lines end a line there.
+_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+class DatasetError(LearningError):
+    """The rows of a run do not make a dataset."""
+
+    code = "bad_dataset"
+
+
+class LeakageError(DatasetError):
+    """A prompt of the held-out set is among the training rows."""
+
+    code = "leakage"
+
+    def __init__(self, event_id: int, example_id: int) -> None:
+        super().__init__(
+            f"event {event_id} would be trained on, and its prompt is that of held-out example"
+            f" {example_id}: the figures of this run would mean nothing"
+        )
+        self.event_id, self.example_id = event_id, example_id
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A complete dataset folder. `digests` are SHA-256 in hex by file name."""
+
+    folder: Path
+    digests: Mapping[str, str]
+
+    @property
+    def train_file(self) -> Path:
+        """What to train on."""
+        return self.folder / TRAIN
+
+    @property
+    def validation_file(self) -> Path:
+        """The held-out examples, in the order in which they were given."""
+        return self.folder / VALIDATION
+
+    @property
+    def metadata_file(self) -> Path:
+        """What is known of the dataset."""
+        return self.folder / METADATA
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    run_id: str,
+    batch_id: str,
+    seed: int,
+    line: ModelLine,
+    training: Sequence[TrainingRow],
+    held_out: Sequence[HeldOutRow],
+) -> Dataset:
+    """Write the dataset of a run, in place of an earlier one in the same folder.
+
+    A task type with a system prompt of the line gets it put first, unless the conversation
+    has a system message of its own. Raises LeakageError, naming the row, and DatasetError
+    when there is no training row. Blocks.
+    """
+    if not training:
+        raise DatasetError(f"run {run_id} has no training row")
+    _require_no_leakage(training, held_out)
+    train = [_prompted(line, row.task_type, conversation(row.event)) for row in training]
+    validation = [_prompted(line, row.task_type, row.messages) for row in held_out]
+    contents = {
+        TRAIN: _jsonl(train),
+        VALIDATION: _jsonl(validation),
+        ALL: _jsonl([*train, *validation]),
+    }
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "run_id": run_id,
+        "batch_id": batch_id,
+        "line": line.name,
+        "seed": seed,
+        "system_prompts": dict(line.system_prompts),
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        },
+        "statistics": {
+            "train": {
+                "rows": len(train),
+                "roles": _counts(row.role for row in training),
+                "task_types": _counts(row.task_type for row in training),
+                "producers": _counts(row.event.producer for row in training),
+                **_lengths(train),
+            },
+            "validation": {
+                "rows": len(validation),
+                "task_types": _counts(row.task_type for row in held_out),
+                **_lengths(validation),
+            },
+        },
+        "sources": {
+            "events": {
+                role: [row.event_id for row in training if row.role == role]
+                for role in sorted({row.role for row in training})
+            },
+            "held_out_examples": [row.id for row in held_out],
+        },
+    }
+    contents[METADATA] = (
+        json.dumps(metadata, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    ).encode()
+    _replace(folder, contents)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return Dataset(folder, digests)
+
+
+def write_examples(path: Path, line: ModelLine, rows: Sequence[HeldOutRow]) -> None:
+    """Write held-out examples for an evaluation, worded as in the training: one row a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_jsonl([_prompted(line, row.task_type, row.messages) for row in rows]))
+
+
+def _require_no_leakage(training: Sequence[TrainingRow], held_out: Sequence[HeldOutRow]) -> None:
+    examples = {_prompt_key(row.messages): row.id for row in held_out}
+    for row in training:
+        if (example_id := examples.get(prompt_key(row.event))) is not None:
+            raise LeakageError(row.event_id, example_id)
+
+
+def _prompt_key(messages: Messages) -> bytes:
+    """As learning.events.prompt_key, for an example that is stored as messages."""
+    text = "\n".join(message["content"] for message in messages[:-1])
+    return digest(" ".join(text.casefold().split()))
+
+
+def _prompted(line: ModelLine, task_type: str, messages: Messages) -> Messages:
+    prompt = line.system_prompts.get(task_type)
+    if prompt is None or any(message["role"] == "system" for message in messages):
+        return messages
+    return [{"role": "system", "content": prompt}, *messages]
+
+
+def _jsonl(rows: Iterable[Messages]) -> bytes:
+    lines = (
+        json.dumps(
+            {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]},
+            ensure_ascii=False,
+        ).translate(_LINE_ENDS)
+        for messages in rows
+    )
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(map(str, values)).items()))
+
+
+def _lengths(rows: Sequence[Messages]) -> dict[str, Any]:
+    """Characters of prompts, system prompts included, and of answers."""
+    prompts = [sum(len(message["content"]) for message in row[:-1]) for row in rows]
+    answers = [len(row[-1]["content"]) for row in rows]
+    return {"prompt_characters": _spread(prompts), "answer_characters": _spread(answers)}
+
+
+def _spread(lengths: Sequence[int]) -> dict[str, int | float]:
+    if not lengths:
+        return {}
+    mean = round(sum(lengths) / len(lengths), 1)
+    return {"sum": sum(lengths), "min": min(lengths), "mean": mean, "max": max(lengths)}
+
+
+def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write beside the folder, then rename. A kill in between costs a folder, never half of one.
+
+    One run is worked on by one process, so the names beside it are ours.
+    """
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (new, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    new.mkdir(parents=True)
+    for name, content in contents.items():
+        (new / name).write_bytes(content)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    if old.exists():
+        shutil.rmtree(old)

@@ -1,0 +1,146 @@
+"""Fine-tune providers by name.
+
+To add one: write a module here with a factory, list it in `_BUILT_IN`, and let the suite
+in tests/contract/test_fine_tune_provider.py run on it. A package outside registers its
+factory under the entry point group `learnd.providers`.
+"""
+
+import contextlib
+import difflib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+from finetune.artifacts import ArtifactStore
+from finetune.local_provider import LocalEvaluator, LocalProvider
+from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
+from finetune.trainer.protocol import TrainingSettings
+from finetune.trainer_process import TrainerHost
+from learning.errors import LearningError
+from learning.ports import Evaluator, FineTuneProvider
+
+GROUP: Final = "learnd.providers"
+TRAINER_LOG: Final = "trainer.log"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a factory may use. None of it is the factory's to close."""
+
+    folder: Path
+    """A provider keeps files of its own in a folder of its name in here."""
+    artifacts: ArtifactStore
+    trainer: TrainerHost
+    """Shared by all providers, and started only when one of them uses it."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """The training settings that hold unless a model line says otherwise."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A provider, and the evaluator that can load what it makes."""
+
+    provider: FineTuneProvider
+    evaluator: Evaluator
+
+
+ProviderFactory = Callable[[Workshop], AbstractAsyncContextManager[Workbench]]
+"""Opens a workbench; leaving the context closes what it opened itself."""
+
+
+class UnknownProviderError(LearningError):
+    """No provider goes by that name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        super().__init__(f"no provider {name!r}{hint} (known: {', '.join(known)})")
+        self.name, self.known = name, known
+
+
+class BrokenProviderError(LearningError):
+    """A provider from another package is registered, but cannot be imported."""
+
+    def __init__(self, name: str, place: str, cause: Exception) -> None:
+        super().__init__(f"provider {name!r} cannot be loaded from {place}: {cause!r}")
+        self.name, self.place = name, place
+
+
+def provider_names() -> Sequence[str]:
+    """Every name that `factory_of` knows, sorted."""
+    return sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
+
+
+def factory_of(name: str) -> ProviderFactory:
+    """The factory of that name; a built-in one cannot be replaced from outside.
+
+    Raises UnknownProviderError and BrokenProviderError.
+    """
+    if (built_in := _BUILT_IN.get(name)) is not None:
+        return built_in
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            factory: ProviderFactory = entry.load()
+        except Exception as error:
+            raise BrokenProviderError(name, entry.value, error) from error
+        return factory
+    raise UnknownProviderError(name, provider_names())
+
+
+@contextlib.asynccontextmanager
+async def open_workbenches(
+    names: Collection[str],
+    *,
+    work_dir: Path,
+    artifacts: ArtifactStore,
+    trainer_idle: timedelta,
+    training: Mapping[str, Any] | None = None,
+) -> AsyncIterator[Mapping[str, Workbench]]:
+    """A workbench for each name, and the one trainer that they share; all closed at the end.
+
+    Raises UnknownProviderError and BrokenProviderError before anything is opened.
+    """
+    factories = {name: factory_of(name) for name in sorted(names)}
+    async with contextlib.AsyncExitStack() as stack:
+        trainer = await stack.enter_async_context(
+            TrainerHost(artifacts, work_dir / TRAINER_LOG, idle=trainer_idle)
+        )
+        workshop = Workshop(work_dir, artifacts, trainer, training or {})
+        yield {
+            name: await stack.enter_async_context(factory(workshop))
+            for name, factory in factories.items()
+        }
+
+
+@contextlib.asynccontextmanager
+async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
+    known = {name: workshop.training[name] for name in _SHARED if name in workshop.training}
+    settings = TrainingSettings.model_validate(known)
+    yield Workbench(
+        LocalProvider(workshop.trainer),
+        LocalEvaluator(
+            workshop.trainer, max_length=settings.max_length, precision=settings.precision
+        ),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
+    yield Workbench(
+        ScriptedProvider(workshop.folder / "scripted", workshop.artifacts),
+        ScriptedEvaluator(workshop.artifacts),
+    )
+
+
+_SHARED: Final = ("max_length", "precision")
+"""Training settings that an evaluation follows too."""
+
+_BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
+    "local": _local,
+    "huggingface": _local,
+    "scripted": _scripted,
+}

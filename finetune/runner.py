@@ -1,0 +1,434 @@
+"""Take each planned run from its batch to the gate's verdict, and go on after a restart.
+
+Drives: the store remembers every step, a provider trains, an evaluator scores, the gate
+in learning/gate.py decides. The step that a run is at is always read from the store, so
+that a restarted runner and one that never stopped do the same.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from finetune.artifacts import ArtifactError, ArtifactStore
+from finetune.datasets.chat import DatasetError, write_dataset
+from finetune.providers import Workbench
+from learning.clock import Clock
+from learning.errors import IllegalMoveError
+from learning.facts import Announce, CandidateDecided, RunFailed, RunLaunched, RunTrained
+from learning.gate import (
+    GateReport,
+    GateRules,
+    HeldOut,
+    Refusal,
+    Score,
+    TrainingProof,
+    choose_evidence,
+    decide,
+    refusal_of,
+    refused,
+)
+from learning.lifecycle import RunState
+from learning.lines import ModelLine, ModelLines
+from learning.ports import (
+    ChampionMovedError,
+    Duel,
+    FineTuneProvider,
+    HeldOutRow,
+    JobFailedError,
+    JobHandle,
+    JobProgress,
+    Recovery,
+    RunRecord,
+    RunSpec,
+    RunStore,
+    StoreUnavailableError,
+)
+
+log = structlog.get_logger(__name__)
+
+STORE_RETRY_SECONDS = 2.0
+PROGRESS_SECONDS = 1.0
+DUE_SECONDS = 5.0
+"""How often the runner looks for due runs when nobody wakes it."""
+
+
+@dataclass(frozen=True)
+class RunnerRules:
+    """Limits of a run. `max_failures` counts failures of the job, not of the daemon."""
+
+    max_failures: int = 3
+    retry_base: timedelta = timedelta(seconds=10)
+    retry_cap: timedelta = timedelta(minutes=10)
+    timeout: timedelta = timedelta(hours=4)
+    max_active: int = 1
+    simulation_mode: bool = False
+    gate: GateRules = field(default_factory=GateRules)
+
+
+def retry_delay(failures: int, rules: RunnerRules, draw: Callable[[], float]) -> timedelta:
+    """How long to wait after the `failures`-th failure (from 1): doubled each time, capped.
+
+    `draw` gives a number in [0, 1); the delay is between half of the full one and all of it,
+    so that runs which failed together do not come back together.
+    """
+    doubled: timedelta = rules.retry_base * 2 ** (failures - 1)
+    return min(doubled, rules.retry_cap) * (0.5 + draw() / 2)
+
+
+class Runner:
+    """Works on the runs of one store. `run` owns every task that it starts."""
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        lines: ModelLines,
+        workbenches: Mapping[str, Workbench],
+        artifacts: ArtifactStore,
+        dataset_dir: Path,
+        work_dir: Path,
+        rules: RunnerRules,
+        announce: Announce,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._lines = lines
+        self._workbenches = workbenches
+        self._artifacts = artifacts
+        self._dataset_dir = dataset_dir
+        self._work_dir = work_dir
+        self._rules = rules
+        self._announce = announce
+        self._clock = clock
+        self._draw = random.Random().random  # noqa: S311 - jitter, not a secret
+        self._wake = asyncio.Event()
+        self._places = asyncio.Semaphore(rules.max_active)
+
+    def wake(self) -> None:
+        """Look for due runs now, because a batch was sealed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled. Cancelling ends local jobs after a checkpoint."""
+        async with asyncio.TaskGroup() as tasks:
+            under_way: set[str] = set()
+
+            def start(record: RunRecord) -> None:
+                if record.run_id not in under_way:
+                    under_way.add(record.run_id)
+                    task = tasks.create_task(self._work(record.run_id), name=record.run_id)
+                    task.add_done_callback(lambda _: under_way.discard(record.run_id))
+                    task.add_done_callback(lambda _: self._wake.set())
+
+            for record in await self._ask(self._store.active):
+                start(record)
+            while True:
+                self._wake.clear()
+                for record in await self._ask(lambda: self._store.due(self._clock())):
+                    start(record)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), DUE_SECONDS)
+
+    async def _ask(
+        self, query: Callable[[], Awaitable[Sequence[RunRecord]]]
+    ) -> Sequence[RunRecord]:
+        while True:
+            try:
+                return await query()
+            except StoreUnavailableError as error:
+                log.warning("store unavailable", error=str(error))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+
+    async def _work(self, run_id: str) -> None:
+        """Take one run as far as it goes, from whatever step it is at."""
+        async with self._places:
+            while True:
+                try:
+                    record = await self._store.get(run_id)
+                    if not await self._step(record):
+                        return
+                except StoreUnavailableError as error:
+                    log.warning("store unavailable", run=run_id, error=str(error))
+                    await asyncio.sleep(STORE_RETRY_SECONDS)
+                except Exception as error:
+                    # A defect in one run must not end intake and every other run.
+                    log.exception("run failed unexpectedly", run=run_id)
+                    failure = JobFailedError("internal", repr(error), retryable=False)
+                    await self._fail(record, failure)
+                    return
+
+    async def _step(self, record: RunRecord) -> bool:
+        """One step of one run. False when there is nothing to do for it now."""
+        line = self._lines.get(record.line)
+        if line is None:
+            log.error("run of a line that is not configured", run=record.run_id, line=record.line)
+            if record.state is RunState.PLANNED:
+                await self._store.wait_for(
+                    record.run_id, f"line {record.line} is not configured", self._clock()
+                )
+            return False
+        try:
+            match record.state:
+                case RunState.PLANNED:
+                    return await self._begin(record, line)
+                case RunState.LAUNCHING:
+                    return await self._resolve_launch(record, line)
+                case RunState.RUNNING:
+                    return await self._train(record, line)
+                case RunState.TRAINED | RunState.EVALUATING:
+                    return await self._prove(record, line)
+                case _:
+                    return False
+        except JobFailedError as error:
+            await self._fail(record, error)
+        except (ArtifactError, DatasetError) as error:
+            failure = JobFailedError(error.code, str(error), retryable=False)
+            await self._fail(record, failure)
+        except IllegalMoveError as error:
+            log.info("run was moved by another hand", run=record.run_id, reason=str(error))
+        return False
+
+    async def _begin(self, record: RunRecord, line: ModelLine) -> bool:
+        reason = self._obstacle(line)
+        if reason is not None:
+            await self._store.wait_for(record.run_id, reason, self._clock())
+            log.warning("run waits", run=record.run_id, line=line.name, reason=reason)
+            return False
+        record = await self._store.begin(record.run_id, line, self._clock())
+        spec = await self._specify(record, line)
+        await self._adopt(record, line, await self._workbench(line).provider.launch(spec))
+        return True
+
+    def _obstacle(self, line: ModelLine) -> str | None:
+        if self._rules.simulation_mode:
+            return "simulation mode is on: no job is launched"
+        if line.base_model is None:
+            return f"line {line.name} has no base model: set finetune.base_model"
+        if line.provider not in self._workbenches:
+            return f"provider {line.provider!r} of line {line.name} is not available"
+        return None
+
+    async def _resolve_launch(self, record: RunRecord, line: ModelLine) -> bool:
+        """Find out what became of a launch whose reply nobody heard."""
+        provider = self._workbench(line).provider
+        match provider.recovery:
+            case Recovery.NONE:
+                reason = (
+                    f"nobody knows whether {provider.name} made a job for attempt"
+                    f" {record.attempt}: look there, and cancel it if it did"
+                )
+                await self._store.wait_for(record.run_id, reason, self._clock())
+                return False
+            case Recovery.IDEMPOTENCY:
+                job = await provider.launch(await self._specify(record, line))
+                await self._adopt(record, line, job)
+            case Recovery.LOOKUP:
+                found = await provider.lookup(record.run_id, record.attempt)
+                if found is not None:
+                    await self._adopt(record, line, found)
+                else:
+                    await self._store.interrupt(
+                        record.run_id, "the launch made no job; it is tried again", self._clock()
+                    )
+        return True
+
+    async def _adopt(self, record: RunRecord, line: ModelLine, job: JobHandle) -> None:
+        await self._store.adopt(record.run_id, job.job_id, self._clock())
+        self._announce(
+            RunLaunched(line.name, record.run_id, record.attempt, line.provider, job.job_id)
+        )
+
+    async def _train(self, record: RunRecord, line: ModelLine) -> bool:
+        provider = self._workbench(line).provider
+        job = await self._job(record, provider)
+        if job is None:
+            await self._store.interrupt(
+                record.run_id, "the job ended with its daemon; it goes on", self._clock()
+            )
+            return True
+        started = self._clock()
+        latest: list[JobProgress] = []
+        reporter = asyncio.create_task(self._report(record.run_id, latest))
+        try:
+            outcome = await provider.wait(job, lambda progress: latest.append(progress))
+        finally:
+            reporter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reporter
+        published = await asyncio.to_thread(
+            self._artifacts.publish, record.run_id, outcome.output_dir
+        )
+        now = self._clock()
+        await self._store.finish_training(
+            record.run_id, published.name, published.manifest_sha256, outcome, now
+        )
+        self._announce(
+            RunTrained(
+                line.name,
+                record.run_id,
+                (now - started).total_seconds(),
+                outcome.proof.trained_tokens,
+            )
+        )
+        return True
+
+    async def _job(self, record: RunRecord, provider: FineTuneProvider) -> JobHandle | None:
+        """The job that the run has adopted, unless it is gone."""
+        if provider.recovery is Recovery.LOOKUP:
+            return await provider.lookup(record.run_id, record.attempt)
+        assert record.job_id is not None, "adopt() stored it"
+        return JobHandle(record.run_id, record.attempt, record.job_id)
+
+    async def _report(self, run_id: str, latest: list[JobProgress]) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            if latest:
+                progress = latest[-1]
+                latest.clear()
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._store.report(run_id, progress, self._clock())
+
+    async def _prove(self, record: RunRecord, line: ModelLine) -> bool:
+        """Hold the candidate against the champion, and act on the gate's verdict."""
+        duel = await self._store.enter(record.run_id, self._clock())
+        report, scores = await self._judge(record, line, duel)
+        try:
+            decision = await self._store.decide(record.run_id, duel, report, scores, self._clock())
+        except ChampionMovedError as error:
+            log.info("compared again", run=record.run_id, reason=str(error))
+            return True
+        overall = report.overall
+        self._announce(
+            CandidateDecided(
+                line=line.name,
+                run_id=record.run_id,
+                version=duel.candidate_number,
+                outcome=report.outcome,
+                reason=report.reason,
+                champion_loss=overall.champion_loss if overall else None,
+                candidate_loss=overall.candidate_loss if overall else None,
+            )
+        )
+        if decision.promoted is not None:
+            self._announce(decision.promoted)
+        return False
+
+    async def _judge(
+        self, record: RunRecord, line: ModelLine, duel: Duel
+    ) -> tuple[GateReport, Mapping[str, Any]]:
+        refusal = refusal_of(TrainingProof(**(record.measurements or {})["proof"]))
+        if refusal is None and duel.parent_rolled_back:
+            refusal = Refusal.PARENT_ROLLED_BACK
+        if refusal is not None:
+            return refused(refusal), {}
+        rows = await self._store.held_out_rows(line)
+        chosen = [
+            (rows[index], recent) for index, recent in choose_evidence(len(rows), self._rules.gate)
+        ]
+        examples = [HeldOut(row.id, row.task_type, recent) for row, recent in chosen]
+        champion: Sequence[Score] = ()
+        candidate: Sequence[Score] = ()
+        if examples:
+            path = self._work_dir / record.run_id / "evaluation.jsonl"
+            await asyncio.to_thread(_write_examples, path, [row for row, _ in chosen])
+            champion, candidate = await self._score(line, duel, path)
+        # The test imports a numeric library the first time, which takes a second.
+        report = await asyncio.to_thread(
+            decide, examples, champion, candidate, self._rules.gate, duel.look
+        )
+        return report, {
+            "examples": [example.id for example in examples],
+            "champion": _columns(champion),
+            "candidate": _columns(candidate),
+        }
+
+    async def _score(
+        self, line: ModelLine, duel: Duel, path: Path
+    ) -> tuple[Sequence[Score], Sequence[Score]]:
+        """Both models on the same examples. A passing failure is tried again, in place."""
+        models = {"champion": duel.champion, "candidate": duel.candidate}
+        for failures in itertools.count(1):
+            try:
+                scores = await self._workbench(line).evaluator.score(models, path)
+            except JobFailedError as error:
+                if not error.retryable or failures >= self._rules.max_failures:
+                    raise
+                log.warning("evaluation failed, tried again", error=str(error))
+                delay = retry_delay(failures, self._rules, self._draw)
+                await asyncio.sleep(delay.total_seconds())
+            else:
+                return scores["champion"], scores["candidate"]
+        raise AssertionError("the loop above ends by itself")
+
+    async def _fail(self, record: RunRecord, error: JobFailedError) -> None:
+        """Record a failed attempt, with the time of the next one while failures are left."""
+        current = await self._store.get(record.run_id)
+        failures = current.failures + 1
+        retried = (
+            error.retryable
+            and failures < self._rules.max_failures
+            and current.state in (RunState.LAUNCHING, RunState.RUNNING)
+        )
+        now = self._clock()
+        retry_at: datetime | None = None
+        if retried:
+            retry_at = now + retry_delay(failures, self._rules, self._draw)
+        await self._store.fail(record.run_id, error.code, error.message, retry_at, now)
+        self._announce(
+            RunFailed(
+                record.line, record.run_id, current.attempt, error.code, error.message, retried
+            )
+        )
+
+    async def _specify(self, record: RunRecord, line: ModelLine) -> RunSpec:
+        """Everything the provider needs; the dataset files are written unless they are there."""
+        assert record.parent is not None, "begin() chose it"
+        rows = await self._store.training_rows(record.batch_id)
+        held_out = await self._store.held_out_rows(line)
+        dataset = await asyncio.to_thread(
+            write_dataset,
+            self._dataset_dir / record.run_id,
+            run_id=record.run_id,
+            batch_id=record.batch_id,
+            seed=record.seed,
+            line=line,
+            training=rows,
+            held_out=held_out,
+        )
+        return RunSpec(
+            run_id=record.run_id,
+            attempt=record.attempt,
+            line=line.name,
+            parent=record.parent,
+            train_file=dataset.train_file,
+            work_dir=self._work_dir / record.run_id,
+            training=record.training or {},
+            seed=record.seed,
+            timeout=self._rules.timeout,
+        )
+
+    def _workbench(self, line: ModelLine) -> Workbench:
+        return self._workbenches[line.provider]
+
+
+def _write_examples(path: Path, rows: Sequence[HeldOutRow]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps({"messages": list(row.messages)}, ensure_ascii=False) for row in rows)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _columns(scores: Sequence[Score]) -> Mapping[str, Any]:
+    """Scores by column; a loss that is not finite is null, because JSON has no word for it."""
+    return {
+        "loss": [score.loss if score.loss - score.loss == 0 else None for score in scores],
+        "match": [score.match for score in scores],
+    }

@@ -1,0 +1,68 @@
+"""SIGTERM as an exception, raised only where the work can bear it.
+
+A handler that raised anywhere could tear a message or a result in two; one
+that only sets a flag would wait for a model to load. So the main thread says
+where it may be interrupted (``allowed``) and where it looks by itself
+(``deferred``).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """The daemon asked this process to stop.
+
+    Not an Exception, so that no library's ``except Exception`` swallows it.
+    """
+
+
+class Interruption:
+    """Whether SIGTERM has come, and whether it may raise just now.
+
+    To be used in the main thread only: that is where Python runs handlers.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._raises = False
+
+    def install(self) -> None:
+        """Handle SIGTERM (and SIGINT, for a person at a terminal) from now on."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Inside, SIGTERM raises Interrupted at once; one that came before raises here."""
+        self._raises = True
+        try:
+            self.raise_if_requested()
+            yield
+        finally:
+            self._raises = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside an ``allowed`` block: only note SIGTERM; raise on leaving, if it came."""
+        self._raises = False
+        try:
+            yield
+        finally:
+            self._raises = True
+        self.raise_if_requested()
+
+    def raise_if_requested(self) -> None:
+        """Raise Interrupted if SIGTERM has come."""
+        if self.requested:
+            raise Interrupted
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        # A second signal would break into the reaction to the first one.
+        first, self.requested = not self.requested, True
+        if first and self._raises:
+            raise Interrupted

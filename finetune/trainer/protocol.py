@@ -1,0 +1,401 @@
+"""What the daemon and the trainer process say to each other: one JSON object a line.
+
+Requests go in on the trainer's stdin, messages come out on its stdout, each
+with the request's id. Both sides import this module, so it knows nothing of
+torch: only names, shapes and bounds. It neither reads nor writes a pipe.
+
+A message sequence is ``ready`` once at the start, and then for each request
+any number of ``progress``, ``note``, ``token`` and ``heartbeat`` (every
+HEARTBEAT_SECONDS while the request runs) and exactly one ``done`` or
+``failed``. A process that died said neither.
+
+JSON has no NaN: where a number may be not finite, the field is null.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+HEARTBEAT_SECONDS: Final = 2.0
+PROGRESS_SECONDS: Final = 0.25
+"""Progress messages of one request are at least this far apart (the last one is always sent)."""
+
+Method = Literal["lora", "full"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Schedule = Literal["cosine", "linear", "constant"]
+
+FailureCode = Literal[
+    "bad_request",  # not JSON, not a known request, a field out of bounds
+    "bad_model",  # missing, unreadable, not safetensors, not a LoRA adapter
+    "bad_dataset",  # unreadable, or a row that is not one (named by line)
+    "bad_output",  # the output directory is not empty, or cannot be written
+    "disk_full",
+    "out_of_memory",
+    "not_installed",  # torch and the like: the package's train extra
+    "interrupted",  # SIGTERM: a training has written its checkpoint
+    "internal",  # a defect of ours; the message names exception and place
+]
+
+
+class _Said(BaseModel):
+    """One thing that crosses the pipe: strict, closed and immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TrainingSettings(BaseModel):
+    """How to train. The daemon's configuration holds one of these too.
+
+    Lax on its own, because environment variables are strings; a request that
+    carries one is read strictly as a whole (``parse_request``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method = Field(
+        "lora", description="lora trains a small adapter; full trains every weight."
+    )
+    epochs: int = Field(3, ge=1, le=1000, description="Passes over the training rows.")
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Number of optimizer steps; when set it replaces epochs.",
+    )
+    minibatch_size: int = Field(
+        4, ge=1, le=4096, description="Rows in one forward pass; memory grows with it."
+    )
+    gradient_accumulation: int = Field(
+        8, ge=1, le=4096, description="Minibatches in one optimizer step."
+    )
+    learning_rate: float = Field(
+        2e-4, gt=0, le=1, allow_inf_nan=False, description="Peak learning rate of AdamW."
+    )
+    warmup_steps: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Steps of linear warm-up; never more than a tenth of all steps are used.",
+    )
+    schedule: Schedule = Field(
+        "cosine", description="How the learning rate falls after the warm-up: to zero, or not."
+    )
+    max_length: int = Field(
+        1024,
+        ge=8,
+        le=1_048_576,
+        description="Tokens of one row. A longer prompt loses its beginning, a longer output its "
+        "end.",
+    )
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank of a new adapter.")
+    lora_alpha: int = Field(
+        32, ge=1, le=65_536, description="A new adapter is scaled by alpha / rank."
+    )
+    lora_dropout: float = Field(
+        0.05, ge=0, lt=1, allow_inf_nan=False, description="Dropout before the adapter's layers."
+    )
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "all-linear", description="Layers that get an adapter: all-linear, or module names."
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="Decoupled weight decay of AdamW."
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=1e6, allow_inf_nan=False, description="Gradients are clipped to this norm."
+    )
+    precision: Precision = Field(
+        "auto", description="Arithmetic: auto is bf16 on a CUDA GPU that has it, fp32 on a CPU."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    checkpoint_every_steps: int = Field(
+        20, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the data order, the dropout and a new adapter."
+    )
+
+
+class ModelRef(_Said):
+    """A causal language model: a base, and perhaps an adapter on top."""
+
+    base_model: str = Field(min_length=1, description="Directory, or name on the hub.")
+    adapter: str | None = Field(None, min_length=1, description="Directory of a LoRA adapter.")
+
+
+class ChatMessage(_Said):
+    """One turn of a conversation."""
+
+    role: str = Field(min_length=1)
+    content: str
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+
+class _Request(_Said):
+    id: str = Field(min_length=1, max_length=200)
+
+
+class TrainRequest(_Request):
+    """Continue training ``model`` on ``train_file`` and write the result to ``output_dir``.
+
+    ``output_dir`` must be absent or empty and appears complete or not at all.
+    A repeated request with the same ``checkpoint_dir`` resumes the newest
+    checkpoint there, if it belongs to the same model, data and settings.
+    """
+
+    do: Literal["train"] = "train"
+    model: ModelRef
+    train_file: str = Field(min_length=1, description="JSONL rows.")
+    output_dir: str = Field(min_length=1)
+    checkpoint_dir: str = Field(min_length=1)
+    settings: TrainingSettings = TrainingSettings()
+
+
+class EvaluateRequest(_Request):
+    """Score each model on each example, teacher-forced, without generating."""
+
+    do: Literal["evaluate"] = "evaluate"
+    models: dict[str, ModelRef] = Field(
+        min_length=1, description='By name, usually "champion" and "candidate".'
+    )
+    examples_file: str = Field(min_length=1, description="JSONL rows.")
+    minibatch_size: int = Field(8, ge=1, le=4096)
+    max_length: int = Field(1024, ge=8, le=1_048_576, description="As in the training.")
+    precision: Precision = "auto"
+
+
+class GenerateRequest(_Request):
+    """Answer one conversation, piece by piece (``token`` messages)."""
+
+    do: Literal["generate"] = "generate"
+    model: ModelRef
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    max_new_tokens: int = Field(256, ge=1, le=1_048_576)
+    temperature: float = Field(
+        0.0, ge=0, le=10, allow_inf_nan=False, description="0 takes the most probable token."
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Precision = "auto"
+
+
+class MakeTinyModelRequest(_Request):
+    """Make a small base model locally, for tests and the demo (no hub needed)."""
+
+    do: Literal["make_tiny_model"] = "make_tiny_model"
+    output_dir: str = Field(min_length=1)
+    steps: int = Field(
+        ge=0, le=1_000_000, description="Steps of pre-training; 0 leaves random weights."
+    )
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+Request = TrainRequest | EvaluateRequest | GenerateRequest | MakeTinyModelRequest
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+class SkippedRow(_Said):
+    """A row that no label token was made from."""
+
+    line: int = Field(ge=1, description="Line of the file, the first is 1.")
+    reason: str
+
+
+class TrainResult(_Said):
+    """What a finished training did.
+
+    A training that went wrong in its numbers is a result too, because the
+    gate refuses it by name: ``all_finite`` false, ``trained_tokens`` 0 or
+    ``weight_delta_norm`` 0.
+    """
+
+    do: Literal["train"] = "train"
+    steps: int = Field(ge=0, description="Optimizer steps, those before a resume included.")
+    epochs: float = Field(ge=0, description="Passes over the rows, the last one maybe partial.")
+    trained_tokens: int = Field(ge=0, description="Output tokens learned from, repeats counted.")
+    rows: int = Field(ge=0, description="Rows of the file, skipped ones included.")
+    rows_truncated: int = Field(ge=0, description="Rows whose output lost its end.")
+    prompts_truncated: int = Field(ge=0, description="Rows whose prompt lost its beginning.")
+    rows_skipped: int = Field(ge=0)
+    skipped: tuple[SkippedRow, ...] = Field(description="The first of them, with the reason.")
+    first_loss: float | None = Field(description="Nats per output token in the first step.")
+    final_loss: float | None = Field(description="Nats per output token in the last step.")
+    weight_delta_norm: float | None = Field(
+        description="L2 norm of the change of the effective weights; null if not finite."
+    )
+    all_finite: bool = Field(description="No NaN or infinity in the loss or a trained weight.")
+    seconds: float = Field(ge=0, description="Of this process, not of the part before a resume.")
+    resumed_from_step: int | None
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+
+
+class ExampleScore(_Said):
+    """How well one model knows one example."""
+
+    loss: float | None = Field(
+        description="Nats of the output per UTF-8 byte of it (plus one for its end), so that "
+        "tokenizers compare; null when not finite, or when there was no token to score."
+    )
+    match: bool = Field(description="Each next token, the end too, is the most probable one.")
+    tokens: int = Field(ge=0, description="Output tokens scored.")
+
+
+class ModelScores(_Said):
+    """One model's scores, in the order of the examples file."""
+
+    examples: tuple[ExampleScore, ...]
+    all_finite: bool
+
+
+class EvaluateResult(_Said):
+    """Scores by the names of the request's models."""
+
+    do: Literal["evaluate"] = "evaluate"
+    models: dict[str, ModelScores]
+    rows_truncated: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+
+
+class GenerateResult(_Said):
+    """The whole answer: ``text`` is what the token messages add up to."""
+
+    do: Literal["generate"] = "generate"
+    text: str
+    tokens: int = Field(ge=0)
+    finish: Literal["stop", "length"] = Field(description="The model's end, or the limit.")
+    seconds: float = Field(ge=0)
+
+
+class MakeTinyModelResult(_Said):
+    """A base model lies complete in the request's output_dir."""
+
+    do: Literal["make_tiny_model"] = "make_tiny_model"
+    parameters: int = Field(ge=1)
+    steps: int = Field(ge=0)
+    final_loss: float | None = Field(description="Nats per output byte; null without steps.")
+    seconds: float = Field(ge=0)
+
+
+Result = TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+class Ready(_Said):
+    """Said once, before anything heavy is imported."""
+
+    event: Literal["ready"] = "ready"
+    pid: int = Field(ge=1)
+
+
+class _Message(_Said):
+    id: str
+
+
+class Heartbeat(_Message):
+    """The process lives and still works on the request."""
+
+    event: Literal["heartbeat"] = "heartbeat"
+
+
+class Note(_Message):
+    """Something a person should know, such as a checkpoint that was not used."""
+
+    event: Literal["note"] = "note"
+    text: str
+
+
+class TrainProgress(_Message):
+    """After an optimizer step (step counts from 1)."""
+
+    event: Literal["progress"] = "progress"
+    do: Literal["train"] = "train"
+    step: int
+    total_steps: int
+    loss: float | None
+    learning_rate: float
+    grad_norm: float | None = Field(description="Before clipping.")
+    tokens_per_second: float = Field(description="Input tokens, prompts included.")
+    seconds_left: float
+    trained_tokens: int
+
+
+class EvaluateProgress(_Message):
+    """After a minibatch: ``done`` of ``total`` examples of one model."""
+
+    event: Literal["progress"] = "progress"
+    do: Literal["evaluate"] = "evaluate"
+    model: str
+    done: int
+    total: int
+
+
+class MakeTinyModelProgress(_Message):
+    """After a step of pre-training."""
+
+    event: Literal["progress"] = "progress"
+    do: Literal["make_tiny_model"] = "make_tiny_model"
+    step: int
+    total_steps: int
+    loss: float | None
+    seconds_left: float
+
+
+class Token(_Message):
+    """The next piece of generated text: one token or a few, whole characters only."""
+
+    event: Literal["token"] = "token"
+    text: str
+
+
+class Done(_Message):
+    """The request succeeded."""
+
+    event: Literal["done"] = "done"
+    result: Result = Field(discriminator="do")
+
+
+class Failed(_Said):
+    """The request failed; the process lives on, except when interrupted.
+
+    ``id`` is null when the request was too broken to have one.
+    """
+
+    event: Literal["failed"] = "failed"
+    id: str | None
+    error: FailureCode
+    message: str = Field(description="What happened and what to do about it.")
+
+
+Progress = Annotated[
+    TrainProgress | EvaluateProgress | MakeTinyModelProgress, Field(discriminator="do")
+]
+Message = Ready | Heartbeat | Note | Progress | Token | Done | Failed
+
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="event")])
+
+
+def parse_request(line: str | bytes) -> Request:
+    """Read one line of the trainer's stdin. Raises pydantic.ValidationError."""
+    return _REQUEST.validate_json(line, strict=True)
+
+
+def parse_message(line: str | bytes) -> Message:
+    """Read one line of the trainer's stdout. Raises pydantic.ValidationError."""
+    return _MESSAGE.validate_json(line, strict=True)
+
+
+def encode_line(said: Request | Message) -> bytes:
+    """One request or message as a line, newline included."""
+    return said.model_dump_json().encode() + b"\n"

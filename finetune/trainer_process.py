@@ -1,0 +1,477 @@
+"""The trainer as a child process: started, asked, watched and always reaped.
+
+`TrainerProcess` is one child; `TrainerHost` keeps at most one of them warm, because
+importing the training libraries takes longer than many a request. What is asked for is
+the business of the callers (finetune/local_provider.py); what crosses the pipes is
+described in finetune/trainer/protocol.py. Neither starts anything until it is entered.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import sysconfig
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, overload
+
+import structlog
+from pydantic import ValidationError
+
+from finetune.artifacts import ArtifactError, ArtifactStore
+from finetune.trainer.protocol import (
+    HEARTBEAT_SECONDS,
+    ChatMessage,
+    Done,
+    EvaluateRequest,
+    EvaluateResult,
+    Failed,
+    FailureCode,
+    GenerateRequest,
+    GenerateResult,
+    Heartbeat,
+    MakeTinyModelRequest,
+    MakeTinyModelResult,
+    Message,
+    ModelRef,
+    Ready,
+    Request,
+    Result,
+    Token,
+    TrainRequest,
+    TrainResult,
+    encode_line,
+    parse_message,
+)
+from learning.ports import JobFailedError, ModelReference
+
+log = structlog.get_logger(__name__)
+
+TRAINER: Final = (sys.executable, "-P", "-m", "finetune.trainer")
+"""-P: a folder named `learning` where the daemon was started is not ours to import."""
+
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""The longest message: an evaluation of half a million examples."""
+MAX_LOG_BYTES: Final = 10 * 1024 * 1024
+"""A log that is longer when a trainer starts becomes LOG.1."""
+LAST_WORDS: Final = 6
+"""Lines of its log that are quoted when a trainer died."""
+
+_RETRYABLE: Final[frozenset[FailureCode]] = frozenset({"internal", "interrupted", "disk_full"})
+_LIVES_ON: Final[frozenset[str]] = frozenset(
+    {"bad_request", "bad_model", "bad_dataset", "bad_output", "disk_full"}
+)
+"""Failures after which the same process takes the next request; others leave doubt."""
+
+OnMessage = Callable[[Message], None]
+"""Is told of progress, notes and tokens as they come. Must not block."""
+
+
+@dataclass(frozen=True)
+class TrainerLimits:
+    """How long to wait for a trainer before it is killed."""
+
+    heartbeat: timedelta = timedelta(seconds=HEARTBEAT_SECONDS)
+    silent_heartbeats: int = 30
+    """So many heartbeats in a row without a word, and it counts as stuck."""
+    checkpoint: timedelta = timedelta(seconds=15)
+    """From SIGTERM to SIGKILL when it is busy."""
+    close: timedelta = timedelta(seconds=5)
+    """From the end of its input to SIGKILL when it is idle."""
+
+
+class TrainerProcess:
+    """One trainer in a process group of its own; `async with` starts and ends it.
+
+    One request at a time; others wait. After a failure that leaves the child in an unknown
+    state it is killed, and `alive` is false. Its stderr is appended to `log_file`.
+    """
+
+    def __init__(
+        self,
+        log_file: Path,
+        *,
+        command: Sequence[str] = TRAINER,
+        limits: TrainerLimits | None = None,
+    ) -> None:
+        self._log_file = log_file
+        self._command = command
+        self._limits = limits or TrainerLimits()
+        self._lock = asyncio.Lock()
+        self._ending: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._log_start = await asyncio.to_thread(_ready_log, self._log_file)
+        with self._log_file.open("ab") as stderr:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+                limit=MAX_LINE_BYTES,
+                env=_environment(),
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        log.info("trainer started", pid=self.pid)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is also its group's."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self._ending is None and self._process.returncode is None
+
+    async def wait(self) -> int:
+        """Wait for the child's end, whoever brings it about; its status as in `subprocess`."""
+        return await self._process.wait()
+
+    async def close(self) -> None:
+        """End the child, with a checkpoint when it trains, and reap it. May be repeated."""
+        if self._lock.locked():
+            await self._end(self._limits.checkpoint, terminate=True)
+        else:
+            await self._end(self._limits.close, terminate=False)
+
+    @overload
+    async def request(self, message: TrainRequest, on_message: OnMessage) -> TrainResult: ...
+    @overload
+    async def request(self, message: EvaluateRequest, on_message: OnMessage) -> EvaluateResult: ...
+    @overload
+    async def request(self, message: GenerateRequest, on_message: OnMessage) -> GenerateResult: ...
+    @overload
+    async def request(
+        self, message: MakeTinyModelRequest, on_message: OnMessage
+    ) -> MakeTinyModelResult: ...
+    async def request(self, message: Request, on_message: OnMessage) -> Result:
+        """Ask, and wait for the answer. Raises JobFailedError.
+
+        Beside the codes of the protocol: `trainer_died`, `trainer_silent` and
+        `trainer_unintelligible`. Cancelled, it lets a training write its checkpoint, ends
+        the child and raises CancelledError; cancelled twice, it does not wait.
+        """
+        async with self._lock:
+            try:
+                async with asyncio.timeout(self._silence):
+                    await self._say(message)
+                while True:
+                    answer = await self._hear(message.id)
+                    match answer:
+                        case Done(result=result):
+                            if result.do == message.do:
+                                return result
+                            raise _unintelligible(f"it answered {message.do} with {result.do}")
+                        case Failed(error=code, message=text):
+                            raise JobFailedError(code, text, retryable=code in _RETRYABLE)
+                        case _:
+                            on_message(answer)
+            except JobFailedError as error:
+                if error.code not in _LIVES_ON:
+                    await self._end(timedelta(0), terminate=False)
+                raise
+            except TimeoutError:
+                await self._end(timedelta(0), terminate=False)
+                raise self._silent() from None
+            except asyncio.CancelledError:
+                await self._end(self._limits.checkpoint, terminate=True)
+                raise
+            except BaseException:  # on_message failed: the child is still busy with the request
+                await self._end(timedelta(0), terminate=False)
+                raise
+
+    @property
+    def _silence(self) -> float:
+        return self._limits.heartbeat.total_seconds() * self._limits.silent_heartbeats
+
+    async def _say(self, message: Request) -> None:
+        try:
+            self._stdin.write(encode_line(message))
+            await self._stdin.drain()
+        except ConnectionError as error:  # nobody reads any more
+            raise await self._died() from error
+
+    async def _hear(self, request_id: str) -> Message:
+        """The next message that means something to the request."""
+        while True:
+            line = await self._read_line()
+            try:
+                message = parse_message(line)
+            except ValidationError:
+                log.warning("trainer said something unintelligible", pid=self.pid, line=line[:200])
+                continue
+            match message:
+                case Ready() | Heartbeat():
+                    continue
+                case Failed(id=None):
+                    return message
+                case _ if message.id == request_id:
+                    return message
+            log.warning("trainer answered another request", pid=self.pid, id=message.id)
+
+    async def _read_line(self) -> bytes:
+        # Counted in heartbeats, not measured: a daemon that was itself stopped for an hour
+        # (a laptop's lid, SIGSTOP) finds the words that came in the meantime.
+        for _ in range(self._limits.silent_heartbeats):
+            try:
+                async with asyncio.timeout(self._limits.heartbeat.total_seconds()):
+                    line = await self._stdout.readline()
+            except TimeoutError:
+                continue
+            except ValueError as error:
+                raise _unintelligible(f"a line is longer than {MAX_LINE_BYTES} bytes") from error
+            if line.endswith(b"\n"):
+                return line
+            raise await self._died()
+        raise self._silent()
+
+    def _silent(self) -> JobFailedError:
+        return JobFailedError(
+            "trainer_silent",
+            f"the trainer (pid {self.pid}) said nothing for {self._silence:g} s and was killed",
+            retryable=True,
+        )
+
+    async def _died(self) -> JobFailedError:
+        closed_by_us = self._ending is not None
+        await self._end(self._limits.close, terminate=False)
+        if closed_by_us:
+            return JobFailedError("interrupted", "the trainer was closed", retryable=True)
+        status = await self._process.wait()
+        words = await asyncio.to_thread(_last_words, self._log_file, self._log_start)
+        return JobFailedError(
+            "trainer_died", f"the trainer {_cause_of_death(status)}; {words}", retryable=True
+        )
+
+    async def _end(self, grace: timedelta, *, terminate: bool) -> None:
+        """End the child and wait until it is reaped, also when this is cancelled meanwhile."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(
+                self._shut_down(grace, terminate), name=f"end of trainer {self.pid}"
+            )
+        elif not grace and not self._ending.done():
+            self._signal(signal.SIGKILL)
+        cancelled = False
+        while not self._ending.done():
+            try:
+                await asyncio.shield(self._ending)
+            except asyncio.CancelledError:
+                cancelled = True
+                self._signal(signal.SIGKILL)  # whoever waits does not want to wait
+        if cancelled:
+            raise asyncio.CancelledError
+        self._ending.result()
+
+    async def _shut_down(self, grace: timedelta, terminate: bool) -> None:
+        self._stdin.close()
+        if terminate:
+            self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace.total_seconds()):
+                await self._process.wait()
+        # Also when it went by itself: processes of its own may have stayed in the group. Their
+        # group keeps its number from being given away; if none stayed, the few milliseconds
+        # since it was reaped are too short for all other numbers to be used up.
+        self._signal(signal.SIGKILL)
+        status = await self._process.wait()
+        with contextlib.suppress(ConnectionError):
+            await self._stdin.wait_closed()
+        log.info("trainer ended", pid=self.pid, status=status)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+class TrainerHost:
+    """Keeps at most one trainer warm, and lends it to one user at a time.
+
+    Started by its first user, ended after `idle` without one, replaced when it died. Every
+    model that a user wants loaded goes through `reference`, which verifies it.
+    """
+
+    def __init__(
+        self,
+        artifacts: ArtifactStore,
+        log_file: Path,
+        *,
+        idle: timedelta = timedelta(seconds=30),
+        command: Sequence[str] = TRAINER,
+        limits: TrainerLimits | None = None,
+    ) -> None:
+        self._artifacts = artifacts
+        self._log_file = log_file
+        self._idle = idle
+        self._command = command
+        self._limits = limits
+        self._lock = asyncio.Lock()
+        self._trainer: TrainerProcess | None = None
+        self._idling: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the trainer, also one that is in use, and lend no other. May be repeated."""
+        self._closed = True
+        if self._trainer is not None:
+            await self._trainer.close()
+        async with self._lock:
+            await self._stop_idling()
+            await self._dismiss()
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncIterator[TrainerProcess]:
+        """Lend the trainer; the next user waits until it is given back."""
+        async with self._lock:
+            await self._stop_idling()
+            trainer = await self._ready_trainer()
+            try:
+                yield trainer
+            finally:
+                if not self._closed:
+                    self._idling = asyncio.create_task(
+                        self._dismiss_when_idle(), name="idle time of the trainer"
+                    )
+
+    async def reference(self, model: ModelReference) -> ModelRef:
+        """A model as the trainer is told of it, after its published parts were verified.
+
+        Raises JobFailedError `bad_model`, naming the file that is not as it was published.
+        """
+        return await asyncio.to_thread(self._verified, model)
+
+    def _verified(self, model: ModelReference) -> ModelRef:
+        try:
+            self._artifacts.verify_model(model)
+        except ArtifactError as error:
+            raise JobFailedError("bad_model", str(error), retryable=False) from error
+        adapter = None if model.adapter is None else str(model.adapter)
+        return ModelRef(base_model=model.base_model, adapter=adapter)
+
+    async def generate(
+        self,
+        model: ModelReference,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        on_token: Callable[[str], None] = lambda text: None,
+    ) -> str:
+        """The model's answer to a conversation, told piece by piece too. Raises JobFailedError."""
+        request = GenerateRequest(
+            id=f"generate:{uuid.uuid4().hex[:12]}",
+            model=await self.reference(model),
+            messages=tuple(ChatMessage(**message) for message in messages),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+        )
+
+        def hear(message: Message) -> None:
+            if isinstance(message, Token):
+                on_token(message.text)
+
+        async with self.use() as trainer:
+            return (await trainer.request(request, hear)).text
+
+    async def _ready_trainer(self) -> TrainerProcess:
+        if self._trainer is not None and not self._trainer.alive:
+            await self._dismiss()
+        if self._trainer is None and not self._closed:
+            trainer = TrainerProcess(self._log_file, command=self._command, limits=self._limits)
+            self._trainer = await trainer.__aenter__()
+        if self._trainer is None or self._closed:  # closed while it started: see aclose
+            raise JobFailedError("interrupted", "the trainer is not lent any more", retryable=True)
+        return self._trainer
+
+    async def _dismiss(self) -> None:
+        if self._trainer is not None:
+            trainer, self._trainer = self._trainer, None
+            await trainer.close()
+
+    async def _dismiss_when_idle(self) -> None:
+        await asyncio.sleep(self._idle.total_seconds())
+        async with self._lock:  # whoever holds it now stops this task first
+            await self._dismiss()
+
+    async def _stop_idling(self) -> None:
+        """Under the lock: so the task only sleeps, or waits for the lock, or is done."""
+        if self._idling is not None:
+            idling, self._idling = self._idling, None
+            idling.cancel()
+            await asyncio.wait({idling})
+            if not idling.cancelled():
+                idling.result()
+
+
+def _unintelligible(fault: str) -> JobFailedError:
+    return JobFailedError(
+        "trainer_unintelligible", f"the trainer was killed: {fault}", retryable=False
+    )
+
+
+def _environment() -> Mapping[str, str] | None:
+    """The child imports the `finetune` that this process has, installed or not."""
+    home = Path(__file__).parents[1]
+    if home == Path(sysconfig.get_path("purelib")):
+        return None
+    path = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _ready_log(log_file: Path) -> int:
+    """Make room for the log; returns the size at which the new child's lines start."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    size = log_file.stat().st_size if log_file.exists() else 0
+    if size <= MAX_LOG_BYTES:
+        return size
+    log_file.replace(log_file.with_name(f"{log_file.name}.1"))
+    return 0
+
+
+def _last_words(log_file: Path, start: int) -> str:
+    with log_file.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(start, end - 4_000))
+        lines = file.read().decode(errors="replace").split("\n")
+    words = [line.strip() for line in lines if line.strip()][-LAST_WORDS:]
+    return "its last words: " + " | ".join(words) if words else "it left no word in its log"
+
+
+def _cause_of_death(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    if -status == signal.SIGKILL:
+        return f"was killed by {name}, perhaps because the machine ran out of memory"
+    return f"was killed by {name}"

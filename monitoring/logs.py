@@ -1,0 +1,177 @@
+"""Log lines: set up once, and one line in words for each fact.
+
+Everything goes to stderr, ours and the libraries', as JSON or for a person. Nothing that
+looks like a secret is written, whoever logs it.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import Processor
+
+from learning.facts import (
+    BatchSealed,
+    CandidateDecided,
+    EventsExpired,
+    EventsStored,
+    Fact,
+    Promoted,
+    RolledBack,
+    RunFailed,
+    RunLaunched,
+    RunTrained,
+    TopicRecreated,
+)
+
+MASK = "********"
+NOISY_LIBRARIES = ("aiokafka", "uvicorn", "alembic", "sqlalchemy", "httpx", "httpcore")
+
+_SECRET_NAME = re.compile(
+    r"password|passwd|secret|token(?!s)|api_?key|authorization", re.IGNORECASE
+)
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
+_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@")
+
+
+def configure(level: str, style: Literal["json", "console"]) -> None:
+    """Send every log line of the process to stderr in one form. `level` as in logging."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor] = (
+        [structlog.processors.format_exc_info, mask_secrets, structlog.processors.JSONRenderer()]
+        if style == "json"
+        else [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def mask_secrets(
+    _logger: Any, _method: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Mask values under names such as `password`, bearer tokens, and passwords in addresses."""
+    return {name: _masked(name, value) for name, value in line.items()}
+
+
+def _masked(name: str, value: Any) -> Any:
+    if _SECRET_NAME.search(name):
+        return MASK
+    if isinstance(value, str):
+        return _URL_PASSWORD.sub(rf"\1{MASK}@", _BEARER.sub(rf"\1{MASK}", value))
+    if isinstance(value, Mapping):
+        return {key: _masked(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked("", item) for item in value]
+    return value
+
+
+class FactLog:
+    """Writes one line for each fact it is called with."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("learnd")
+
+    def __call__(self, fact: Fact) -> None:
+        """Log a fact, bad news as a warning. Does not block."""
+        said = in_words(fact)
+        fields = {"kind": type(fact).__name__}
+        if isinstance(fact, EventsStored) and not fact.dead_letters:
+            self._log.debug(said, **fields)
+        elif isinstance(fact, RunFailed | TopicRecreated | RolledBack | EventsStored):
+            self._log.warning(said, **fields)
+        else:
+            self._log.info(said, **fields)
+
+
+def in_words(fact: Fact) -> str:
+    """A fact as one sentence."""
+    match fact:
+        case EventsStored():
+            return _stored(fact)
+        case TopicRecreated():
+            return (
+                f"{fact.topic}[{fact.partition}] is another topic than the one read before:"
+                f" reading again from {fact.restart_offset} instead of {fact.stored_offset}"
+            )
+        case EventsExpired():
+            return f"{fact.count} held events expired without a verdict"
+        case BatchSealed():
+            run = fact.run_id or "no run: nothing in it to train"
+            return (
+                f"{fact.line}: batch {fact.batch_id} sealed by {fact.trigger}:"
+                f" {fact.n_train} to train, {fact.n_held_out} held out,"
+                f" {fact.n_replay} replayed, {fact.n_retry} tried again ({run})"
+            )
+        case RunLaunched():
+            return (
+                f"{fact.line}: run {fact.run_id} launched, attempt {fact.attempt},"
+                f" {fact.provider} job {fact.job_id}"
+            )
+        case RunFailed():
+            then = "another attempt follows" if fact.retried else "no further attempt"
+            return (
+                f"{fact.line}: run {fact.run_id} failed in attempt {fact.attempt}:"
+                f" {fact.error}: {fact.message} ({then})"
+            )
+        case RunTrained():
+            return (
+                f"{fact.line}: run {fact.run_id} trained on {fact.trained_tokens} tokens"
+                f" in {fact.seconds:.1f} s"
+            )
+        case CandidateDecided():
+            return f"{fact.line}: {fact.version}: {fact.outcome}: {fact.reason}"
+        case Promoted():
+            how = "promoted by force" if fact.forced else "promoted"
+            return f"{fact.line}: {fact.version} {how} by {fact.actor}, it replaces {fact.replaced}"
+        case RolledBack():
+            return (
+                f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
+                f"{f': {fact.reason}' if fact.reason else ''}"
+            )
+
+
+def _stored(fact: EventsStored) -> str:
+    parts = [
+        f"{n} {task_type} outputs {state}" for (task_type, state), n in sorted(fact.outputs.items())
+    ]
+    parts += [
+        f"{n} {task_type} feedback {state}"
+        for (task_type, state), n in sorted(fact.feedback.items())
+    ]
+    parts += [
+        f"{n} {task_type} outputs became {state}"
+        for (task_type, state), n in sorted(fact.rejudged.items())
+    ]
+    parts += [f"{n} dead letters: {reason}" for reason, n in sorted(fact.dead_letters.items())]
+    if fact.duplicates:
+        parts.append(f"{fact.duplicates} duplicates")
+    return f"{fact.source}: {', '.join(parts) or 'nothing new'}"

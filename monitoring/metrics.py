@@ -1,0 +1,267 @@
+"""The numbers that Prometheus reads: counters from facts, gauges from a snapshot.
+
+Knows no store and no API: whoever renders the page takes the snapshot first. Base units
+(seconds, events), one registry that is passed in, and only labels that are bounded: by
+configuration, or by what this release can say.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from learning.facts import (
+    BatchSealed,
+    CandidateDecided,
+    EventsExpired,
+    EventsStored,
+    Fact,
+    Promoted,
+    RolledBack,
+    RunFailed,
+    RunLaunched,
+    RunTrained,
+    TopicRecreated,
+)
+
+RUN_SECONDS_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 14_400, 28_800)
+
+
+@dataclass(frozen=True)
+class LineHealth:
+    """One model line, as far as the page shows it."""
+
+    line: str
+    champion: str
+    champion_since: datetime
+    held_out: int
+    wanted_held_out: int
+
+
+@dataclass(frozen=True)
+class ChampionLoss:
+    """Mean held-out loss of one version, nats per byte, as the gate last measured it."""
+
+    line: str
+    version: str
+    loss: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is so at this moment; everything that a counter cannot say."""
+
+    ready: bool
+    queued: Mapping[str, int] = field(default_factory=dict)
+    """Events by task type."""
+    held: Mapping[str, int] = field(default_factory=dict)
+    oldest_queued_seconds: Mapping[str, float] = field(default_factory=dict)
+    runs_by_state: Mapping[str, int] = field(default_factory=dict)
+    lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """Records not yet read, by topic and partition."""
+    lines: Sequence[LineHealth] = ()
+    losses: Sequence[ChampionLoss] = ()
+    success_rate: float | None = None
+    fine_tune_success_rate: float | None = None
+
+
+class Metrics:
+    """All metrics of one daemon, in one registry: the one given, or its own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = registry if registry is not None else CollectorRegistry()
+        self._registry = registry
+        self._counters = _Counters(registry)
+        self._gauges = _Gauges(registry)
+
+    def count(self, fact: Fact) -> None:
+        """Count a fact. Does not block."""
+        self._counters.count(fact)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Set the gauges; what is not in the snapshot any more disappears."""
+        self._gauges.set(snapshot)
+
+    def render(self) -> bytes:
+        """The page, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Counters:
+    """What has happened since the process started."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        self._events = counter("learnd_events", "Outputs stored.", "source", "task_type", "verdict")
+        self._rejudged = counter(
+            "learnd_rejudged", "Outputs whose verdict feedback changed.", "task_type", "verdict"
+        )
+        self._feedback = counter(
+            "learnd_feedback", "Feedback stored.", "source", "task_type", "state"
+        )
+        self._duplicates = counter(
+            "learnd_duplicates", "Arrivals that were stored already.", "source"
+        )
+        self._dead_letters = counter(
+            "learnd_dead_letters", "Records that could not become events.", "source", "reason"
+        )
+        self._expired = counter("learnd_expired", "Held outputs whose time ran out.")
+        self._recreated = counter(
+            "learnd_topics_recreated", "Partitions found to be others than were read.", "topic"
+        )
+        self._batches = counter("learnd_batches", "Batches sealed.", "line", "trigger")
+        self._members = counter("learnd_batch_members", "Events in sealed batches.", "line", "role")
+        self._launched = counter(
+            "learnd_run_launches", "Jobs that a provider accepted.", "line", "provider"
+        )
+        self._failed = counter(
+            "learnd_run_failures", "Attempts that failed.", "line", "error", "retried"
+        )
+        self._trained = counter("learnd_run_trained", "Runs whose training finished.", "line")
+        self._tokens = counter("learnd_run_trained_tokens", "Output tokens learned from.", "line")
+        self._seconds = Histogram(
+            "learnd_run_duration_seconds",
+            "From launch to the published artifact.",
+            ["line"],
+            registry=registry,
+            buckets=RUN_SECONDS_BUCKETS,
+        )
+        self._decisions = counter(
+            "learnd_decisions", "What the gate said of candidates.", "line", "outcome"
+        )
+        self._promotions = counter(
+            "learnd_promotions", "Versions that became champion.", "line", "forced"
+        )
+        self._rollbacks = counter("learnd_rollbacks", "Champions that were taken back.", "line")
+
+    def count(self, fact: Fact) -> None:
+        match fact:
+            case EventsStored():
+                self._count_stored(fact)
+            case EventsExpired():
+                self._expired.inc(fact.count)
+            case TopicRecreated():
+                self._recreated.labels(fact.topic).inc()
+            case BatchSealed():
+                self._batches.labels(fact.line, fact.trigger).inc()
+                for role, n in (
+                    ("train", fact.n_train),
+                    ("held_out", fact.n_held_out),
+                    ("replay", fact.n_replay),
+                    ("retry", fact.n_retry),
+                ):
+                    self._members.labels(fact.line, role).inc(n)
+            case RunLaunched():
+                self._launched.labels(fact.line, fact.provider).inc()
+            case RunFailed():
+                self._failed.labels(fact.line, fact.error, _yes_no(fact.retried)).inc()
+            case RunTrained():
+                self._trained.labels(fact.line).inc()
+                self._tokens.labels(fact.line).inc(fact.trained_tokens)
+                self._seconds.labels(fact.line).observe(fact.seconds)
+            case CandidateDecided():
+                self._decisions.labels(fact.line, fact.outcome).inc()
+            case Promoted():
+                self._promotions.labels(fact.line, _yes_no(fact.forced)).inc()
+            case RolledBack():
+                self._rollbacks.labels(fact.line).inc()
+
+    def _count_stored(self, fact: EventsStored) -> None:
+        for (task_type, state), n in fact.outputs.items():
+            self._events.labels(fact.source, task_type, state).inc(n)
+        for (task_type, state), n in fact.rejudged.items():
+            self._rejudged.labels(task_type, state).inc(n)
+        for (task_type, feedback_state), n in fact.feedback.items():
+            self._feedback.labels(fact.source, task_type, feedback_state).inc(n)
+        for reason, n in fact.dead_letters.items():
+            self._dead_letters.labels(fact.source, reason).inc(n)
+        self._duplicates.labels(fact.source).inc(fact.duplicates)
+
+
+class _Gauges:
+    """What is so now. Cleared before each setting, so that nothing stale stays."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        self._ready = gauge("learnd_ready", "1 when the daemon can take work.")
+        self._queued = gauge("learnd_queue_events", "Events that wait for a batch.", "task_type")
+        self._held = gauge("learnd_held_events", "Outputs that wait for a verdict.", "task_type")
+        self._oldest = gauge(
+            "learnd_oldest_queued_age_seconds", "Age of the oldest queued event.", "task_type"
+        )
+        self._runs = gauge("learnd_runs", "Fine-tune runs.", "state")
+        self._lag = gauge(
+            "learnd_consumer_lag_records", "Records not yet read.", "topic", "partition"
+        )
+        self._champion = gauge(
+            "learnd_champion_info", "Always 1: the champion of each line.", "line", "version"
+        )
+        self._champion_since = gauge(
+            "learnd_champion_since_timestamp_seconds", "When it became champion.", "line"
+        )
+        self._held_out = gauge("learnd_held_out_examples", "Frozen held-out examples.", "line")
+        self._wanted = gauge(
+            "learnd_held_out_examples_wanted", "As many make the gate sure.", "line"
+        )
+        self._loss = gauge(
+            "learnd_held_out_loss",
+            "Mean held-out loss in nats per byte, as the gate last measured it.",
+            "line",
+            "version",
+        )
+        self._success = gauge(
+            "learnd_success_ratio", "Outputs that may train, of those that were judged."
+        )
+        self._fine_tune_success = gauge(
+            "learnd_fine_tune_success_ratio", "Runs that were decided, of those that ended."
+        )
+        self._labelled = (
+            self._queued,
+            self._held,
+            self._oldest,
+            self._runs,
+            self._lag,
+            self._champion,
+            self._champion_since,
+            self._held_out,
+            self._wanted,
+            self._loss,
+        )
+
+    def set(self, snapshot: Snapshot) -> None:
+        for gauge in self._labelled:
+            gauge.clear()
+        self._ready.set(snapshot.ready)
+        for task_type, n in snapshot.queued.items():
+            self._queued.labels(task_type).set(n)
+        for task_type, n in snapshot.held.items():
+            self._held.labels(task_type).set(n)
+        for task_type, seconds in snapshot.oldest_queued_seconds.items():
+            self._oldest.labels(task_type).set(seconds)
+        for state, n in snapshot.runs_by_state.items():
+            self._runs.labels(state).set(n)
+        for (topic, partition), records in snapshot.lag.items():
+            self._lag.labels(topic, str(partition)).set(records)
+        for line in snapshot.lines:
+            self._champion.labels(line.line, line.champion).set(1)
+            self._champion_since.labels(line.line).set(line.champion_since.timestamp())
+            self._held_out.labels(line.line).set(line.held_out)
+            self._wanted.labels(line.line).set(line.wanted_held_out)
+        for one in snapshot.losses:
+            self._loss.labels(one.line, one.version).set(one.loss)
+        # Without data a rate is not a number, which no alert rule compares with anything.
+        self._success.set(_or_nan(snapshot.success_rate))
+        self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))
+
+
+def _or_nan(rate: float | None) -> float:
+    return float("nan") if rate is None else rate
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,27 @@
+"""Fixtures that several folders of tests share: the real servers, and names used only once."""
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.services import kafka, require
+from tests.services.kafka import KafkaBroker
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> Iterator[KafkaBroker]:
+    """One real broker for the whole session; keep apart from other tests by `topic_names`."""
+    require("Kafka", kafka.missing())
+    with KafkaBroker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def topic_names() -> Callable[[str], str]:
+    """`topic_names("outputs")` is a new name each time: for topics, groups, transactional ids."""
+
+    def name(stem: str) -> str:
+        return f"{stem}-{uuid.uuid4().hex[:12]}"
+
+    return name
