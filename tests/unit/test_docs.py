@@ -1,0 +1,39 @@
+"""The documents keep up with the code."""
+
+import re
+from pathlib import Path
+
+from consumers.wire import Reason
+from daemon.settings import Settings
+from finetune.trainer.protocol import TrainingSettings
+from learning.ports import ID_REUSED
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROW = re.compile(r"^\| `([a-z0-9_.]+)` \| (?:`(.*?)`|-) \|", re.MULTILINE)
+OWN_PATHS = {"data_dir", "database_url", "dataset_dir"}
+
+
+def documented_defaults() -> dict[str, str]:
+    return {key: value or "-" for key, value in ROW.findall((DOCS / "settings.md").read_text())}
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = documented_defaults()
+    for setting in Settings().explain():
+        assert setting.key in documented
+        if setting.key not in OWN_PATHS:
+            assert documented[setting.key] == setting.value, setting.key
+
+
+def test_every_training_setting_is_documented_with_its_default() -> None:
+    documented = documented_defaults()
+    for name, field in TrainingSettings.model_fields.items():
+        if name != "seed":
+            default = "-" if field.default is None else str(field.default)
+            assert documented[name].lower() == default.lower(), name
+
+
+def test_every_dead_letter_reason_is_documented() -> None:
+    text = (DOCS / "events.md").read_text()
+    for reason in (*Reason, ID_REUSED):
+        assert f"`{reason}`" in text, reason
