@@ -8,15 +8,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-
-import structlog
 
 from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
 from learning.clock import Clock
 from learning.events import FeedbackEvent, OutputEvent
 from learning.facts import Announce, EventsStored
-from learning.lifecycle import EventState
 from learning.lines import ModelLines
 from learning.policy import Verdict
 from learning.ports import (
@@ -30,17 +26,8 @@ from learning.ports import (
     ReceivedFeedback,
 )
 
-log = structlog.get_logger(__name__)
-
 _BYTES_BETWEEN_PAUSES = 256_000
 """After decoding so much the event loop gets its turn: some milliseconds of work."""
-
-
-class UnknownTaskTypes(StrEnum):
-    """What becomes of an event whose task type no model line owns."""
-
-    DEAD_LETTER = "dead_letter"
-    ACCEPT = "accept"
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,6 @@ class Ingest:
         announce: Announce,
         clock: Clock,
         *,
-        unknown_task_types: UnknownTaskTypes = UnknownTaskTypes.DEAD_LETTER,
         limits: Limits = STANDARD_LIMITS,
     ) -> None:
         self._store = store
@@ -71,7 +57,6 @@ class Ingest:
         self._judge = judge
         self._announce = announce
         self._clock = clock
-        self._unknown_task_types = unknown_task_types
         self._limits = limits
 
     async def store_block(
@@ -133,7 +118,7 @@ class Ingest:
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
         raw = record.value or b""
         decoded = decode(record.kind, record.value, record.origin, now, self._limits)
-        if isinstance(decoded, Decoded) and not self._known(decoded.event.task_type):
+        if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"
             )
@@ -143,21 +128,5 @@ class Ingest:
         event = decoded.event
         if isinstance(event, FeedbackEvent):
             return ReceivedFeedback(decoded.event_id, event, raw, record.origin, now)
-        verdict = self._verdict(event)
+        verdict = self._judge(event)
         return JudgedOutput(decoded.event_id, event, verdict, raw, record.origin, now)
-
-    def _known(self, task_type: str) -> bool:
-        return (
-            self._unknown_task_types is UnknownTaskTypes.ACCEPT
-            or self._lines.owner(task_type) is not None
-        )
-
-    def _verdict(self, output: OutputEvent) -> Verdict:
-        try:
-            return self._judge(output)
-        except Exception as error:
-            # Validators come from outside too. One that breaks on an event must neither
-            # stop its partition nor let the event pass: it is quarantined for a person.
-            log.exception("a validator broke on an event", task_id=output.task_id)
-            reason = f"a validator broke on it: {type(error).__name__}: {error}"
-            return Verdict(EventState.QUARANTINED, reason, by_human=False)

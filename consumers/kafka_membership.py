@@ -444,8 +444,10 @@ class Membership:
                 await self._store_records(tp, fetched)
 
     async def _read_up_to(self, tp: TopicPartition, claim: _Claim, error: Exception) -> None:
-        """Store the good records before the bad batch, one by one, and stop there."""
-        self._seek_all()
+        """Store the good records before the bad batch, read one by one, and wait there."""
+        if self._claims.get(tp) is not claim:
+            return  # revoked meanwhile
+        self._consumer.seek(tp, claim.passed)
         good: list[Any] = []
         reached = False
         while not reached and len(good) < self._max_records:

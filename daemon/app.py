@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from consumers.ingest import Ingest, UnknownTaskTypes
+from consumers.ingest import Ingest
 from consumers.kafka_source import KafkaSource
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
@@ -155,7 +155,6 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             judge,
             announcer,
             utc_now,
-            unknown_task_types=UnknownTaskTypes(settings.policy.unknown_task_types),
             limits=Limits(max_bytes=settings.kafka.max_message_bytes),
         )
         host = await stack.enter_async_context(

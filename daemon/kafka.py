@@ -35,6 +35,7 @@ def kafka_connection(settings: KafkaSettings) -> KafkaConnection:
         feedback_topics=settings.feedback_topics,
         client=client,
         max_records=settings.max_records,
+        session_timeout_seconds=settings.session_timeout_seconds,
     )
 
 

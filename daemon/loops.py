@@ -13,7 +13,7 @@ from daemon.store import Store
 from learning.batching import BatchRules, due
 from learning.clock import Clock
 from learning.facts import Announce, EventsExpired
-from learning.lines import ModelLine, ModelLines
+from learning.lines import ModelLines
 from learning.ports import StoreUnavailableError
 from learning.sampling import SplitRules
 
@@ -63,7 +63,7 @@ class Sealer:
 
     async def seal_due(self) -> None:
         """Seal one batch of each line where one is due."""
-        for line in await self._waiting_lines():
+        for line in self._lines.owners(await self._store.queue.waiting_task_types()):
             queue = await self._store.queue.look(line)
             batch = due(queue, self._batch_rules, self._clock())
             if batch is None or line.base_model is None:
@@ -73,15 +73,6 @@ class Sealer:
             )
             if sealed is not None:
                 self._announce(sealed)
-
-    async def _waiting_lines(self) -> list[ModelLine]:
-        """The lines with queued events, each once."""
-        lines: dict[str, ModelLine] = {}
-        for task_type in await self._store.queue.waiting_task_types():
-            line = self._lines.owner(task_type)
-            if line is not None:
-                lines[line.name] = line
-        return list(lines.values())
 
 
 async def expire_held(store: Store, hold: timedelta, announce: Announce, clock: Clock) -> None:

@@ -62,12 +62,11 @@ class DaemonOperations:
     async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
         """See daemon.api.ports.Operations."""
         if task_type is None:
-            lines = list(self._lines)
+            lines = self._lines.owners(await self._store.queue.waiting_task_types())
         else:
-            owner = self._lines.owner(task_type)
-            if owner is None:
+            lines = self._lines.owners([task_type])
+            if not lines:
                 raise UnknownTaskTypeError(task_type)
-            lines = [owner]
         return [await self._flush_line(line, actor) for line in lines]
 
     async def _flush_line(self, line: ModelLine, actor: str) -> FlushResult:
@@ -152,7 +151,9 @@ class DaemonOperations:
             else:
                 examples.append((number, decoded.event, prompt_key(decoded.event)))
         stored = await self._store.queue.import_held_out(examples, task_type, actor, now)
-        return HeldOutImport(stored.added, stored.duplicates, sorted([*refused, *stored.refused]))
+        return HeldOutImport(
+            stored.added, stored.duplicates, tuple(sorted([*refused, *stored.refused]))
+        )
 
 
 def _numbered_lines(rows: bytes) -> Iterator[tuple[int, bytes]]:

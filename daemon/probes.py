@@ -150,8 +150,8 @@ def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], i
             if (n := statistics.states.get(EventState.HELD, 0))
         },
         oldest_queued_seconds={
-            task_type: (overview.at - received_at).total_seconds()
-            for task_type, received_at in overview.oldest_queued_at.items()
+            task_type: (overview.at - since).total_seconds()
+            for task_type, since in overview.oldest_queued_at.items()
         },
         runs_by_state=overview.runs_by_state,
         lag=lag,

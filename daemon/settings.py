@@ -5,7 +5,6 @@ reads the file and the environment. No model name, endpoint or key has a default
 """
 
 import difflib
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,10 +29,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from consumers.kafka_connection import KafkaConnection
 from finetune.trainer.protocol import TrainingSettings
 from learning.batching import BatchRules
-from learning.errors import LearningError
 from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
@@ -54,6 +51,20 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise PydanticCustomError("no_file", "there is no such file")
+    return path
+
+
+def _database(url: str) -> str:
+    if not url.startswith(("sqlite:", "sqlite+", "postgresql:", "postgresql+")):
+        raise PydanticCustomError(
+            "database", "an SQLAlchemy address is needed, such as sqlite:////var/lib/learnd/l.db"
+        )
+    return url
+
+
 def _listed(value: object) -> object:
     """An environment variable lists its items with commas."""
     if isinstance(value, str):
@@ -66,6 +77,8 @@ PartialShare = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0, allow_inf_nan=False)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 """`~` is the home directory; a relative path starts at the working directory."""
+File = Annotated[AbsolutePath, AfterValidator(_file)]
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
 Topic = Annotated[
     str, StringConstraints(min_length=1, max_length=249, pattern=r"^[A-Za-z0-9._-]+$")
 ]
@@ -112,13 +125,15 @@ class KafkaSettings(_Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: Text | None = None
     sasl_password: SecretStr | None = None
-    ssl_cafile: AbsolutePath | None = None
-    ssl_certfile: AbsolutePath | None = None
-    ssl_keyfile: AbsolutePath | None = None
+    ssl_cafile: File | None = None
+    ssl_certfile: File | None = None
+    ssl_keyfile: File | None = None
     max_records: int = Field(2_000, ge=1, le=100_000)
     """Records that are fetched and stored together."""
     max_message_bytes: int = Field(1_000_000, ge=1_000, le=100_000_000)
     """A larger record is a dead letter."""
+    session_timeout_seconds: float = Field(10.0, ge=0.5, le=1_800.0, allow_inf_nan=False)
+    """A daemon that was killed holds its partitions for so long; the broker bounds it too."""
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
@@ -217,6 +232,7 @@ class GateSettings(_Section):
     margin: PartialShare = 0.05
     significance: float = Field(0.05, gt=0, le=0.5, allow_inf_nan=False)
     recent_evidence: int = Field(64, ge=2, le=1_000_000)
+    older_evidence: int = Field(192, ge=0, le=1_000_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -280,14 +296,6 @@ class LogSettings(_Section):
     format: Literal["json", "console"] = "console"
 
 
-class CertificateError(LearningError):
-    """A certificate file of the kafka section cannot be read, or is none."""
-
-    def __init__(self, file: Path | None, error: OSError) -> None:
-        super().__init__(f"kafka: {file}: {error.strerror or error}")
-        self.file = file
-
-
 # --- all of them ----------------------------------------------------------------------
 
 
@@ -322,7 +330,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: AbsolutePath = Path("learnd-data")
-    database_url: Text = Field(default_factory=_default_database)
+    database_url: DatabaseUrl = Field(default_factory=_default_database)
     dataset_dir: AbsolutePath = Field(default_factory=_default_datasets)
     simulation_mode: bool = False
     """Everything runs, but no job is launched."""
@@ -384,26 +392,6 @@ class Settings(BaseSettings):
                 )
         return self
 
-    def kafka_connection(self) -> KafkaConnection:
-        """How to reach Kafka. Reads the certificate files. Raises CertificateError."""
-        kafka = self.kafka
-        client: dict[str, Any] = {"security_protocol": kafka.security_protocol}
-        if kafka.security_protocol.endswith("SSL"):
-            client["ssl_context"] = _ssl_context(kafka)
-        if kafka.security_protocol.startswith("SASL"):
-            assert kafka.sasl_password is not None, "the section requires it"
-            client["sasl_mechanism"] = kafka.sasl_mechanism
-            client["sasl_plain_username"] = kafka.sasl_username
-            client["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
-        return KafkaConnection(
-            bootstrap_servers=kafka.bootstrap_servers,
-            group_id=kafka.group_id,
-            outputs_topics=kafka.outputs_topics,
-            feedback_topics=kafka.feedback_topics,
-            client=client,
-            max_records=kafka.max_records,
-        )
-
     def policy_rules(self) -> Policy:
         """The bars of the policy, as the core knows them."""
         return Policy(
@@ -432,6 +420,8 @@ class Settings(BaseSettings):
     def model_lines(self) -> ModelLines:
         """The configured lines, and one of its own name for each built-in task type left over.
 
+        Where new task types are accepted, each gets a line of its own too.
+
         Training settings of the local provider are complete: every default is filled in,
         so that equal settings have equal digests however they were written.
         """
@@ -443,11 +433,8 @@ class Settings(BaseSettings):
             for task_type in BUILT_IN_TASK_TYPES
             if task_type not in taken
         ]
-        return ModelLines(lines)
-
-    def line_of_new_task_type(self, task_type: str) -> ModelLine:
-        """The line that a task type gets that was not configured, where such are accepted."""
-        return self._line(task_type, LineSettings())
+        accepts_new = self.policy.unknown_task_types == "accept"
+        return ModelLines(lines, self._line("new", LineSettings()) if accepts_new else None)
 
     def _line(self, name: str, line: LineSettings) -> ModelLine:
         provider = line.provider or self.finetune.provider
@@ -478,18 +465,6 @@ class Settings(BaseSettings):
         """The same settings, knowing where each was set; for whoever read them."""
         self._sources.update(sources)
         return self
-
-
-def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    file = kafka.ssl_cafile
-    try:
-        context = ssl.create_default_context(cafile=file)
-        if kafka.ssl_certfile is not None:
-            file = kafka.ssl_certfile
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile)
-    except OSError as error:  # ssl.SSLError is one too
-        raise CertificateError(file, error) from error
-    return context
 
 
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
+from daemon.exit_status import ExitStatus
 from daemon.settings import ENV_PREFIX, KeyPath, Settings, in_words, leaves, no_such_setting
 from learning.errors import LearningError
 
@@ -46,6 +47,8 @@ PLAIN_NAMES: Mapping[str, KeyPath] = {
 
 class SettingsError(LearningError):
     """The settings cannot be used. `problems` are lines for a person, one for each fault."""
+
+    exit_status = ExitStatus.USAGE
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))

@@ -7,7 +7,6 @@ the run's folder. Everything that needs a training library happens in the child.
 
 import asyncio
 import difflib
-import importlib.util
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -89,12 +88,6 @@ class LocalProvider:
 
     async def launch(self, spec: RunSpec) -> JobHandle:
         """See learning.ports.FineTuneProvider. A repeated attempt returns its first job."""
-        if importlib.util.find_spec("torch") is None:
-            raise JobFailedError(
-                "trainer_not_installed",
-                "the local provider needs the extra `train`: pip install 'learnd[train]'",
-                retryable=False,
-            )
         try:
             self.check_training(spec.training)
         except ValueError as error:
@@ -128,7 +121,7 @@ class LocalProvider:
         except asyncio.CancelledError:
             if known.cancelled and not _is_being_cancelled():
                 raise _cancelled(job) from None
-            del self._jobs[job.job_id]
+            self._jobs.pop(job.job_id, None)
             raise
 
     async def cancel(self, job: JobHandle) -> None:

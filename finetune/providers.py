@@ -7,10 +7,9 @@ factory under the entry point group `learnd.providers`.
 
 import contextlib
 import difflib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,6 @@ from learning.errors import LearningError
 from learning.ports import Evaluator, FineTuneProvider
 
 GROUP: Final = "learnd.providers"
-TRAINER_LOG: Final = "trainer.log"
 
 
 @dataclass(frozen=True)
@@ -89,31 +87,6 @@ def factory_of(name: str) -> ProviderFactory:
             raise BrokenProviderError(name, entry.value, error) from error
         return factory
     raise UnknownProviderError(name, provider_names())
-
-
-@contextlib.asynccontextmanager
-async def open_workbenches(
-    names: Collection[str],
-    *,
-    work_dir: Path,
-    artifacts: ArtifactStore,
-    trainer_idle: timedelta,
-    training: Mapping[str, Any] | None = None,
-) -> AsyncIterator[Mapping[str, Workbench]]:
-    """A workbench for each name, and the one trainer that they share; all closed at the end.
-
-    Raises UnknownProviderError and BrokenProviderError before anything is opened.
-    """
-    factories = {name: factory_of(name) for name in sorted(names)}
-    async with contextlib.AsyncExitStack() as stack:
-        trainer = await stack.enter_async_context(
-            TrainerHost(artifacts, work_dir / TRAINER_LOG, idle=trainer_idle)
-        )
-        workshop = Workshop(work_dir, artifacts, trainer, training or {})
-        yield {
-            name: await stack.enter_async_context(factory(workshop))
-            for name, factory in factories.items()
-        }
 
 
 @contextlib.asynccontextmanager

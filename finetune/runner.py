@@ -8,7 +8,6 @@ that a restarted runner and one that never stopped do the same.
 import asyncio
 import contextlib
 import itertools
-import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 import structlog
 
 from finetune.artifacts import ArtifactError, ArtifactStore
-from finetune.datasets.chat import DatasetError, write_dataset
+from finetune.datasets.chat import DatasetError, write_dataset, write_examples
 from finetune.providers import Workbench
 from learning.clock import Clock
 from learning.errors import IllegalMoveError
@@ -42,7 +41,6 @@ from learning.ports import (
     ChampionMovedError,
     Duel,
     FineTuneProvider,
-    HeldOutRow,
     JobFailedError,
     JobHandle,
     JobProgress,
@@ -57,6 +55,8 @@ log = structlog.get_logger(__name__)
 
 STORE_RETRY_SECONDS = 2.0
 PROGRESS_SECONDS = 1.0
+MOST_DOUBLINGS = 20
+"""More of them would only overflow: the cap is reached long before."""
 DUE_SECONDS = 5.0
 """How often the runner looks for due runs when nobody wakes it."""
 
@@ -80,7 +80,7 @@ def retry_delay(failures: int, rules: RunnerRules, draw: Callable[[], float]) ->
     `draw` gives a number in [0, 1); the delay is between half of the full one and all of it,
     so that runs which failed together do not come back together.
     """
-    doubled: timedelta = rules.retry_base * 2 ** (failures - 1)
+    doubled: timedelta = rules.retry_base * 2 ** min(failures - 1, MOST_DOUBLINGS)
     return min(doubled, rules.retry_cap) * (0.5 + draw() / 2)
 
 
@@ -151,6 +151,7 @@ class Runner:
     async def _work(self, run_id: str) -> None:
         """Take one run as far as it goes, from whatever step it is at."""
         async with self._places:
+            unanswered = itertools.count(1)
             while True:
                 try:
                     record = await self._store.get(run_id)
@@ -159,6 +160,12 @@ class Runner:
                 except StoreUnavailableError as error:
                     log.warning("store unavailable", run=run_id, error=str(error))
                     await asyncio.sleep(STORE_RETRY_SECONDS)
+                except (ConnectionError, TimeoutError) as error:
+                    # What was asked for may have been done all the same: the stored step is
+                    # looked at again, so that a launch is looked up before there is another.
+                    log.warning("the provider did not answer", run=run_id, error=repr(error))
+                    delay = retry_delay(next(unanswered), self._rules, self._draw)
+                    await asyncio.sleep(delay.total_seconds())
                 except Exception as error:
                     # A defect in one run must not end intake and every other run.
                     log.exception("run failed unexpectedly", run=run_id)
@@ -339,7 +346,7 @@ class Runner:
         candidate: Sequence[Score] = ()
         if examples:
             path = self._work_dir / record.run_id / "evaluation.jsonl"
-            await asyncio.to_thread(_write_examples, path, [row for row, _ in chosen])
+            await asyncio.to_thread(write_examples, path, line, [row for row, _ in chosen])
             champion, candidate = await self._score(line, duel, path)
         # The test imports a numeric library the first time, which takes a second.
         report = await asyncio.to_thread(
@@ -418,12 +425,6 @@ class Runner:
 
     def _workbench(self, line: ModelLine) -> Workbench:
         return self._workbenches[line.provider]
-
-
-def _write_examples(path: Path, rows: Sequence[HeldOutRow]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"messages": list(row.messages)}, ensure_ascii=False) for row in rows)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _columns(scores: Sequence[Score]) -> Mapping[str, Any]:

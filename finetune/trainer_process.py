@@ -281,9 +281,10 @@ class TrainerProcess:
         self._ending.result()
 
     async def _shut_down(self, grace: timedelta, terminate: bool) -> None:
-        self._stdin.close()
         if terminate:
             self._signal(signal.SIGTERM)
+        else:
+            self._stdin.close()  # not on a busy one: it would take it for our death, and die too
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
                 await self._process.wait()
@@ -291,9 +292,14 @@ class TrainerProcess:
         # group keeps its number from being given away; if none stayed, the few milliseconds
         # since it was reaped are too short for all other numbers to be used up.
         self._signal(signal.SIGKILL)
+        # asyncio waits for the end of the pipes too, which does not come while more is unread
+        # than a buffer holds, or while somebody else has them open. So they are closed here.
+        transport = self._process._transport  # type: ignore[attr-defined]
+        self._stdin.close()
+        transport.get_pipe_transport(1).close()
         status = await self._process.wait()
-        with contextlib.suppress(ConnectionError):
-            await self._stdin.wait_closed()
+        transport.close()
+        await asyncio.sleep(0)  # what these three have put off happens now
         log.info("trainer ended", pid=self.pid, status=status)
 
     def _signal(self, number: signal.Signals) -> None:

@@ -33,6 +33,7 @@ class LineQueue:
     line: str
     waiting: int
     oldest_waiting: datetime | None
+    """Since when the first of them waits here; not when it arrived, which may be days before."""
     busy: bool
     """Whether a batch of the line is sealed and not yet decided."""
 

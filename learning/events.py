@@ -8,6 +8,7 @@ looks at a clock, so whether a time is plausible is decided by the reader
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -169,10 +170,13 @@ def prompt_key(event: OutputEvent) -> bytes:
     Two examples with one key must not stand on both sides of a split.
     """
     if event.messages is None:
-        text = event.prompt or ""
-    else:
-        text = "\n".join(message.content for message in event.messages[:-1])
-    return digest(" ".join(text.casefold().split()))
+        return key_of_prompt([event.prompt or ""])
+    return key_of_prompt(message.content for message in event.messages[:-1])
+
+
+def key_of_prompt(texts: Iterable[str]) -> bytes:
+    """`prompt_key` of a conversation, given its messages' texts without the answer."""
+    return digest(" ".join("\n".join(texts).casefold().split()))
 
 
 def group_key(event: OutputEvent) -> bytes | None:

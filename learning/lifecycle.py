@@ -107,7 +107,7 @@ _RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
     RunState.RUNNING: frozenset(
         {RunState.TRAINED, RunState.PLANNED, RunState.FAILED, RunState.CANCELLED}
     ),
-    RunState.TRAINED: frozenset({RunState.EVALUATING, RunState.PLANNED, RunState.FAILED}),
+    RunState.TRAINED: frozenset({RunState.EVALUATING, RunState.FAILED}),
     RunState.EVALUATING: frozenset({RunState.DECIDED, RunState.FAILED}),
 }
 _VERSION_MOVES: Mapping[VersionState, frozenset[VersionState]] = {

@@ -1,6 +1,6 @@
 """The model line: what is versioned. It owns task types, a base model and one champion."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +62,11 @@ class ModelLines:
         if self._template is None or task_type in self._lines:
             return None
         return replace(self._template, name=task_type, task_types=frozenset({task_type}))
+
+    def owners(self, task_types: Iterable[str]) -> Sequence[ModelLine]:
+        """The lines that learn from any of the task types, each once; unknown ones have none."""
+        found = (self.owner(task_type) for task_type in task_types)
+        return list({line.name: line for line in found if line is not None}.values())
 
     def get(self, name: str) -> ModelLine | None:
         """The line of that name, or None."""

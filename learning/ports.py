@@ -320,7 +320,10 @@ class RunStore(Protocol):
         ...
 
     async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:
-        """planned -> waiting, with what it waits for in words."""
+        """planned or launching -> waiting, with what it waits for in words.
+
+        One that waits since its launch was left unresolved; only a person may plan it again.
+        """
         ...
 
     async def adopt(self, run_id: str, job_id: str, now: datetime) -> None:
@@ -406,7 +409,8 @@ class FineTuneProvider(Protocol):
 
     async def launch(self, spec: RunSpec) -> JobHandle:
         """Start a job. A repeated (run_id, attempt) returns the first job where
-        `recovery` is IDEMPOTENCY. Raises JobFailedError."""
+        `recovery` is IDEMPOTENCY. Raises JobFailedError when there is no job, and
+        ConnectionError or TimeoutError when nobody knows whether there is one."""
         ...
 
     async def lookup(self, run_id: str, attempt: int) -> JobHandle | None:

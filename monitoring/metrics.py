@@ -5,11 +5,19 @@ Knows no store and no API: whoever renders the page takes the snapshot first. Ba
 configuration, or by what this release can say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
+from prometheus_client.registry import Collector
 
 from learning.facts import (
     BatchSealed,
@@ -85,7 +93,20 @@ class Metrics:
 
     def render(self) -> bytes:
         """The page, in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(_WithoutCreationTimes(self._registry))
+
+
+class _WithoutCreationTimes(Collector):
+    """A registry without the `_created` series, which double the page and help nobody."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry has, less those."""
+        for metric in self._registry.collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
 
 
 class _Counters:

@@ -4,9 +4,14 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.services import kafka, require
 from tests.services.kafka import KafkaBroker
+
+# No test fails because a machine was slow: the first example may import scipy.
+settings.register_profile("learnd", deadline=None)
+settings.load_profile("learnd")
 
 
 @pytest.fixture(scope="session")

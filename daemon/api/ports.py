@@ -31,9 +31,9 @@ class Operations(Protocol):
     """
 
     async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
-        """Seal what waits, of one task type's line or of all, in the order of the lines.
+        """Seal what waits: of one task type's line, or of every line where something waits.
 
-        A line with nothing waiting, or a batch under way, seals nothing and says why.
+        A batch under way does not stop it: the new batch's run waits for its turn.
         """
         ...
 

@@ -4,6 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
+from daemon.exit_status import ExitStatus
 from learning.errors import LearningError
 
 FILE_NAME = "token"
@@ -13,8 +14,23 @@ TOKEN_BYTES = 32
 class TokenUnreadableError(LearningError):
     """The token file exists and cannot be used."""
 
+    exit_status = ExitStatus.UNREACHABLE
+
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path}: {why}; remove the file to have a new token made at the start")
+        self.path = path
+
+
+class TokenMissingError(LearningError):
+    """No daemon has made a token in this data directory."""
+
+    exit_status = ExitStatus.UNREACHABLE
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"no token at {path}: no daemon was started with this data directory. `learnd run`"
+            " starts one; --data-dir names another directory, LEARND_TOKEN gives a token"
+        )
         self.path = path
 
 
@@ -37,10 +53,15 @@ def ensure_token(data_dir: Path) -> str:
 
 
 def read_token(data_dir: Path) -> str:
-    """The token that a daemon made in its data directory. Raises TokenUnreadableError."""
+    """The token that a daemon made in its data directory.
+
+    Raises TokenMissingError and TokenUnreadableError.
+    """
     path = data_dir / FILE_NAME
     try:
         token = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError as error:
+        raise TokenMissingError(path) from error
     except OSError as error:
         raise TokenUnreadableError(path, error.strerror or "cannot be read") from error
     except UnicodeDecodeError as error:

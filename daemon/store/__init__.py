@@ -29,7 +29,11 @@ class Store:
     async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         database = Database(url)
-        await database.migrate()
+        try:
+            await database.migrate()
+        except BaseException:
+            await database.close()
+            raise
         return cls(
             database,
             Intake(database, judge, clock),

@@ -4,13 +4,24 @@ Decides nothing: verdicts come with the events, and the judge that it is given i
 again when feedback meets its output.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, func, insert, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
@@ -217,40 +228,29 @@ class Intake:
         outputs moved.
         """
         waiting = _count_waiting_feedback(tx, arrived)
-        met: dict[TaskKey, FeedbackState] = {}
+        outputs = _outputs_of(tx, waiting)
+        met = {key: _met_by(output) for key, output in outputs.items()}
+        _settle_feedback(tx, met, outputs)
+        for key, state in met.items():
+            n = waiting[key]
+            tally.move(EventKind.FEEDBACK, key.task_type, FeedbackState.WAITING, state, times=n)
+
         rejudged: Counter[tuple[str, EventState]] = Counter()
-        for key, output in _outputs_of(tx, waiting).items():
-            met[key] = state = _met_by(output)
-            # By its task, not by a list of ids: a task may have any number of feedback.
-            tx.execute(
-                update(feedback)
-                .where(_IS_WAITING, feedback.c.task_type == key.task_type)
-                .where(feedback.c.task_id == key.task_id)
-                .values(state=state, output_id=output.id if output is not None else None)
-            )
-            tally.move(
-                EventKind.FEEDBACK,
-                key.task_type,
-                FeedbackState.WAITING,
-                state,
-                times=waiting[key],
-            )
-            if state is FeedbackState.JOINED and output is not None:
-                moved_to = self._judge_again(tx, output, tally)
-                if moved_to is not None:
-                    rejudged[key.task_type, moved_to] += 1
+        joined = {
+            output.id: output
+            for key, output in outputs.items()
+            if output is not None and met[key] is FeedbackState.JOINED
+        }
+        for output_id, people in _people_on(tx, joined).items():
+            output = joined[output_id]
+            moved_to = self._judge_again(tx, output, people, tally)
+            if moved_to is not None:
+                rejudged[output.task_type, moved_to] += 1
         return met, rejudged
 
-    def _judge_again(self, tx: Connection, output: Row[Any], tally: Tally) -> EventState | None:
-        people = tuple(
-            tx.execute(
-                select(feedback.c.approved.distinct()).where(
-                    feedback.c.output_id == output.id, feedback.c.approved.is_not(None)
-                )
-            ).scalars()
-        )
-        if not people:
-            return None
+    def _judge_again(
+        self, tx: Connection, output: Row[Any], people: tuple[bool, ...], tally: Tally
+    ) -> EventState | None:
         verdict = self._judge(OutputEvent.model_validate_json(output.payload), people)
         current = EventState(output.state)
         if confirms(current, output.by_human, verdict):
@@ -308,6 +308,53 @@ def _met_by(output: Row[Any] | None) -> FeedbackState:
 _IS_WAITING = is_one_of(feedback.c.state, FeedbackState.WAITING)
 
 
+def _settle_feedback(
+    tx: Connection,
+    met: Mapping[TaskKey, FeedbackState],
+    outputs: Mapping[TaskKey, Row[Any] | None],
+) -> None:
+    """Give all feedback that waits for some tasks its state and its output."""
+    if not met:
+        return
+    # By task, not by a list of ids: any number of feedback may wait for one.
+    tx.execute(
+        update(feedback)
+        .where(
+            _IS_WAITING,
+            feedback.c.task_type == bindparam("of_type"),
+            feedback.c.task_id == bindparam("of_task"),
+        )
+        .values(state=bindparam("met"), output_id=bindparam("met_output")),
+        [
+            {
+                "of_type": key.task_type,
+                "of_task": key.task_id,
+                "met": state,
+                "met_output": output.id if (output := outputs[key]) is not None else None,
+            }
+            for key, state in met.items()
+        ],
+    )
+
+
+def _people_on(tx: Connection, outputs: Collection[int]) -> dict[int, tuple[bool, ...]]:
+    """The different verdicts that people gave on each of some outputs, without those without."""
+    people: dict[int, tuple[bool, ...]] = {}
+    wanted = sorted(outputs)
+    for start in range(0, len(wanted), CHUNK):
+        verdicts = (
+            select(feedback.c.output_id, feedback.c.approved)
+            .distinct()
+            .where(
+                feedback.c.output_id.in_(wanted[start : start + CHUNK]),
+                feedback.c.approved.is_not(None),
+            )
+        )
+        for row in tx.execute(verdicts):
+            people[row.output_id] = (*people.get(row.output_id, ()), row.approved)
+    return people
+
+
 def _count_waiting_feedback(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, int]:
     """How many feedback wait for each of some tasks; those without any are left out."""
     if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
@@ -343,14 +390,23 @@ def _outputs_of(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, Row[
 
 
 def _by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
+    """Rows of an aggregate over some tasks, grouped by task.
+
+    Asked for one task type at a time: of a list of pairs SQLite would scan the whole index.
+    """
     columns = counts.selected_columns
-    task = (columns.task_type, columns.task_id)
-    wanted = sorted(keys)
+    by_type: defaultdict[str, list[str]] = defaultdict(list)
+    for key in sorted(keys):
+        by_type[key.task_type].append(key.task_id)
     return [
         row
-        for start in range(0, len(wanted), CHUNK)
+        for task_type, task_ids in by_type.items()
+        for start in range(0, len(task_ids), CHUNK)
         for row in tx.execute(
-            counts.where(tuple_(*task).in_(wanted[start : start + CHUNK])).group_by(*task)
+            counts.where(
+                columns.task_type == task_type,
+                columns.task_id.in_(task_ids[start : start + CHUNK]),
+            ).group_by(columns.task_type, columns.task_id)
         )
     ]
 

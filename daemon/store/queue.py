@@ -75,11 +75,13 @@ class UnknownEventError(NotFoundError):
 
 
 class VerdictRefusedError(ConflictError):
-    """A verdict by hand came for an event that is past the point where one counts."""
+    """A verdict by hand came for an event that it cannot change, or not any more."""
 
     def __init__(self, event_row_id: int, state: str) -> None:
         super().__init__(
-            f"event {event_row_id} is {state}: a verdict counts while an event is held,"
+            f"event {event_row_id} is queued already"
+            if state == EventState.QUEUED
+            else f"event {event_row_id} is {state}: a verdict counts while an event is held,"
             " quarantined or queued"
         )
         self.event_row_id, self.state = event_row_id, state

@@ -23,6 +23,7 @@ from daemon.store.dialect import insert_new
 from daemon.store.queue import move_batch
 from daemon.store.tables import (
     batch_members,
+    batches,
     evaluation_examples,
     evaluations,
     events,
@@ -80,19 +81,21 @@ class Runs:
             busy = select(runs.c.line).where(_IS_ACTIVE)
             rows = tx.execute(
                 select(runs)
+                .join(batches, batches.c.id == runs.c.batch_id)
                 .where(
                     is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
                     runs.c.state == RunState.PLANNED,
                     runs.c.line.not_in(busy),
                 )
-                .order_by(runs.c.planned_at, runs.c.id)
+                # Not by time: two may be planned at one, and a clock may go back.
+                .order_by(batches.c.sequence)
             )
             oldest: dict[str, Row[Any]] = {}
             for row in rows:
                 oldest.setdefault(row.line, row)
             return [
                 self._record(tx, row)
-                for row in oldest.values()
+                for row in sorted(oldest.values(), key=lambda row: (row.planned_at, row.line))
                 if row.not_before is None or row.not_before <= now
             ]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from learning.errors import LearningError
-from learning.events import conversation, digest, prompt_key
+from learning.events import conversation, key_of_prompt, prompt_key
 from learning.lines import ModelLine
 from learning.ports import HeldOutRow, TrainingRow
 
@@ -150,16 +150,13 @@ def write_examples(path: Path, line: ModelLine, rows: Sequence[HeldOutRow]) -> N
 
 
 def _require_no_leakage(training: Sequence[TrainingRow], held_out: Sequence[HeldOutRow]) -> None:
-    examples = {_prompt_key(row.messages): row.id for row in held_out}
+    examples = {
+        key_of_prompt(message["content"] for message in row.messages[:-1]): row.id
+        for row in held_out
+    }
     for row in training:
         if (example_id := examples.get(prompt_key(row.event))) is not None:
             raise LeakageError(row.event_id, example_id)
-
-
-def _prompt_key(messages: Messages) -> bytes:
-    """As learning.events.prompt_key, for an example that is stored as messages."""
-    text = "\n".join(message["content"] for message in messages[:-1])
-    return digest(" ".join(text.casefold().split()))
 
 
 def _prompted(line: ModelLine, task_type: str, messages: Messages) -> Messages:

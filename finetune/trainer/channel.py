@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from queue import SimpleQueue
 
 from finetune.trainer.protocol import (
@@ -50,10 +49,9 @@ class Channel:
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def lines(self) -> Iterator[bytes]:
-        """Each line of stdin as it comes; ends at the end of stdin."""
-        while (line := self._lines.get()) is not None:
-            yield line
+    def next_line(self) -> bytes | None:
+        """Wait for a line of stdin; None at its end."""
+        return self._lines.get()
 
     def send(self, message: Message) -> None:
         """Say something about the current request."""
@@ -65,7 +63,7 @@ class Channel:
             self._working_on = request_id
 
     def end(self, message: Done | Failed) -> None:
-        """Say how the line that ``lines`` gave last ended."""
+        """Say how the line that ``next_line`` gave last ended."""
         with self._lock:
             self._working_on = None
             self._unanswered -= 1

@@ -6,7 +6,7 @@ given and what is learned is exact. It neither pads nor makes tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
@@ -42,6 +42,8 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._end: str = tokenizer.eos_token or ""
+        added = tokenizer.added_tokens_decoder.values()
+        self._special_tokens = tuple(token.content for token in added if token.special)
         self._begin = () if tokenizer.chat_template else _begin_ids(tokenizer)
 
     def encode(self, row: Row, max_length: int) -> EncodedRow:
@@ -68,6 +70,17 @@ class Encoder:
             output_bytes=len(row.output.encode()),
             prompt_truncated=len(kept_prompt) < len(prompt),
             output_truncated=len(kept_output) < len(output),
+        )
+
+    def find_special_token(self, row: Row) -> str | None:
+        """A control token of the model that stands written out in the row's text, if any.
+
+        The tokenizer would take it for a real one, so a row could end its turn
+        early or open one in another role.
+        """
+        texts = (row.output, *(turn.content for turn in row.prompt))
+        return next(
+            (token for token in self._special_tokens if any(token in text for text in texts)), None
         )
 
     def encode_prompt(self, turns: Sequence[Turn]) -> list[int]:
@@ -112,13 +125,7 @@ class Encoder:
     def _ended(self, output: str) -> str:
         """The output up to its end-of-turn token, without the line break that follows it."""
         stripped = output.rstrip()
-        if any(stripped.endswith(token) for token in self._special_tokens()):
-            return stripped
-        return output + self._end
-
-    def _special_tokens(self) -> Iterable[str]:
-        added = self._tokenizer.added_tokens_decoder.values()
-        return (token.content for token in added if token.special)
+        return stripped if stripped.endswith(self._special_tokens) else output + self._end
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ JSON has no NaN: where a number may be not finite, the field is null.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -394,6 +395,11 @@ def parse_request(line: str | bytes) -> Request:
 def parse_message(line: str | bytes) -> Message:
     """Read one line of the trainer's stdout. Raises pydantic.ValidationError."""
     return _MESSAGE.validate_json(line, strict=True)
+
+
+def finite_or_none(number: float) -> float | None:
+    """A number as the messages carry it."""
+    return number if math.isfinite(number) else None
 
 
 def encode_line(said: Request | Message) -> bytes:

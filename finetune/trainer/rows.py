@@ -76,15 +76,12 @@ def _read_row(path: str, number: int, line: bytes) -> Row:
         if parsed.prompt is None or parsed.completion is None:
             raise _no_row(path, number, "neither messages, nor prompt and completion")
         return Row(number, (Turn("user", parsed.prompt),), parsed.completion)
-    *prompt, output = (Turn(said.role, said.content) for said in parsed.messages or [_NOBODY])
-    if output.role != "assistant":
+    turns = tuple(Turn(said.role, said.content) for said in parsed.messages)
+    if not turns or turns[-1].role != "assistant":
         raise _no_row(path, number, "the last message must be the assistant's output")
-    if not prompt:
+    if len(turns) == 1:
         raise _no_row(path, number, "no message before the assistant's output")
-    return Row(number, tuple(prompt), output.content)
-
-
-_NOBODY = _Turn(role="nobody", content="")
+    return Row(number, turns[:-1], turns[-1].content)
 
 
 def _no_row(path: str, number: int, complaint: str) -> RequestFailed:

@@ -102,7 +102,7 @@ def test_publishing_again_repairs_an_artifact_that_was_damaged(
     store.verify(published.name)
 
 
-def test_writing_to_the_output_afterwards_is_refused_or_noticed(
+def test_bytes_that_an_output_shares_with_its_artifact_become_read_only(
     store: ArtifactStore, published: Published, output: Path
 ) -> None:
     assert not (output / "adapter_model.safetensors").stat().st_mode & 0o222

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select, text
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from daemon.store.database import Database
-from daemon.store.tables import batch_members, evaluation_examples, events, feedback, tallies
+from daemon.store.tables import (
+    batch_members,
+    evaluation_examples,
+    events,
+    feedback,
+    is_one_of,
+    tallies,
+)
 from daemon.store.views.history import Step, history_of
 from daemon.store.views.paging import Page, newest
 from learning.events import OutputEvent, answer_text
@@ -150,8 +157,7 @@ def _by_index(
     for name in task_types:
         query = (
             select(events)
-            # As in the index, not as a bound parameter: only so the index is taken.
-            .where(events.c.state == text(f"'{state}'"), events.c.task_type == name)
+            .where(is_one_of(events.c.state, state), events.c.task_type == name)
             .order_by(events.c.id.desc())
             .limit(limit)
         )

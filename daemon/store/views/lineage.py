@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import CTE, ColumnElement, Connection, Row, func, select
+from sqlalchemy import CTE, ColumnElement, Connection, Row, func, literal, select
 
 from daemon.store.database import Database
 from daemon.store.registry import number_of
@@ -362,7 +362,7 @@ def _of_version(tx: Connection, row: Row[Any], after: int | None, limit: int) ->
 def _chain(version_id: int) -> CTE:
     """The version and its ancestors, with their distance from it."""
     chain = (
-        select(versions.c.id, versions.c.parent_id, func.coalesce(0, 0).label("depth"))
+        select(versions.c.id, versions.c.parent_id, literal(0).label("depth"))
         .where(versions.c.id == version_id)
         .cte("chain", recursive=True)
     )

@@ -62,6 +62,8 @@ class VersionSummary:
     method: str
     base_model: str
     task_types: Sequence[str]
+    artifact_dir: str | None
+    """Where its files and their manifest lie; None for a declared base."""
     created_at: datetime
     released_at: datetime | None
     trial: Trial | None
@@ -88,7 +90,7 @@ class Loading:
     adapter: str | None
     """The directory of a LoRA adapter on top of it."""
     artifact_dir: str | None
-    """The directory that the version's own manifest stands in; None for a declared base."""
+    """As in the summary."""
     manifest_sha256: str | None
 
 
@@ -127,7 +129,7 @@ class Models:
             if before is not None:
                 query = query.where(versions.c.id < before)
             rows = tx.execute(query.order_by(versions.c.id.desc()).limit(limit)).all()
-            return Page(version_summaries(tx, rows), rows[-1].id if len(rows) == limit else None)
+            return Page(self._summaries(tx, rows), rows[-1].id if len(rows) == limit else None)
 
         return await self._database.read(query)
 
@@ -152,13 +154,11 @@ class Models:
     def _detail(self, tx: Connection, row: Row[Any]) -> VersionDetail:
         model = reference(row, self._artifacts_dir)
         return VersionDetail(
-            summary=version_summaries(tx, [row])[0],
+            summary=self._summaries(tx, [row])[0],
             loading=Loading(
                 base_model=model.base_model,
                 adapter=str(model.adapter) if model.adapter is not None else None,
-                artifact_dir=(
-                    str(self._artifacts_dir / row.artifact) if row.artifact is not None else None
-                ),
+                artifact_dir=self._artifact_dir(row),
                 manifest_sha256=row.manifest_sha256,
             ),
             training_digest=row.training_digest,
@@ -167,39 +167,41 @@ class Models:
             history=history_of(tx, "version", str(row.id)),
         )
 
+    def _summaries(self, tx: Connection, rows: Sequence[Row[Any]]) -> Sequence[VersionSummary]:
+        parents = numbers_of(tx, (row.parent_id for row in rows))
+        trials = _last_trials(tx, [row.id for row in rows])
+        champions = champion_ids(tx)
+        return [
+            VersionSummary(
+                id=row.id,
+                line=row.line,
+                version=number_of(row),
+                candidate=row.candidate,
+                release=row.release,
+                state=row.state,
+                is_champion=row.id in champions,
+                parent=parents.get(row.parent_id),
+                run_id=row.run_id,
+                method=row.method,
+                base_model=row.base_model,
+                task_types=row.task_types,
+                artifact_dir=self._artifact_dir(row),
+                created_at=row.created_at,
+                released_at=row.released_at,
+                trial=trials.get(row.id),
+            )
+            for row in rows
+        ]
+
+    def _artifact_dir(self, row: Row[Any]) -> str | None:
+        return str(self._artifacts_dir / row.artifact) if row.artifact is not None else None
+
 
 def version_row(tx: Connection, line: str, version: str) -> Row[Any]:
     """A version by number or alias. Errors as in registry.find_version."""
     if version == CHAMPION:
         return champion_of(tx, line).row
     return find_version(tx, line, version)
-
-
-def version_summaries(tx: Connection, rows: Sequence[Row[Any]]) -> Sequence[VersionSummary]:
-    """Rows of the versions table, each with its last trial."""
-    parents = numbers_of(tx, (row.parent_id for row in rows))
-    trials = _last_trials(tx, [row.id for row in rows])
-    champions = champion_ids(tx)
-    return [
-        VersionSummary(
-            id=row.id,
-            line=row.line,
-            version=number_of(row),
-            candidate=row.candidate,
-            release=row.release,
-            state=row.state,
-            is_champion=row.id in champions,
-            parent=parents.get(row.parent_id),
-            run_id=row.run_id,
-            method=row.method,
-            base_model=row.base_model,
-            task_types=row.task_types,
-            created_at=row.created_at,
-            released_at=row.released_at,
-            trial=trials.get(row.id),
-        )
-        for row in rows
-    ]
 
 
 def _lines(tx: Connection) -> Sequence[LineSummary]:

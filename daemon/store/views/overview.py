@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select
 
 from daemon.store.database import Database
 from daemon.store.registry import CHAMPION
@@ -18,6 +18,7 @@ from daemon.store.tables import (
     evaluation_examples,
     evaluations,
     events,
+    is_one_of,
     model_lines,
     runs,
     tallies,
@@ -181,7 +182,7 @@ class Overviews:
             runs_by_state=by_state,
             oldest_queued_at=oldest,
             oldest_queued_seconds=max(
-                ((now - received_at).total_seconds() for received_at in oldest.values()),
+                ((now - since).total_seconds() for since in oldest.values()),
                 default=0.0,
             ),
         )
@@ -214,7 +215,7 @@ class Overviews:
                 LineStatus(
                     line=name,
                     base_model=bases.get(name),
-                    champion=f"v{champion}" if champion is not None else None,
+                    champion=champion,
                     champion_since=since,
                     waiting=waiting,
                     oldest_waiting_at=min(times, default=None),
@@ -281,20 +282,16 @@ class _Tallies:
 
 
 def _oldest_queued(tx: Connection, task_types: Sequence[str]) -> dict[str, datetime]:
-    """When the first event in each queue arrived; the index gives each at once."""
+    """Since when the longest waiting event of each queue waits; the index gives it at once."""
     found = {}
     for task_type in task_types:
-        received_at = tx.execute(
-            select(events.c.received_at)
-            # As in the index, not as a bound parameter: only so the index is taken.
-            .where(
-                events.c.state == text(f"'{EventState.QUEUED}'"), events.c.task_type == task_type
+        since = tx.execute(
+            select(func.min(events.c.state_since)).where(
+                is_one_of(events.c.state, EventState.QUEUED), events.c.task_type == task_type
             )
-            .order_by(events.c.id)
-            .limit(1)
         ).scalar()
-        if received_at is not None:
-            found[task_type] = received_at
+        if since is not None:
+            found[task_type] = since
     return found
 
 

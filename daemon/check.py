@@ -1,0 +1,203 @@
+"""`learnd check`: try everything that the settings name, and say how each of it is.
+
+Changes nothing and sends no key anywhere. Each finding is one line with what to do.
+"""
+
+import asyncio
+import importlib.util
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from daemon.printing import some_of
+from daemon.settings import Settings, without_password
+from learning.errors import LearningError
+
+REACH_SECONDS = 5.0
+LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
+
+
+class Grade(StrEnum):
+    """How a thing is; only BAD fails the check."""
+
+    OK = "ok"
+    NOTE = "note"
+    BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried."""
+
+    subject: str
+    grade: Grade
+    detail: str
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Try everything, one after the other."""
+    yield await asyncio.to_thread(_data_dir, settings.data_dir)
+    yield await asyncio.to_thread(_database, settings.database_url)
+    yield await asyncio.to_thread(_address, settings.http.host, settings.http.port)
+    yield await _kafka(settings)
+    for finding in _base_models(settings):
+        yield finding
+    for provider in sorted({line.provider for line in settings.model_lines()}):
+        yield _provider(provider)
+    for name in ("llm_endpoint", "finetune_endpoint"):
+        url = getattr(settings.remote, name)
+        if url is not None:
+            yield await _endpoint(name, url)
+
+
+def _data_dir(folder: Path) -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        return Finding("data directory", Grade.BAD, f"{existing} is not a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("data directory", Grade.BAD, f"{existing} may not be written")
+    made = "is there" if existing == folder else "will be made at the first start"
+    return Finding("data directory", Grade.OK, f"{folder} {made}")
+
+
+def _database(url: str) -> Finding:
+    # Imported here: whoever only asks for the status should not wait for it.
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown = without_password(url)
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(Path(parsed.database or ""), shown)
+        engine = create_engine(parsed)
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        return Finding("database", Grade.BAD, f"{shown}: {str(error).splitlines()[0]}")
+    return Finding("database", Grade.OK, f"{shown} answers")
+
+
+def _sqlite(file: Path, shown: str) -> Finding:
+    import sqlite3
+
+    if not file.exists():
+        return Finding("database", Grade.OK, f"{shown} will be made at the first start")
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        return Finding("database", Grade.BAD, f"{shown}: {error}")
+    finally:
+        connection.close()
+    return Finding("database", Grade.OK, f"{shown} can be read")
+
+
+def _address(host: str, port: int) -> Finding:
+    if port == 0:
+        return Finding("address", Grade.OK, f"{host}, a free port")
+    try:
+        with socket.create_connection((_reachable(host), port), REACH_SECONDS):
+            taken = f"{host}:{port} is taken, by a running daemon perhaps"
+            return Finding("address", Grade.NOTE, taken)
+    except socket.gaierror as error:
+        return Finding("address", Grade.BAD, f"{host} is no address: {error.strerror}")
+    except OSError:
+        return Finding("address", Grade.OK, f"{host}:{port} is free")
+
+
+def _reachable(host: str) -> str:
+    """Where to find a server that listens on all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+
+
+async def _kafka(settings: Settings) -> Finding:
+    kafka = settings.kafka
+    if not kafka.configured:
+        return Finding("kafka", Grade.NOTE, "not configured: set kafka.bootstrap_servers")
+    from aiokafka.admin import AIOKafkaAdminClient
+    from aiokafka.errors import KafkaError
+
+    from daemon.kafka import kafka_connection
+
+    try:
+        client = kafka_connection(kafka).client
+    except OSError as error:  # ssl.SSLError is one too
+        return Finding("kafka", Grade.BAD, f"a certificate file cannot be used: {error}")
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=kafka.bootstrap_servers,
+        request_timeout_ms=round(REACH_SECONDS * 1000),
+        **client,
+    )
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            await admin.start()
+            known = set(await admin.list_topics())
+    except (KafkaError, OSError, TimeoutError) as error:
+        why = str(error) or type(error).__name__
+        return Finding("kafka", Grade.BAD, f"{kafka.bootstrap_servers} does not answer: {why}")
+    finally:
+        await admin.close()
+    missing = [t for t in (*kafka.outputs_topics, *kafka.feedback_topics) if t not in known]
+    if missing:
+        return Finding(
+            "kafka", Grade.NOTE, f"the broker answers, but has no topic {', '.join(missing)} yet"
+        )
+    return Finding("kafka", Grade.OK, f"{kafka.bootstrap_servers} answers and has every topic")
+
+
+def _base_models(settings: Settings) -> Iterator[Finding]:
+    users: dict[str | None, list[str]] = {}
+    for line in settings.model_lines():
+        users.setdefault(line.base_model, []).append(line.name)
+    for base_model, lines in users.items():
+        of = f"base model of {some_of(lines)}"
+        if base_model is None:
+            yield Finding(of, Grade.NOTE, "none: set finetune.base_model, or nothing is trained")
+        elif Path(base_model, "config.json").is_file():
+            yield Finding(of, Grade.OK, f"{base_model} is there")
+        elif base_model.startswith((".", "/", "~")) or Path(base_model).exists():
+            yield Finding(of, Grade.BAD, f"{base_model} has no config.json: not a model directory")
+        else:
+            yield Finding(
+                of, Grade.NOTE, f"{base_model} is a hub name: it is fetched with the first run"
+            )
+
+
+def _provider(name: str) -> Finding:
+    from finetune.providers import factory_of
+
+    subject = f"provider {name}"
+    try:
+        factory_of(name)
+    except LearningError as error:
+        return Finding(subject, Grade.BAD, str(error))
+    needed = LOCAL_PROVIDER_NEEDS if name == "local" else ()
+    missing = [library for library in needed if importlib.util.find_spec(library) is None]
+    if missing:
+        advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"
+        return Finding(subject, Grade.BAD, advice)
+    return Finding(subject, Grade.OK, "can be used")
+
+
+async def _endpoint(name: str, url: str) -> Finding:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    shown = without_password(url)
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+        writer.close()
+        await writer.wait_closed()
+    except (OSError, TimeoutError) as error:
+        why = str(error) or "no answer in time"
+        return Finding(name, Grade.BAD, f"{shown} cannot be reached: {why}")
+    return Finding(name, Grade.OK, f"{shown} takes connections")

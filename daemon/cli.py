@@ -1,0 +1,688 @@
+"""The command `learnd`: what a person or a script types.
+
+Each command asks the daemon or starts it; what it prints is in screens.py. Heavy things
+are imported by the command that needs them, so that the others start at once.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.exit_status import ExitStatus
+from learning.errors import LearningError
+
+if TYPE_CHECKING:
+    from daemon.client import Client
+    from daemon.settings import Settings
+
+EPILOG = (
+    "Exit status: 0 done, or nothing to do and said why; 1 refused, or a check failed;"
+    " 2 wrong usage or settings; 3 no daemon or broker answers, or the token is unknown;"
+    " 130 interrupted."
+)
+
+
+app = typer.Typer(
+    name="learnd",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"max_content_width": 100},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+events_app = typer.Typer(help="Stored outputs: look at them, and give a verdict by hand.")
+letters_app = typer.Typer(help="Records that could not become events.")
+app.add_typer(events_app, name="events", no_args_is_help=True)
+app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
+
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="LEARND_URL", help="Address of the daemon.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="LEARND_CONFIG", help="Settings file. [./learnd.yaml]"),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Data directory of the daemon, for its token.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="So many at most.")]
+Reason = Annotated[str, typer.Option("--reason", help="Goes into the history.")]
+LineName = Annotated[str, typer.Argument(metavar="LINE", help="A model line.")]
+
+
+def main() -> None:
+    """Run the command line; every expected error is one message and an exit status."""
+    # Whoever reads a pipe may use another encoding than the answers need.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except LearningError as error:
+        from daemon.printing import complain
+
+        complain(str(error))
+        sys.exit(getattr(error, "exit_status", ExitStatus.REFUSED))
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitStatus.DONE)
+
+
+@contextlib.contextmanager
+def _daemon(url: str | None, config: Path | None, data_dir: Path | None) -> "Iterator[Client]":
+    """The running daemon, by the settings it was started with unless told otherwise."""
+    from daemon.api.token import read_token
+    from daemon.client import Client
+
+    token = os.environ.get("LEARND_TOKEN")
+    if url is None or not token:
+        settings = _settings(config, data_dir)
+        url = url or _local_url(settings)
+        token = token or read_token(settings.data_dir)
+    with Client(url, token) as client:
+        yield client
+
+
+def _settings(config: Path | None, data_dir: Path | None, **overrides: Any) -> "Settings":
+    from daemon.settings_sources import load
+
+    if data_dir is not None:
+        overrides["data_dir"] = data_dir
+    return load(config, overrides)
+
+
+def _local_url(settings: "Settings") -> str:
+    host = settings.http.host
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - a daemon that listens everywhere is here too
+        host = "127.0.0.1"
+    return (
+        f"http://[{host}]:{settings.http.port}"
+        if ":" in host
+        else (f"http://{host}:{settings.http.port}")
+    )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"learnd {version('learnd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def learnd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    """A continuous-learning daemon: from approved outputs to a proven, promoted model version."""
+
+
+# --- the daemon -----------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    config: Config = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where everything is kept.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or console.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as queue.batch_size=8."),
+    ] = None,
+) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    given = {
+        "http.host": host,
+        "http.port": port,
+        "log.level": log_level,
+        "log.format": log_format,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    loaded = _settings(config, data_dir, **overrides, **_key_values(settings or []))
+    from monitoring.logs import configure
+
+    configure(loaded.log.level, loaded.log.format)
+    from daemon.app import run as run_daemon
+
+    raise typer.Exit(run_daemon(loaded))
+
+
+def _key_values(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        key, mark, value = text.partition("=")
+        if not mark:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running until Ctrl-C.")] = False,
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Where the demo keeps everything.")
+    ] = Path("learnd-demo"),
+) -> None:
+    """Watch the whole loop: learn, refuse, promote, roll back (3 min)."""
+    from daemon.demo import run_demo
+
+    raise typer.Exit(run_demo(data_dir=data_dir, keep=keep))
+
+
+@app.command()
+def check(config: Config = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Show every setting and its source; try every server that it names."""
+    import asyncio
+
+    from daemon.check import Finding, Grade, examine
+    from daemon.printing import Column, say, show_json, show_table, words
+
+    settings = _settings(config, data_dir)
+    explained = settings.explain()
+    if not as_json:
+        show_table(
+            [Column("setting"), words("value"), words("source")],
+            [(one.key, one.value, one.source) for one in explained],
+        )
+
+    async def examined() -> list[Finding]:
+        findings = []
+        async for finding in examine(settings):
+            findings.append(finding)
+            if not as_json:
+                say(f"{finding.grade:<4}  {finding.subject}: {finding.detail}")
+        return findings
+
+    findings = asyncio.run(examined())
+    if as_json:
+        show_json(
+            {
+                "settings": [vars(one) for one in explained],
+                "findings": [vars(one) for one in findings],
+            }
+        )
+    if any(finding.grade is Grade.BAD for finding in findings):
+        raise typer.Exit(ExitStatus.REFUSED)
+
+
+@app.command()
+def status(
+    url: Url = None, config: Config = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """What waits, what runs, what each model line can prove."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        overview, health = daemon.get("/v1/status"), daemon.get("/healthz")
+    if as_json:
+        show_json({**overview, "health": health})
+    else:
+        screens.status(daemon.url, overview, health)
+
+
+@app.command()
+def flush(
+    task_type: Annotated[
+        str | None, typer.Option("--task-type", help="Only the line that learns from it.")
+    ] = None,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seal what waits into batches now; say which, or why nothing."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        results = daemon.post("/v1/queue/flush", {"task_type": task_type})
+    show_json(results) if as_json else screens.flushed(results)
+
+
+# --- runs and versions ----------------------------------------------------------------
+
+
+@app.command()
+def runs(
+    run_id: Annotated[str | None, typer.Argument(metavar="ID", help="One run.")] = None,
+    line: Annotated[str | None, typer.Option(help="Only this model line.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only this state, such as failed.")] = None,
+    limit: Limit = 20,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List fine-tune runs, newest first, or show one."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        if run_id is not None:
+            found = daemon.get(f"/v1/runs/{part(run_id)}")
+            show_json(found) if as_json else screens.run(found)
+            return
+        listed = list(daemon.pages("/v1/runs", limit, line=line, state=state))
+    show_json(listed) if as_json else screens.runs(listed)
+
+
+@app.command()
+def versions(
+    line: Annotated[str | None, typer.Argument(metavar="LINE", help="A model line.")] = None,
+    limit: Limit = 20,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List model lines, or one line's versions with the gate's numbers."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        if line is None:
+            lines = daemon.get("/v1/models")
+            show_json(lines) if as_json else screens.model_lines(lines)
+            return
+        listed = list(daemon.pages(f"/v1/models/{part(line)}/versions", limit))
+    show_json(listed) if as_json else screens.versions(listed)
+
+
+@app.command()
+def promote(
+    line: LineName,
+    version: Annotated[str, typer.Argument(metavar="V", help="Such as 1.0.1-rc.1.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Overrule the gate; needs a reason.")
+    ] = False,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion of its line."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    if force and not reason.strip():
+        raise typer.BadParameter("--force needs a --reason, which is recorded")
+    with _daemon(url, config, data_dir) as daemon:
+        done = daemon.post(
+            f"/v1/models/{part(line)}/promote",
+            {"version": version, "force": force, "reason": reason},
+        )
+    show_json(done) if as_json else screens.promoted(done)
+
+
+@app.command()
+def rollback(
+    line: LineName,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="V", help="A released version. [the one before]")
+    ] = None,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an earlier version the champion again."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        done = daemon.post(f"/v1/models/{part(line)}/rollback", {"to": to, "reason": reason})
+    show_json(done) if as_json else screens.rolled_back(done)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str, typer.Argument(metavar="LINE[@V]", help="A line's champion, or one version.")
+    ],
+    prompt: Annotated[
+        str | None, typer.Option("-p", "--prompt", help="One prompt; without it, a conversation.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="System prompt. [the line's, if it has one]")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=1_048_576)] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, max=10.0)] = 0.0,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try a version, on the machine that has its files."""
+    from daemon.chat import converse, open_chat, opening, show_token
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    if as_json and prompt is None:
+        raise typer.BadParameter("--json needs a prompt: -p PROMPT")
+    line, _, version = model.partition("@")
+    with _daemon(url, config, data_dir) as daemon:
+        found = daemon.get(f"/v1/models/{part(line)}/versions/{part(version or 'champion')}")
+    settings = _settings(config, data_dir)
+    system = system if system is not None else _system_prompt(settings, line)
+    _quiet("warning")
+    with open_chat(
+        found["loading"],
+        settings.data_dir,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    ) as opened:
+        if prompt is None:
+            converse(opened, system)
+            return
+        messages = [*opening(system), {"role": "user", "content": prompt}]
+        answer = opened.answer(messages, (lambda _: None) if as_json else show_token)
+    if as_json:
+        version = found["summary"]["version"]
+        show_json({"line": line, "version": version, "prompt": prompt, "answer": answer})
+    else:
+        print()
+
+
+def _system_prompt(settings: "Settings", line: str) -> str | None:
+    """The prompt that the line trains with, when there is no doubt which."""
+    configured = settings.model_lines().get(line)
+    prompts = set(configured.system_prompts.values()) if configured is not None else set()
+    return prompts.pop() if len(prompts) == 1 else None
+
+
+def _quiet(level: str) -> None:
+    """Log nothing below a level: the command has the terminal."""
+    from monitoring.logs import configure
+
+    configure(level, "console")
+
+
+@app.command()
+def lineage(
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="EVENT_ID (a number), PRODUCER/EVENT_ID, b-BATCH, r-RUN, or LINE@VERSION.",
+        ),
+    ],
+    after: Annotated[int | None, typer.Option(help="Show the events after this number.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500)] = 100,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which versions know an event, which events made a version."""
+    from urllib.parse import quote
+
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        found = daemon.get(f"/v1/lineage/{quote(text, safe='/@')}", after=after, limit=limit)
+    show_json(found) if as_json else screens.lineage(found)
+
+
+# --- events ---------------------------------------------------------------------------
+
+
+@events_app.command("list")
+def list_events(
+    state: Annotated[
+        str | None, typer.Option(help="queued, held, quarantined, rejected, sealed, ...")
+    ] = None,
+    task_type: Annotated[str | None, typer.Option("--task-type")] = None,
+    limit: Limit = 20,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List stored outputs, newest first."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        listed = list(daemon.pages("/v1/events", limit, state=state, task_type=task_type))
+    show_json(listed) if as_json else screens.events(listed)
+
+
+EventNumber = Annotated[int, typer.Argument(metavar="ID", min=1, help="As `events list` shows.")]
+
+
+@events_app.command("show")
+def show_event(
+    event: EventNumber,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one output with its feedback, batches and history."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        found = daemon.get(f"/v1/events/{event}")
+    show_json(found) if as_json else screens.event(found)
+
+
+@events_app.command()
+def approve(
+    event: EventNumber,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a held or quarantined output train."""
+    _judge(event, True, reason, url, config, data_dir, as_json)
+
+
+@events_app.command()
+def reject(
+    event: EventNumber,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep an output from training, also one that is queued."""
+    _judge(event, False, reason, url, config, data_dir, as_json)
+
+
+def _judge(
+    event: int,
+    approved: bool,
+    reason: str,
+    url: str | None,
+    config: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    from daemon.printing import say, show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        judged = daemon.post(
+            f"/v1/events/{event}/verdict", {"approved": approved, "reason": reason}
+        )
+    show_json(judged) if as_json else say(f"event {event} is {judged['state']} now")
+
+
+# --- dead letters ---------------------------------------------------------------------
+
+
+@letters_app.command("list")
+def list_letters(
+    reason: Annotated[str | None, typer.Option(help="Only this reason, such as not_json.")] = None,
+    replayed: Annotated[
+        bool | None,
+        typer.Option("--replayed/--open", help="Only those that were replayed, or not."),
+    ] = None,
+    limit: Limit = 20,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters, newest first."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        listed = list(daemon.pages("/v1/dead-letters", limit, reason=reason, replayed=replayed))
+    show_json(listed) if as_json else screens.dead_letters(listed)
+
+
+LetterNumber = Annotated[
+    int, typer.Argument(metavar="ID", min=1, help="As `dead-letters list` shows.")
+]
+
+
+@letters_app.command("show")
+def show_letter(
+    letter: LetterNumber,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one dead letter with its bytes."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        found = daemon.get(f"/v1/dead-letters/{letter}")
+    show_json(found) if as_json else screens.dead_letter(found)
+
+
+@letters_app.command()
+def replay(
+    letters: Annotated[list[int], typer.Argument(metavar="ID...", min=1)],
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send dead letters down the path of intake again; stops at the first refusal."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        for letter in letters:
+            became = daemon.post(f"/v1/dead-letters/{letter}/replay")
+            show_json(became) if as_json else screens.replayed(letter, became)
+
+
+# --- data in --------------------------------------------------------------------------
+
+
+class Kind(StrEnum):
+    """The kinds of event, as learning.ports.EventKind names them."""
+
+    OUTPUT = "output"
+    FEEDBACK = "feedback"
+
+
+@app.command()
+def send(
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="JSONL; - is standard input.")],
+    bootstrap_servers: Annotated[
+        str | None, typer.Option("--bootstrap-servers", help="host:port of the Kafka broker.")
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option("--topic", help="Topic for outputs. [the first configured]")
+    ] = None,
+    feedback_topic: Annotated[
+        str | None, typer.Option("--feedback-topic", help="Topic for feedback. [likewise]")
+    ] = None,
+    kind: Annotated[Kind | None, typer.Option(help="Of every line. [seen from each line]")] = None,
+    validate: Annotated[
+        bool, typer.Option("--check/--no-check", help="Refuse lines that would be dead letters.")
+    ] = True,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send events from a file to Kafka, where the daemon reads them."""
+    from daemon.printing import complain, say, show_json
+    from daemon.sending import send_file
+
+    given = {
+        "kafka.bootstrap_servers": bootstrap_servers,
+        "kafka.outputs_topics": topic,
+        "kafka.feedback_topics": feedback_topic,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    settings = _settings(config, None, **overrides)
+    if not settings.kafka.configured:
+        raise typer.BadParameter(
+            "no broker is known: give --bootstrap-servers HOST:PORT, or set kafka.bootstrap_servers"
+        )
+    _quiet("critical")  # the client's own words about a broker that is away are ours to say
+    report = send_file(file, settings.kafka, kind=kind, validate=validate)
+    if as_json:
+        show_json(
+            {
+                "sent": report.sent,
+                "n_refused": report.n_refused,
+                "refused": [one._asdict() for one in report.refused],
+            }
+        )
+    else:
+        say(f"{report.sent} events sent, {report.n_refused} lines refused")
+    for refused in report.refused:
+        complain(f"line {refused.line}: {refused.reason}")
+    if report.n_refused:
+        raise typer.Exit(ExitStatus.REFUSED)
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False)],
+    task_type: Annotated[str, typer.Option("--task-type", help="What the rows are examples of.")],
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Human-labelled examples that judge, never train.")
+    ] = False,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import human-labelled rows (JSONL) into the held-out set."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    if not held_out:
+        raise typer.BadParameter("--held-out is needed: training data comes in by `learnd send`")
+    with _daemon(url, config, data_dir) as daemon:
+        done = daemon.post_file("/v1/held-out", file, task_type=task_type)
+    show_json(done) if as_json else screens.imported(done)
+    if done["refused"] and not done["added"] and not done["duplicates"]:
+        raise typer.Exit(ExitStatus.REFUSED)

@@ -1,0 +1,118 @@
+"""The demo's folder: the daemon's data, the base model that outlives it, and the settings.
+
+Only what a demo made is ever removed. The settings are one mapping, of which the demo's
+daemon and the file for the commands afterwards are both made.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from daemon.app import LOCK_FILE, DataDirInUseError
+from daemon.demo.base_model import base_model_dir
+from learning.errors import LearningError
+
+BATCH_SIZE: Final = 100
+HELD_OUT: Final = 64
+"""Labelled examples of each line; the gate wants 32."""
+
+LINES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "normalize": {"training": {"max_steps": 60}},
+    "coding": {"training": {"max_steps": 60}},
+}
+TRAINING: Final[Mapping[str, Any]] = {
+    "method": "lora",
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.0,
+    "learning_rate": 5e-3,
+    "warmup_steps": 6,
+    "minibatch_size": 16,
+    "gradient_accumulation": 1,
+    "max_length": 256,
+    "checkpoint_every_steps": 1_000,
+}
+"""Measured for the tiny base model; see docs/log.md. A real model wants other numbers."""
+
+
+class NotADemoError(LearningError):
+    """A folder stands where the demo's data would, and no demo made it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} was not made by a demo; give the demo another --data-dir")
+        self.folder = folder
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where everything of the demo lies."""
+
+    root: Path
+
+    @property
+    def data_dir(self) -> Path:
+        """The daemon's data directory, new for each demo."""
+        return self.root / "data"
+
+    @property
+    def base_model(self) -> Path:
+        """Made once; the next demo takes it as it is."""
+        return base_model_dir(self.root)
+
+    @property
+    def log_file(self) -> Path:
+        """What the daemon logs."""
+        return self.root / "learnd.log"
+
+    @property
+    def config_file(self) -> Path:
+        """Settings for the commands to try next."""
+        return self.root / "learnd.yaml"
+
+    def held_out_file(self, line: str) -> Path:
+        """The labelled examples of a line, as they are imported."""
+        return self.root / f"held-out-{line}.jsonl"
+
+    def clear(self) -> None:
+        """Remove the last demo's data. Raises NotADemoError and DataDirInUseError."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if self.data_dir.exists():
+            lock = self.data_dir / LOCK_FILE
+            if not lock.is_file():
+                raise NotADemoError(self.data_dir)
+            with lock.open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise DataDirInUseError(self.data_dir) from error
+                shutil.rmtree(self.data_dir)
+
+    def settings(self, *, kafka: str | None, http_port: int | None) -> dict[str, Any]:
+        """Everything that the demo sets; the rest are the defaults of learnd."""
+        settings: dict[str, Any] = {
+            "data_dir": str(self.data_dir),
+            "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 10 * BATCH_SIZE},
+            # The imported examples are enough to judge by, so every event may train.
+            "split": {"held_out_share": 0.0},
+            "finetune": {
+                "base_model": str(self.base_model),
+                "training": dict(TRAINING),
+                "trainer_idle_seconds": 120.0,
+            },
+            "lines": {name: dict(line) for name, line in LINES.items()},
+        }
+        if kafka is not None:
+            settings["kafka"] = {"bootstrap_servers": kafka}
+        if http_port is not None:
+            settings["http"] = {"port": http_port}
+        return settings
+
+    def write_config(self, *, kafka: str | None, http_port: int | None) -> None:
+        """Write the settings where `learnd --config` reads them."""
+        text = yaml.safe_dump(self.settings(kafka=kafka, http_port=http_port), sort_keys=False)
+        self.config_file.write_text(f"# Written by `learnd demo`.\n{text}", encoding="utf-8")

@@ -1,0 +1,609 @@
+"""The daemon's answers as tables and lines: one function for each answer.
+
+Takes the API's JSON and prints; asks nothing and decides nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from daemon.printing import (
+    Column,
+    change,
+    duration,
+    number,
+    say,
+    show_pairs,
+    show_table,
+    some_of,
+    text_of,
+    when,
+    words,
+)
+
+Json = Mapping[str, Any]
+
+STATES = ("queued", "sealed", "held", "rejected", "quarantined", "withdrawn", "expired")
+
+
+def status(url: str, overview: Json, health: Json) -> None:
+    """The answers of /v1/status and /healthz."""
+    stats = overview["stats"]
+    queued = stats["queue"]["total"]
+    age = f", the oldest for {duration(overview['oldest_queued_seconds'])}" if queued else ""
+    completed = stats["completed"]
+    show_pairs(
+        [
+            ("daemon", url),
+            ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(_complaints(health))}"),
+            ("outputs accepted", _rate(health["metrics"]["success_rate"])),
+            ("queued", f"{queued} events{age}"),
+            (
+                "runs",
+                f"{stats['active']['total']} active, {completed['total']} completed,"
+                f" success rate: {_rate(completed['success_rate'])}",
+            ),
+        ]
+    )
+    say("")
+    lines(overview["lines"])
+    _outputs(overview["outputs"])
+    if stats["active"]["jobs"]:
+        runs(stats["active"]["jobs"], title="Active runs")
+    if overview["dead_letters"]:
+        show_table(
+            [Column("reason"), number("n")],
+            sorted(overview["dead_letters"].items()),
+            title="Dead letters",
+        )
+
+
+def _complaints(health: Json) -> Sequence[str]:
+    low = [
+        f"{name} {_rate(part['success_rate'])}, needed > {_rate(part['threshold'])}"
+        for name, part in (("outputs accepted", health["metrics"]), ("runs", health["finetune"]))
+        if part["success_rate"] is not None and part["success_rate"] <= part["threshold"]
+    ]
+    bad = [f"{name}: {one['detail']}" for name, one in health["checks"].items() if not one["ok"]]
+    return [*bad, *low]
+
+
+def _rate(rate: float | None) -> str:
+    return "no data" if rate is None else f"{rate:.0%}"
+
+
+def lines(found: Sequence[Json]) -> None:
+    """The model lines of a status."""
+    if not found:
+        say("No model line has a version yet, and nothing waits.\n")
+        return
+    show_table(
+        [
+            Column("line"),
+            Column("champion"),
+            number("waiting"),
+            Column("run"),
+            number("held out"),
+            words("last decision"),
+        ],
+        [
+            (
+                one["line"],
+                one["champion"] or "no base model",
+                one["waiting"],
+                one["run_state"],
+                f"{one['held_out']} of {one['wanted_held_out']}",
+                _decision(one["last_decision"]),
+            )
+            for one in found
+        ],
+        title="Model lines",
+    )
+
+
+def _decision(last: Json | None) -> str:
+    return f"{last['version']} {last['outcome']}: {last['reason']}" if last is not None else "-"
+
+
+def _outputs(outputs: Mapping[str, Json]) -> None:
+    if not outputs:
+        say("No output has arrived yet.\n")
+        return
+    present = [state for state in STATES if any(state in one["states"] for one in outputs.values())]
+    show_table(
+        [Column("task type"), *map(number, present), number("confidence")],
+        [
+            (name, *(one["states"].get(state, 0) for state in present), one["average_confidence"])
+            for name, one in sorted(outputs.items())
+        ],
+        title="Outputs by task type",
+    )
+
+
+def flushed(results: Sequence[Json]) -> None:
+    """What a flush sealed, or why nothing."""
+    sealed = [one for one in results if one["batch"] is not None]
+    idle: defaultdict[str, list[str]] = defaultdict(list)
+    for one in results:
+        if one["batch"] is None:
+            idle[one["reason"]].append(one["line"])
+    if sealed:
+        show_table(
+            [
+                Column("line"),
+                Column("batch"),
+                Column("run"),
+                number("train"),
+                number("held out"),
+                number("replay"),
+                number("retry"),
+                words(""),
+            ],
+            [
+                (
+                    one["line"],
+                    one["batch"]["batch_id"],
+                    one["batch"]["run_id"],
+                    one["batch"]["n_train"],
+                    one["batch"]["n_held_out"],
+                    one["batch"]["n_replay"],
+                    one["batch"]["n_retry"],
+                    one["reason"],
+                )
+                for one in sealed
+            ],
+        )
+    else:
+        say("Nothing was sealed.")
+    for reason, names in idle.items():
+        say(f"{reason}: {some_of(names)}")
+
+
+def runs(found: Sequence[Json], title: str | None = None) -> None:
+    """Runs, one a line."""
+    if not found:
+        say("No run yet: `learnd flush` seals what waits.")
+        return
+    show_table(
+        [
+            Column("run"),
+            Column("line"),
+            Column("state"),
+            Column("progress"),
+            Column("version"),
+            Column("planned (UTC)"),
+            words("what came of it"),
+        ],
+        [
+            (
+                one["id"],
+                one["line"],
+                one["state"],
+                _progress(one["progress"]),
+                one["version"],
+                when(one["planned_at"]),
+                one["message"],
+            )
+            for one in found
+        ],
+        title=title,
+    )
+
+
+def _progress(progress: Json | None) -> str:
+    return f"{progress['step']}/{progress['total_steps']}" if progress is not None else "-"
+
+
+def run(found: Json) -> None:
+    """One run with everything."""
+    summary = found["summary"]
+    show_pairs(
+        [
+            ("run", summary["id"]),
+            ("line", summary["line"]),
+            ("state", summary["state"]),
+            ("outcome", summary["outcome"]),
+            ("version", summary["version"]),
+            ("message", summary["message"]),
+            ("batch", summary["batch_id"]),
+            ("members", text_of(found["members"])),
+            ("provider", summary["provider"]),
+            ("job", found["job_id"]),
+            ("base model", found["base_model"]),
+            ("trained from", found["parent"]),
+            ("progress", _progress(summary["progress"]) if summary["progress"] else None),
+            ("artifact", found["artifact"]),
+            ("not before", when(found["not_before"]) if found["not_before"] else None),
+            ("training", _known(found["training"])),
+            ("measured", _known(found["measurements"])),
+        ]
+    )
+    say("")
+    if found["attempts"]:
+        show_table(
+            [
+                number("attempt"),
+                Column("result"),
+                Column("started (UTC)"),
+                Column("ended (UTC)"),
+                words("message"),
+            ],
+            [
+                (
+                    one["attempt"],
+                    one["result"],
+                    when(one["started_at"]),
+                    when(one["ended_at"]),
+                    one["message"],
+                )
+                for one in found["attempts"]
+            ],
+            title="Attempts",
+        )
+    history(found["history"])
+
+
+def _known(values: Json | None) -> str | None:
+    """A mapping without what was not set."""
+    return text_of({k: v for k, v in values.items() if v is not None}) if values else None
+
+
+def history(steps: Sequence[Json]) -> None:
+    """The steps of one thing."""
+    if not steps:
+        return
+    show_table(
+        [Column("at (UTC)"), Column("from"), Column("to"), Column("by"), words("why")],
+        [
+            (when(one["at"]), one["before"], one["after"], one["actor"], one["reason"])
+            for one in steps
+        ],
+        title="History",
+    )
+
+
+def model_lines(found: Sequence[Json]) -> None:
+    """All lines that have versions."""
+    if not found:
+        say("No model line has a version yet: set finetune.base_model, and send events.")
+        return
+    show_table(
+        [
+            Column("line"),
+            Column("champion"),
+            Column("since (UTC)"),
+            number("versions"),
+            words("task types"),
+            words("base model"),
+        ],
+        [
+            (
+                one["line"],
+                one["champion"],
+                when(one["champion_since"]),
+                one["n_versions"],
+                one["task_types"],
+                one["base_model"],
+            )
+            for one in found
+        ],
+    )
+    say("`learnd versions LINE` shows the versions of one.")
+
+
+def versions(found: Sequence[Json]) -> None:
+    """The versions of one line with the gate's numbers; the champion has a star."""
+    show_table(
+        [
+            Column("version"),
+            Column("state"),
+            Column("parent"),
+            Column("held-out loss"),
+            Column("exact match"),
+            number("p"),
+            words("gate"),
+        ],
+        [_version_row(one) for one in found],
+    )
+    say("* champion. Loss: nats per byte, champion of the time -> candidate.")
+
+
+def _version_row(one: Json) -> Sequence[Any]:
+    trial = one["trial"]
+    overall = (trial["report"].get("overall") or {}) if trial is not None else {}
+    return (
+        f"{one['version']}{' *' if one['is_champion'] else ''}",
+        one["state"],
+        one["parent"],
+        change(overall.get("champion_loss"), overall.get("candidate_loss")),
+        change(overall.get("champion_match"), overall.get("candidate_match"), ".2f"),
+        f"{p:.2g}" if trial and (p := trial["report"].get("p_better")) is not None else "-",
+        f"{trial['outcome']}: {trial['reason']}" if trial else "declared base",
+    )
+
+
+def promoted(found: Json) -> None:
+    """A promotion."""
+    how = "promoted by force" if found["forced"] else "promoted"
+    say(f"{found['line']}: {found['version']} {how}; it replaces {found['replaced']}.")
+
+
+def rolled_back(found: Json) -> None:
+    """A rollback."""
+    say(f"{found['line']}: {found['version']} is the champion again; {found['left']} was left.")
+
+
+def events(found: Sequence[Json]) -> None:
+    """Outputs, one a line."""
+    if not found:
+        say("No such event.")
+        return
+    show_table(
+        [
+            number("id"),
+            Column("task type"),
+            Column("state"),
+            Column("conf."),
+            words("prompt"),
+            words("output"),
+            words("why"),
+        ],
+        [
+            (
+                one["id"],
+                one["task_type"],
+                one["state"],
+                one["confidence"],
+                one["prompt"],
+                one["output"],
+                one["reason"],
+            )
+            for one in found
+        ],
+    )
+
+
+def event(found: Json) -> None:
+    """One output with everything."""
+    summary = found["summary"]
+    show_pairs(
+        [
+            ("event", summary["id"]),
+            ("producer/event", f"{summary['producer']}/{summary['event_id']}"),
+            ("task", f"{summary['task_type']}/{summary['task_id']}"),
+            ("state", summary["state"]),
+            ("why", summary["reason"]),
+            ("by a person", summary["by_human"]),
+            ("confidence", summary["confidence"]),
+            ("model version", found["model_version"]),
+            ("subject", found["subject"]),
+            ("came from", _origin(found)),
+            ("received (UTC)", when(summary["received_at"])),
+            (
+                "batches",
+                ", ".join(f"{one['batch_id']} ({one['role']})" for one in found["batches"]) or None,
+            ),
+            ("frozen", found["frozen"]),
+            ("feedback", ", ".join(_feedback(one) for one in found["feedback"]) or None),
+        ]
+    )
+    say("\nPayload")
+    show_pairs((name, text_of(value)) for name, value in found["payload"].items())
+    say("")
+    history(found["history"])
+
+
+def _origin(one: Json) -> str:
+    return f"{one['source']} {one['topic']}[{one['partition']}] at {one['offset']}"
+
+
+def _feedback(one: Json) -> str:
+    said = {True: "yes", False: "no", None: "no verdict"}[one["approved"]]
+    return f"{one['producer']}: {said} ({one['state']})"
+
+
+def dead_letters(found: Sequence[Json]) -> None:
+    """Dead letters, one a line."""
+    if not found:
+        say("No dead letter.")
+        return
+    show_table(
+        [
+            number("id"),
+            Column("kind"),
+            Column("reason"),
+            Column("from"),
+            Column("received (UTC)"),
+            words("what is wrong"),
+        ],
+        [
+            (
+                one["id"],
+                one["kind"],
+                f"{one['reason']}{' (replayed)' if one['replayed_at'] else ''}",
+                _origin(one),
+                when(one["received_at"]),
+                one["detail"],
+            )
+            for one in found
+        ],
+    )
+
+
+def dead_letter(found: Json) -> None:
+    """One dead letter with its bytes as text."""
+    summary = found["summary"]
+    show_pairs(
+        [
+            ("dead letter", summary["id"]),
+            ("kind", summary["kind"]),
+            ("reason", summary["reason"]),
+            ("what is wrong", summary["detail"]),
+            ("came from", _origin(summary)),
+            ("received (UTC)", when(summary["received_at"])),
+            ("replayed (UTC)", when(summary["replayed_at"]) if summary["replayed_at"] else None),
+            ("bytes", found["n_bytes"]),
+        ]
+    )
+    cut = " (the beginning)" if found["truncated"] else ""
+    say(f"\nRaw{cut}\n{found['text']}")
+
+
+def replayed(letter_id: int, found: Json) -> None:
+    """What a dead letter became."""
+    became = [
+        *(f"output {key}" for key in found["outputs"]),
+        *(f"feedback {key}" for key in found["feedback"]),
+        *(f"a dead letter again: {key}" for key in found["dead_letters"]),
+        *(["a duplicate of what is stored"] if found["duplicates"] else []),
+    ]
+    say(f"dead letter {letter_id}: {', '.join(became) or 'nothing'}")
+
+
+def imported(found: Json) -> None:
+    """What an import did."""
+    say(
+        f"{found['added']} examples added to the held-out set, {found['duplicates']} were in it"
+        f" already, {len(found['refused'])} refused."
+    )
+    if found["refused"]:
+        show_table([number("row"), words("why it was refused")], found["refused"])
+
+
+def lineage(found: Json) -> None:
+    """A lineage, of whichever kind."""
+    {"event": _event_lineage, "batch": _batch_lineage, "version": _version_lineage}[found["kind"]](
+        found
+    )
+
+
+def _event_lineage(found: Json) -> None:
+    event = found["event"]
+    show_pairs(
+        [
+            ("event", event["id"]),
+            ("producer/event", f"{event['producer']}/{event['event_id']}"),
+            ("task type", event["task_type"]),
+            ("state", f"{event['state']}: {event['reason']}"),
+            ("held out", _held_out(found)),
+        ]
+    )
+    say("")
+    if not found["uses"]:
+        say("It is in no batch, so no version knows it.")
+        return
+    show_table(
+        [
+            Column("batch"),
+            Column("line"),
+            Column("role"),
+            Column("run"),
+            Column("outcome"),
+            Column("version"),
+        ],
+        [
+            (
+                one["batch_id"],
+                one["line"],
+                one["role"],
+                one["run_id"],
+                one["outcome"] or one["run_state"],
+                one["version"],
+            )
+            for one in found["uses"]
+        ],
+        title="Batches that it is in",
+    )
+    if not found["known_by"]:
+        say("No version knows it.")
+        return
+    show_table(
+        [Column("version"), Column("state"), Column("knows it")],
+        [
+            (
+                f"{one['line']}@{one['version']}{' *' if one['is_champion'] else ''}",
+                one["state"],
+                "trained on it" if one["directly"] else f"through {one['parent']}",
+            )
+            for one in found["known_by"]
+        ],
+        title=f"{found['n_known_by']} versions know it (* champion)",
+    )
+
+
+def _held_out(found: Json) -> str | None:
+    if not found["held_out"]:
+        return None
+    return "it judges candidates" if found["frozen"] else "yes, but it does not judge"
+
+
+def _batch_lineage(found: Json) -> None:
+    show_pairs(
+        [
+            ("batch", found["batch_id"]),
+            ("line", found["line"]),
+            (
+                "sealed (UTC)",
+                f"{when(found['sealed_at'])} by {found['actor']} ({found['trigger']})",
+            ),
+            ("state", found["state"]),
+            ("members", text_of(found["counts"])),
+            ("run", f"{found['run_id']} ({found['run_state']})" if found["run_id"] else None),
+            ("outcome", found["outcome"]),
+            (
+                "version",
+                f"{found['line']}@{found['version']} ({found['version_state']})"
+                if found["version"]
+                else None,
+            ),
+        ]
+    )
+    say("")
+    _members(found["members"], "Events")
+
+
+def _version_lineage(found: Json) -> None:
+    show_pairs(
+        [
+            ("version", f"{found['line']}@{found['version']}"),
+            ("state", f"{found['state']}{', champion' if found['is_champion'] else ''}"),
+            ("base model", found["base_model"]),
+            ("events", f"{found['n_events']} trained it and its parents"),
+        ]
+    )
+    say("")
+    show_table(
+        [Column("version"), Column("state"), Column("run"), Column("batch"), words("members")],
+        [
+            (
+                f"{one['version']}{' *' if one['is_champion'] else ''}",
+                one["state"],
+                one["run_id"],
+                one["batch_id"],
+                one["counts"],
+            )
+            for one in found["chain"]
+        ],
+        title="From this version back to its base",
+    )
+    _members(found["events"], "Events that trained it or its parents")
+
+
+def _members(page: Json, title: str) -> None:
+    if not page["items"]:
+        return
+    show_table(
+        [number("id"), Column("task type"), Column("role"), words("producer/event")],
+        [
+            (
+                one["event_row_id"],
+                one["task_type"],
+                one["role"],
+                f"{one['producer']}/{one['event_id']}",
+            )
+            for one in page["items"]
+        ],
+        title=title,
+    )
+    if page["next"] is not None:
+        say(f"More: --after {page['next']}")

@@ -1,0 +1,173 @@
+"""The trainer process: one request after the other, until its stdin ends.
+
+The standard streams are put out of every library's reach first, and ``ready``
+is said before anything heavy is imported. Nothing that a request does ends
+the process, except SIGTERM (with exit status 0) and the end of its daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune.trainer.channel import Channel
+from finetune.trainer.errors import RequestFailed, failure_code
+from finetune.trainer.interruption import Interrupted, Interruption
+from finetune.trainer.protocol import (
+    Done,
+    EvaluateRequest,
+    Failed,
+    GenerateRequest,
+    MakeTinyModelRequest,
+    Ready,
+    Request,
+    Result,
+    TrainRequest,
+    parse_request,
+)
+from finetune.trainer.reporting import Reporter
+
+_NAMED_PROBLEMS = 5
+_ENVIRONMENT = {
+    # Threads that wait for each other by spinning make a training that shares
+    # its cores with anything else seven times slower (measured on two cores).
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Nothing may be run by the tokenizers' threads after a fork.
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def main() -> None:
+    """Serve the daemon on the other end of stdin and stdout."""
+    interruption = Interruption()
+    interruption.install()
+    channel = _take_streams()
+    channel.open()
+    channel.send(Ready(pid=os.getpid()))
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        while (line := _next_line(channel, interruption)) is not None:
+            _answer(line, channel, interruption)
+    except Interrupted:
+        pass
+    channel.close()
+    # Not through the interpreter's end: it would wait for torch's threads.
+    os._exit(0)
+
+
+def _take_streams() -> Channel:
+    """Keep stdin and stdout for the channel; a library that prints, prints to stderr."""
+    channel = Channel(os.dup(0), os.dup(1))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    return channel
+
+
+def _next_line(channel: Channel, interruption: Interruption) -> bytes | None:
+    with interruption.allowed():
+        return channel.next_line()
+
+
+def _answer(line: bytes, channel: Channel, interruption: Interruption) -> None:
+    try:
+        request = parse_request(line)
+    except ValidationError as error:
+        channel.end(Failed(id=_id_of(line), error="bad_request", message=_complaint(error)))
+        return
+    channel.begin(request.id)
+    answer: Done | Failed
+    try:
+        with interruption.allowed():
+            result = _perform(request, Reporter(request.id, channel.send), interruption)
+        answer = Done(id=request.id, result=result)
+    except Interrupted:
+        answer = Failed(
+            id=request.id,
+            error="interrupted",
+            message="stopped by SIGTERM; a training resumes when it is asked for again",
+        )
+    except Exception as error:
+        if not isinstance(error, RequestFailed) or error.__cause__:
+            traceback.print_exc()
+        answer = Failed(id=request.id, error=failure_code(error), message=_describe(error))
+    channel.end(answer)
+    _release_memory()
+
+
+def _perform(request: Request, reporter: Reporter, interruption: Interruption) -> Result:
+    """Import what the request needs, and do it."""
+    match request:
+        case TrainRequest():
+            from finetune.trainer.train import train
+
+            return train(request, reporter, interruption)
+        case EvaluateRequest():
+            from finetune.trainer.evaluate import evaluate
+
+            return evaluate(request, reporter)
+        case GenerateRequest():
+            from finetune.trainer.generate import generate
+
+            return generate(request, reporter)
+        case MakeTinyModelRequest():
+            from finetune.trainer.tiny_model import make_tiny_model
+
+            return make_tiny_model(request, reporter)
+
+
+def _release_memory() -> None:
+    """After the request's last frame is gone, and with it the last hold on its models."""
+    if "finetune.trainer.models" in sys.modules:
+        from finetune.trainer.models import release_memory
+
+        release_memory()
+
+
+def _id_of(line: bytes) -> str | None:
+    """The id of a request that is otherwise not understood."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    found = request.get("id") if isinstance(request, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _complaint(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False)
+    return "not a request: " + "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'line'}: {problem['msg']}"
+        for problem in problems[:_NAMED_PROBLEMS]
+    )
+
+
+def _describe(error: Exception) -> str:
+    match failure_code(error):
+        case "out_of_memory":
+            return f"{error}; take a smaller minibatch_size or max_length"
+        case "disk_full":
+            return f"{error}; free some space and ask again"
+        case "not_installed":
+            return f"{error}; install learnd with its train extra"
+        case "internal":
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            kind = type(error).__name__
+            return f"{kind}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        case _:
+            return str(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The optimizer steps of one training.
+
+A plain loop over a model, with the loss on the outputs only. On a CPU, a
+training that was interrupted at any point and resumed ends in the same bytes
+as one that was not: each step's rows and dropout follow from the seed and
+the step's number. It neither loads nor writes models.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from finetune.trainer.checkpoint import (
+    Checkpoint,
+    Counts,
+    Origin,
+    load_checkpoint,
+    save_checkpoint,
+)
+from finetune.trainer.encoding import EncodedRow
+from finetune.trainer.interruption import Interrupted, Interruption
+from finetune.trainer.likelihood import measure
+from finetune.trainer.models import Compute
+from finetune.trainer.protocol import TrainingSettings, TrainProgress, finite_or_none
+from finetune.trainer.reporting import Reporter
+from finetune.trainer.schedule import (
+    Minibatch,
+    count_steps,
+    learning_rate_at,
+    step_seed,
+    steps_from,
+)
+from finetune.trainer.weights import snapshot, trainable
+
+
+class TrainingLoop:
+    """Model, optimizer and counts: what changes with each step."""
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel | PeftModel,
+        rows: Sequence[EncodedRow],
+        settings: TrainingSettings,
+        compute: Compute,
+        pad_id: int,
+        directory: Path,
+        origin: Origin,
+        reporter: Reporter,
+    ) -> None:
+        self._model, self._rows, self._settings, self._compute = model, rows, settings, compute
+        self._pad_id, self._directory, self._origin = pad_id, directory, origin
+        self._reporter = reporter
+        self._weights = trainable(model)
+        self._optimizer = torch.optim.AdamW(
+            self._weights.values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._scaler = torch.amp.GradScaler(
+            compute.device.type, enabled=compute.arithmetic == "fp16"
+        )
+        self._total_steps = count_steps(len(rows), settings)
+        self._saved_step = 0
+        self.starting_weights = snapshot(self._weights)
+        self.counts = Counts(
+            step=0, trained_tokens=0, rows_seen=0, first_loss=math.nan, last_loss=math.nan
+        )
+
+    def resume(self) -> int | None:
+        """Go on from the checkpoint that belongs to this training; its step, if there is one."""
+        checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
+        if checkpoint is None:
+            return None
+        self._restore(checkpoint)
+        return checkpoint.counts.step
+
+    def run(self, interruption: Interruption) -> bool:
+        """All steps that remain. False when the loss or a gradient was not finite: stopped there.
+
+        SIGTERM is looked for between minibatches; the begun step is dropped,
+        which changes nothing, because it is repeated from the checkpoint.
+        """
+        self._model.train()
+        pace = _Pace(self.counts.step, self._total_steps)
+        lengths = [len(row.ids) for row in self._rows]
+        if self.counts.step == self._total_steps:
+            return True
+        for minibatches in steps_from(self.counts.step, lengths, self._settings):
+            try:
+                finite = self._step(minibatches, interruption, pace)
+            except Interrupted:
+                self._save()
+                raise
+            if not finite:
+                return False
+            if self.counts.step == self._total_steps:
+                break
+            if self.counts.step % self._settings.checkpoint_every_steps == 0:
+                self._save()
+        return True
+
+    def _step(
+        self, minibatches: Sequence[Minibatch], interruption: Interruption, pace: _Pace
+    ) -> bool:
+        settings, counts = self._settings, self.counts
+        rate = learning_rate_at(counts.step, self._total_steps, settings)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(step_seed(settings.seed, counts.step))
+        rows = [[self._rows[index] for index in indices] for indices in minibatches]
+        tokens = sum(row.label_tokens for minibatch in rows for row in minibatch)
+        loss = 0.0
+        for minibatch in rows:
+            interruption.raise_if_requested()
+            with self._compute.autocast():
+                summed = measure(self._model, minibatch, self._pad_id).losses.sum()
+            # Each output token of the step weighs the same, wherever it was.
+            share = summed / tokens
+            self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+            loss += share.item()
+        self._scaler.unscale_(self._optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), settings.max_grad_norm).item()
+        # The fp16 scaler skips a step whose gradients overflow, and scales less.
+        usable = math.isfinite(norm) or self._scaler.is_enabled()
+        finite = math.isfinite(loss) and usable
+        if finite:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            counts = Counts(
+                step=counts.step + 1,
+                trained_tokens=counts.trained_tokens + tokens,
+                rows_seen=counts.rows_seen + sum(map(len, rows)),
+                first_loss=loss if counts.step == 0 else counts.first_loss,
+                last_loss=loss,
+            )
+        else:
+            counts = counts.model_copy(update={"last_loss": loss})
+        self.counts = counts
+        self._optimizer.zero_grad(set_to_none=True)
+        pace.add(sum(len(row.ids) for minibatch in rows for row in minibatch))
+        if self._reporter.progress_is_due(last=not finite or counts.step == self._total_steps):
+            self._reporter.say(
+                TrainProgress(
+                    id=self._reporter.request_id,
+                    step=counts.step,
+                    total_steps=self._total_steps,
+                    loss=finite_or_none(loss),
+                    learning_rate=rate,
+                    grad_norm=finite_or_none(norm),
+                    tokens_per_second=pace.tokens_per_second,
+                    seconds_left=pace.seconds_left(counts.step),
+                    trained_tokens=counts.trained_tokens,
+                )
+            )
+        return finite
+
+    def _save(self) -> None:
+        if self.counts.step == self._saved_step:
+            return
+        tensors: dict[str, torch.Tensor] = {}
+        for name, weight in self._weights.items():
+            tensors[f"weight/{name}"] = weight.detach().contiguous()
+            for part, value in self._optimizer.state[weight].items():
+                tensors[f"{part}/{name}"] = value.contiguous()
+        counts = self.counts
+        if self._scaler.is_enabled():
+            scaler = self._scaler.state_dict()
+            counts = counts.model_copy(
+                update={"loss_scale": scaler["scale"], "loss_scale_age": scaler["_growth_tracker"]}
+            )
+        save_checkpoint(self._directory, self._origin, counts, tensors)
+        self._saved_step = counts.step
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        parts: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self._weights}
+        for key, value in checkpoint.tensors.items():
+            part, _, name = key.partition("/")
+            parts[name][part] = value
+        for name, weight in self._weights.items():
+            weight.data.copy_(parts[name].pop("weight"))
+            self._optimizer.state[weight] = {
+                part: value.to(self._compute.device) for part, value in parts[name].items()
+            }
+        counts = checkpoint.counts
+        if self._scaler.is_enabled() and counts.loss_scale is not None:
+            scaler = self._scaler.state_dict()
+            scaler |= {"scale": counts.loss_scale, "_growth_tracker": counts.loss_scale_age}
+            self._scaler.load_state_dict(scaler)
+        self.counts, self._saved_step = counts, counts.step
+
+
+class _Pace:
+    """Speed since this process began to train."""
+
+    def __init__(self, first_step: int, total_steps: int) -> None:
+        self._started = time.monotonic()
+        self._first_step, self._total_steps = first_step, total_steps
+        self._tokens = 0
+
+    def add(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self._tokens / max(self._seconds, 1e-9)
+
+    def seconds_left(self, step: int) -> float:
+        done = step - self._first_step
+        return self._seconds / done * (self._total_steps - step) if done else 0.0
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started

@@ -1,0 +1,288 @@
+"""Hold what a daemon left behind against its promises: with plain sqlite3 and plain files.
+
+None of the product's queries is used, only its rule for what a complete artifact is. Each
+check yields what is wrong, in words; nothing yielded means that the promise held. The
+daemon should not run meanwhile, or be idle.
+"""
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.artifacts import ArtifactError, verify
+
+PRIMARY = {"train", "held_out"}
+MOST_SHOWN = 40
+Row = sqlite3.Row
+
+
+class Books:
+    """The rows of one database, as they are now."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self._file = data_dir / "learnd.db"
+
+    def rows(self, query: str, *values: Any) -> list[Row]:
+        """The answer to a query; each time from a connection of its own."""
+        address = f"file:{self._file}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=15)) as connection:
+            connection.row_factory = sqlite3.Row
+            return connection.execute(query, values).fetchall()
+
+    def number(self, query: str, *values: Any) -> int:
+        """The single number that a query answers."""
+        return int(self.rows(query, *values)[0][0])
+
+    def exist(self) -> bool:
+        """Whether the daemon has made its tables."""
+        if not self._file.exists():
+            return False
+        return bool(self.number("select count(*) from sqlite_master where name = 'tallies'"))
+
+
+def faults_of(data_dir: Path) -> list[str]:
+    """Everything that is wrong."""
+    books = Books(data_dir)
+    return [f"{check.__name__}: {fault}" for check in _CHECKS for fault in check(books)]
+
+
+def require_none(*faults: Iterable[str], when: str) -> None:
+    """Fail with what is wrong, unless nothing is."""
+    found = list(itertools.chain.from_iterable(faults))
+    if found:
+        shown = "\n  ".join(found[:MOST_SHOWN])
+        pytest.fail(f"{len(found)} faults {when}:\n  {shown}", pytrace=False)
+
+
+def one_primary_role(books: Books) -> Iterator[str]:
+    """P2: an event is sealed if and only if it has one primary role, in one batch."""
+    roles: defaultdict[int, list[str]] = defaultdict(list)
+    for row in books.rows("select event_id, role from batch_members"):
+        roles[row["event_id"]].append(row["role"])
+    for row in books.rows("select id, state, producer, event_id from events"):
+        name = f"event {row['producer']}/{row['event_id']}"
+        primary = [role for role in roles[row["id"]] if role in PRIMARY]
+        wanted = 1 if row["state"] == "sealed" else 0
+        if len(primary) != wanted:
+            yield f"{name} is {row['state']} and has the primary roles {primary}"
+        if set(roles[row["id"]]) - PRIMARY and primary != ["train"]:
+            yield f"{name} trains again as {roles[row['id']]}, but never trained"
+
+
+def nothing_held_out_trains(books: Books) -> Iterator[str]:
+    """No dataset file trains on a prompt that is held out, and each holds its batch's rows."""
+    held_out = {
+        _key(row["payload"])
+        for row in books.rows(
+            "select e.payload from events e join batch_members m on m.event_id = e.id"
+            " where m.role = 'held_out'"
+        )
+    }
+    held_out |= {
+        _normal(json.loads(row["messages"])[:-1])
+        for row in books.rows("select messages from evaluation_examples")
+    }
+    for row in books.rows("select id, batch_id, attempt from runs"):
+        file = books.data_dir / "datasets" / row["id"] / "train.jsonl"
+        if not file.exists():
+            if books.rows(
+                "select 1 from run_attempts where run_id = ? and job_id is not null", row["id"]
+            ):
+                yield f"run {row['id']} had a job, but has no {file.name}"
+            continue
+        conversations = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+        for messages in conversations:
+            if _normal(messages[:-1]) in held_out:
+                yield f"run {row['id']} trains on a held-out prompt: {messages[:-1]}"
+        members = Counter(
+            _key(member["payload"])
+            for member in books.rows(
+                "select e.payload, m.role from events e join batch_members m on m.event_id = e.id"
+                " where m.batch_id = ? and m.role != 'held_out'",
+                row["batch_id"],
+            )
+        )
+        written = Counter(_normal(messages[:-1]) for messages in conversations)
+        for what, difference in (("lacks", members - written), ("adds", written - members)):
+            if difference:
+                yield f"run {row['id']}: its {file.name} {what} {dict(difference)}"
+
+
+def one_job_an_attempt(books: Books) -> Iterator[str]:
+    """P3: the jobs that were adopted, each by one attempt of one run."""
+    adopted = Counter(
+        row["job_id"]
+        for row in books.rows("select job_id from run_attempts where job_id is not null")
+    )
+    for job, n in adopted.items():
+        if n > 1:
+            yield f"job {job} was adopted {n} times"
+    for row in books.rows("select * from runs"):
+        attempts = [
+            one["attempt"]
+            for one in books.rows(
+                "select attempt from run_attempts where run_id = ? order by attempt", row["id"]
+            )
+        ]
+        if attempts != list(range(1, row["attempt"] + 1)):
+            yield f"run {row['id']} is at attempt {row['attempt']}, and has {attempts}"
+
+
+def versions_are_complete(books: Books) -> Iterator[str]:
+    """Each run has at most one version; each version, and each artifact, has all its files."""
+    for folder in (books.data_dir / "artifacts").glob("[!.]*"):
+        try:
+            verify(folder)
+        except ArtifactError as error:
+            yield str(error)
+    made = Counter(
+        row["run_id"] for row in books.rows("select run_id from versions where run_id is not null")
+    )
+    for run, n in made.items():
+        if n > 1:
+            yield f"run {run} made {n} versions"
+    for row in books.rows("select * from runs where state = 'decided'"):
+        if made[row["id"]] != 1:
+            yield f"run {row['id']} is decided and made {made[row['id']]} versions"
+    for row in books.rows("select * from versions where run_id is not null"):
+        name = f"{row['line']} {row['release'] or row['candidate']}"
+        try:
+            manifest = verify(books.data_dir / "artifacts" / row["artifact"])
+        except ArtifactError as error:
+            yield f"{name}: {error}"
+        else:
+            if manifest.sha256 != row["manifest_sha256"] or manifest.run_id != row["run_id"]:
+                yield f"{name} has the files of another version: {manifest.run_id}"
+
+
+def one_champion_a_line(books: Books) -> Iterator[str]:
+    """P4: an alias names one released version, and its history has no gap."""
+    for line in books.rows("select name from model_lines"):
+        name = line["name"]
+        aliases = books.rows("select * from aliases where line = ?", name)
+        released = books.rows(
+            "select id, release from versions where line = ? and state = 'released'", name
+        )
+        if len(aliases) != 1 or [row["id"] for row in released] != [aliases[0]["version_id"]]:
+            yield (
+                f"{name} has {len(aliases)} champions, and released are"
+                f" {[row['release'] for row in released]}"
+            )
+            continue
+        current = None
+        moves = books.rows("select * from alias_history where line = ? order by id", name)
+        for move in moves:
+            if move["from_id"] != current:
+                yield f"{name}: a move from {move['from_id']} when {current} was the champion"
+            current = move["to_id"]
+        if current != aliases[0]["version_id"] or len(moves) != aliases[0]["revision"]:
+            yield f"{name}: its history ends at {current} after {len(moves)} moves"
+    for row in books.rows(
+        "select * from versions where release is not null and run_id is not null"
+    ):
+        promotions = books.number(
+            "select count(*) from alias_history where to_id = ? and cause in ('promote', 'force')",
+            row["id"],
+        )
+        if promotions != 1:
+            yield f"{row['line']} {row['release']} was promoted {promotions} times"
+
+
+def histories_have_no_gap(books: Books) -> Iterator[str]:
+    """Each step of an event, batch, run or version begins where the one before ended."""
+    last: dict[tuple[str, str], str] = {}
+    for row in books.rows("select * from transitions order by id"):
+        thing = (row["kind"], row["ref"])
+        if thing in last and row["from_state"] != last[thing]:
+            yield f"{thing}: from {row['from_state']} after it became {last[thing]}"
+        last[thing] = row["to_state"]
+    for kind, table in (("run", "runs"), ("version", "versions")):
+        for row in books.rows(f"select id, state from {table}"):  # noqa: S608 - two fixed names
+            known = last.get((kind, str(row["id"])))
+            if known is not None and known != row["state"]:
+                yield f"{kind} {row['id']} is {row['state']}, and its history ends at {known}"
+    for row in books.rows("select id, state from events where state != 'sealed'"):
+        known = last.get(("event", str(row["id"])), row["state"])
+        if known != row["state"]:
+            yield f"event {row['id']} is {row['state']}, and its history ends at {known}"
+
+
+def batches_are_numbered(books: Books) -> Iterator[str]:
+    """The batches of a line count from 1 without a gap; each but an untrainable one has a run."""
+    sequences: defaultdict[str, list[int]] = defaultdict(list)
+    for row in books.rows("select line, sequence from batches order by sequence"):
+        sequences[row["line"]].append(row["sequence"])
+    for line, numbers in sequences.items():
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"{line} has the batches {numbers}"
+    for row in books.rows(
+        "select b.id from batches b left join runs r on r.batch_id = b.id where r.id is null"
+    ):
+        roles = Counter(
+            member["role"]
+            for member in books.rows("select role from batch_members where batch_id = ?", row["id"])
+        )
+        if set(roles) - {"held_out"}:
+            yield f"batch {row['id']} has no run, and {dict(roles)}"
+
+
+def tallies_are_real(books: Books) -> Iterator[str]:
+    """The running counts are what counting gives."""
+    counted: dict[tuple[str, str, str], tuple[int, float, int]] = {}
+    for kind, query in _COUNTED.items():
+        for row in books.rows(query):
+            counted[kind, row["first"], row["second"]] = (row["n"], row["total"], row["m"])
+    kept = {
+        (row["kind"], row["task_type"], row["state"]): (
+            row["n"],
+            row["confidence_sum"],
+            row["confidence_n"],
+        )
+        for row in books.rows("select * from tallies")
+    }
+    for key in sorted(counted.keys() | kept.keys()):
+        n, total, m = counted.get(key, (0, 0.0, 0))
+        n_kept, total_kept, m_kept = kept.get(key, (0, 0.0, 0))
+        if (n, m) != (n_kept, m_kept) or abs(total - total_kept) > 1e-6:
+            yield f"{key}: {n_kept} ({total_kept} of {m_kept}) kept, {n} ({total} of {m}) counted"
+
+
+_COUNTED: Mapping[str, str] = {
+    "output": "select task_type first, state second, count(*) n,"
+    " coalesce(sum(confidence), 0) total, count(confidence) m from events group by 1, 2",
+    # Of feedback no confidence is kept.
+    "feedback": "select task_type first, state second, count(*) n, 0.0 total, 0 m"
+    " from feedback group by 1, 2",
+    "dead_letter": "select kind first, reason second, count(*) n, 0.0 total, 0 m"
+    " from dead_letters group by 1, 2",
+}
+
+_CHECKS: tuple[Callable[[Books], Iterable[str]], ...] = (
+    one_primary_role,
+    nothing_held_out_trains,
+    one_job_an_attempt,
+    versions_are_complete,
+    one_champion_a_line,
+    histories_have_no_gap,
+    batches_are_numbered,
+    tallies_are_real,
+)
+
+
+def _key(payload: str) -> str:
+    """The prompt of a stored output, as far as case and white space do not matter."""
+    event = json.loads(payload)
+    messages = event["messages"][:-1] if "messages" in event else [{"content": event["prompt"]}]
+    return _normal(messages)
+
+
+def _normal(messages: Iterable[Mapping[str, str]]) -> str:
+    return " ".join("\n".join(message["content"] for message in messages).casefold().split())

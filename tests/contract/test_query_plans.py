@@ -1,0 +1,122 @@
+"""No statement of the loop reads a whole growing table: ten million events cost as few."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from daemon.store import Store
+from daemon.store.tables import events
+from learning.gate import Outcome
+from learning.lifecycle import EventState
+from learning.policy import Verdict
+from tests.builders import block, dead_letter, feedback, later, output, outputs
+from tests.contract.driver import AS_SHIPPED, Driver
+
+GROWING = {
+    "events",
+    "feedback",
+    "dead_letters",
+    "transitions",
+    "batches",
+    "batch_members",
+    "split_sides",
+    "runs",
+    "run_attempts",
+    "versions",
+    "alias_history",
+    "evaluation_examples",
+    "evaluations",
+}
+PARTIAL = {
+    # These hold only what waits or is under way, so reading all of one is no scan.
+    "ix_events_queued",
+    "ix_events_queued_since",
+    "ix_events_held",
+    "ix_events_held_since",
+    "ix_events_quarantined",
+    "ix_feedback_waiting",
+    "ix_runs_unfinished",
+    "one_active_run",
+}
+
+
+class Statements:
+    """Every statement that a store executes, once, with parameters to explain it by."""
+
+    def __init__(self, store: Store) -> None:
+        self.seen: dict[str, Any] = {}
+        for engine in (store.database._writer, store.database._reader):
+            event.listen(engine, "before_cursor_execute", self._note)
+
+    def _note(
+        self, connection: object, cursor: object, statement: str, parameters: Any, *_: object
+    ) -> None:
+        if statement.split()[0] in ("SELECT", "UPDATE", "DELETE", "WITH"):
+            many = isinstance(parameters, list)
+            self.seen.setdefault(statement, parameters[0] if many else parameters)
+
+    def scans(self, tx: Connection) -> Iterator[str]:
+        """Statements with a step that reads a growing table from end to end."""
+        raw = tx.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        for statement, parameters in list(self.seen.items()):
+            for *_, step in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
+                scanned = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", step)
+                if scanned and scanned[1] in GROWING and scanned[2] not in PARTIAL:
+                    yield f"{step}: {statement}"
+
+
+@pytest.fixture
+def statements(store: Store) -> Statements:
+    if not store.database.url.startswith("sqlite"):
+        pytest.skip("reads SQLite's query plans")
+    return Statements(store)
+
+
+async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
+    drive: Driver, statements: Statements
+) -> None:
+    """The loop once around: every kind of arrival, move, batch, verdict and rollback."""
+    store = drive.store
+    await store.intake.claim("test", [("learnd.outputs", 0)])
+    await store.intake.append(block(output("dead", event_id="e"), dead_letter()))
+    await store.intake.append(block(output("reused", event_id="e")))
+    await store.intake.dead_letter(1)
+    await store.intake.replay(1, block(output("replayed")))
+    await drive.send(feedback("early"), feedback("task-0"), *outputs(range(10)))
+    await drive.send(*outputs(range(10, 14), approved=None), feedback("task-10"))
+    yes = Verdict(EventState.QUEUED, "yes", by_human=True)
+    await store.queue.judge_by_hand(15, yes, "ann", drive.now)
+    await store.queue.expire(later(days=1), later(days=8))
+    await store.queue.waiting_task_types()
+    await store.queue.look(drive.line)
+    run_id = await drive.run_of(output("a"), rules=AS_SHIPPED)
+    await store.runs.due(drive.now)
+    await store.runs.active()
+    await store.runs.resume_waiting(drive.now)
+    await drive.train(run_id)
+    await store.runs.held_out_rows(drive.line)
+    await drive.decide(run_id, Outcome.REJECT)
+    await drive.promote("1.0.1-rc.1")
+    batch = await drive.batch(output("b"), output("c"), rules=AS_SHIPPED)
+    await store.runs.training_rows(batch.batch_id)
+    assert batch.run_id is not None
+    await drive.finish(batch.run_id, Outcome.PROMOTE)
+    await drive.finish(await drive.run_of(output("d")), Outcome.ABSTAIN)
+    await drive.rollback()
+    await store.registry.loadable("normalize", "1.0.1")
+    await store.queue.import_held_out([(1, output("x"), bytes(16))], "normalize", "ann", drive.now)
+    assert len(statements.seen) > 40
+
+    assert list(await store.database.write(lambda tx: list(statements.scans(tx)))) == []
+
+
+async def test_the_check_itself_finds_a_scan(drive: Driver, statements: Statements) -> None:
+    await drive.rows(events, events.c.reason == "x")
+
+    (found,) = await drive.store.database.write(lambda tx: list(statements.scans(tx)))
+    assert found.startswith("SCAN events")

@@ -1,0 +1,52 @@
+"""Operations that do nothing and say what they were asked: for tests of who asks them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from daemon.api.ports import FlushResult, HeldOutImport
+from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
+from learning.lifecycle import EventState
+
+
+@dataclass
+class ScriptedOperations:
+    """Implements daemon.api.ports.Operations; raises `error` instead, when one is set."""
+
+    error: Exception | None = None
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def _hear(self, *what: Any) -> None:
+        self.asked.append(what)
+        if self.error is not None:
+            raise self.error
+
+    async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
+        self._hear("flush", task_type, actor)
+        sealed = BatchSealed("audio", "b-1", "r-1", "flush", 8, 4, 2, 1)
+        return [
+            FlushResult("audio", sealed, "sealed; its run starts now"),
+            FlushResult("game", None, "nothing is waiting"),
+        ]
+
+    async def promote(
+        self, line: str, version: str, *, force: bool, reason: str, actor: str
+    ) -> Promoted:
+        self._hear("promote", line, version, force, reason, actor)
+        return Promoted(line, "1.0.4", "1.0.3", force, actor)
+
+    async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
+        self._hear("rollback", line, to, reason, actor)
+        return RolledBack(line, to or "1.0.2", "1.0.3", actor, reason)
+
+    async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
+        self._hear("judge", event_row_id, approved, reason, actor)
+        return "queued" if approved else "rejected"
+
+    async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
+        self._hear("replay", dead_letter_id, actor)
+        return EventsStored("kafka", outputs={("audio", EventState.QUEUED): 1})
+
+    async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:
+        self._hear("import_held_out", rows, task_type, actor)
+        return HeldOutImport(len(rows.splitlines()), 1, ((2, "its prompt has trained already"),))

@@ -1,0 +1,210 @@
+"""The daemon as an operator runs it: the command `learnd run` in a process of its own.
+
+Its settings lie in a learnd.yaml, its data in a folder beside it; both survive a kill.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import httpx
+import yaml
+
+from daemon.settings_sources import PLAIN_NAMES
+from tests.services.process import TiedProcess
+from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS, wait_until
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 30.0
+STOP_SECONDS = 25.0
+"""What the daemon promises for SIGTERM."""
+ANSWER_SECONDS = 30.0
+COMMAND_SECONDS = 120.0
+
+
+class DaemonEndedError(AssertionError):
+    """The daemon ended while something was expected of it; with its last words."""
+
+
+class Crash(NamedTuple):
+    """Where tests/crashing.py ends a daemon: `when` is before or after the nth call of `call`."""
+
+    when: str
+    call: str
+    nth: int = 1
+
+
+class Stopped(NamedTuple):
+    """How a daemon ended."""
+
+    status: int
+    seconds: float
+
+
+class Learnd:
+    """One installation: started, killed and started again; what runs is killed on exit."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self._config = folder / "learnd.yaml"
+        self._config.write_text(
+            yaml.safe_dump(
+                {
+                    "data_dir": str(self.data_dir),
+                    "http": {"port": 0},
+                    "log": {"format": "json"},
+                    **settings,
+                }
+            )
+        )
+        self._process: TiedProcess | None = None
+        self._log = folder / "learnd-0.log"
+        self._starts = 0
+        self._url = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.end(signal.SIGKILL, patience_seconds=STOP_SECONDS)
+
+    @property
+    def database(self) -> Path:
+        """Its SQLite file."""
+        return self.data_dir / "learnd.db"
+
+    # --- its life -------------------------------------------------------------------
+
+    def launch(self, crash: Crash | None = None) -> None:
+        """Start the process, and do not wait for it to be up."""
+        assert self._process is None, "it runs already"
+        self._starts += 1
+        self._log = self.folder / f"learnd-{self._starts}.log"
+        program = ["-m", "daemon"]
+        if crash is not None:
+            program = ["-m", "tests.crashing", crash.when, str(crash.nth), crash.call]
+        self._process = TiedProcess(
+            [sys.executable, *program, "run"], log=self._log, env=self._environment()
+        )
+
+    def start(self) -> None:
+        """Start it, and return when it is up."""
+        self.launch()
+        self._url = self.wait_until("learnd is up", self._announced_url, seconds=START_SECONDS)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> Stopped:
+        """End it with SIGTERM; a daemon that takes longer than it promises is killed."""
+        return self._end(signal.SIGTERM)
+
+    def wait_for_crash(self) -> None:
+        """Return when the crash that `launch` was asked for has killed it."""
+        process = self._running()
+        wait_until(
+            "the crash", lambda: process.exit_status is not None, explain=lambda: self.log_tail()
+        )
+        status = self._end(signal.SIGKILL).status
+        if status != -signal.SIGKILL:
+            raise DaemonEndedError(f"it ended with status {status}\n{self.log_tail()}")
+
+    def wait_until(
+        self,
+        what: str,
+        ask: Callable[[], T],
+        *,
+        seconds: float = PATIENCE_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> T:
+        """As tests.waiting.wait_until, as long as the daemon runs."""
+        process = self._running()
+
+        def ask_while_running() -> T:
+            if process.exit_status is not None:
+                raise DaemonEndedError(
+                    f"{what}: it ended with status {process.exit_status}\n{self.log_tail()}"
+                )
+            return ask()
+
+        return wait_until(
+            what,
+            ask_while_running,
+            seconds=seconds,
+            poll_seconds=poll_seconds,
+            explain=self.log_tail,
+        )
+
+    def log_tail(self, lines: int = 40) -> str:
+        """The last lines of its output since it was started last."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+
+    # --- what is asked of it --------------------------------------------------------
+
+    def get(self, path: str) -> Any:
+        """The answer of its API."""
+        answer = httpx.get(
+            f"{self._url}{path}",
+            headers={"Authorization": f"Bearer {(self.data_dir / 'token').read_text().strip()}"},
+            timeout=ANSWER_SECONDS,
+            trust_env=False,
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def command(self, *arguments: str) -> str:
+        """What `learnd ARGUMENTS` prints; it must end with status 0."""
+        done = subprocess.run(
+            [sys.executable, "-m", "daemon", *arguments],
+            env=self._environment() | {"LEARND_URL": self._url},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, f"learnd {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    # --- inside ---------------------------------------------------------------------
+
+    def _end(self, how: signal.Signals) -> Stopped:
+        process, self._process = self._running(), None
+        begun = time.monotonic()
+        status = process.end(how, patience_seconds=STOP_SECONDS)
+        return Stopped(status, time.monotonic() - begun)
+
+    def _running(self) -> TiedProcess:
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    def _announced_url(self) -> str:
+        found = re.search(r'^\{.*"learnd is up".*\}$', self._log.read_text(), re.MULTILINE)
+        return str(json.loads(found.group())["url"]) if found is not None else ""
+
+    def _environment(self) -> dict[str, str]:
+        """That of the tests, less whatever would configure a daemon."""
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("LEARND_") and name not in PLAIN_NAMES
+        }
+        return clean | {"LEARND_CONFIG": str(self._config), "PYTHONPATH": str(ROOT)}

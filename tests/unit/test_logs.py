@@ -1,0 +1,112 @@
+"""Log lines: one for each fact, in words, without secrets."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from learning.facts import (
+    BatchSealed,
+    CandidateDecided,
+    EventsExpired,
+    EventsStored,
+    Fact,
+    Promoted,
+    RolledBack,
+    RunFailed,
+    RunLaunched,
+    RunTrained,
+    TopicRecreated,
+)
+from learning.lifecycle import EventState
+from monitoring.logs import FactLog, configure, in_words, mask_secrets
+
+FACTS: list[tuple[Fact, str]] = [
+    (EventsStored("kafka", {("audio", EventState.QUEUED): 2}), "kafka: 2 audio outputs queued"),
+    (EventsStored("kafka", dead_letters={"not_json": 1}), "kafka: 1 dead letters: not_json"),
+    (EventsStored("kafka", duplicates=3), "kafka: 3 duplicates"),
+    (EventsStored("kafka"), "kafka: nothing new"),
+    (TopicRecreated("t", 1, 9, 0), "reading again from 0 instead of 9"),
+    (EventsExpired(4), "4 held events expired"),
+    (BatchSealed("audio", "b-1", "r-1", "size", 8, 4, 2, 1), "8 to train, 4 held out"),
+    (BatchSealed("audio", "b-1", None, "size", 0, 4, 0, 0), "no run"),
+    (RunLaunched("audio", "r-1", 1, "local", "j-1"), "local job j-1"),
+    (RunFailed("audio", "r-1", 1, "oom", "no room", retried=False), "no further attempt"),
+    (RunTrained("audio", "r-1", 4.2, 900), "900 tokens in 4.2 s"),
+    (
+        CandidateDecided("audio", "r-1", "1.0.1-rc.1", "promote", "better", 0.8, 0.4),
+        "1.0.1-rc.1: promote: better",
+    ),
+    (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
+    (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+]
+
+
+@pytest.fixture
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(("fact", "said"), FACTS)
+def test_a_fact_is_one_line_in_words(fact: Fact, said: str) -> None:
+    line = in_words(fact)
+    assert said in line
+    assert "\n" not in line
+
+
+@pytest.mark.usefixtures("_restored")
+def test_json_lines_carry_level_time_and_words(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    FactLog()(RunFailed("audio", "r-1", 1, "oom", "no room", retried=True))
+    line = json.loads(capsys.readouterr().err)
+    assert line["level"] == "warning"
+    assert line["kind"] == "RunFailed"
+    assert line["event"].startswith("audio: run r-1 failed")
+    assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.usefixtures("_restored")
+def test_libraries_log_in_the_same_form_and_less(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("debug", "json")
+    logging.getLogger("aiokafka.consumer").info("chatter")
+    logging.getLogger("somebody").info("of %d words", 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "of 3 words"
+
+
+@pytest.mark.usefixtures("_restored")
+def test_an_exception_is_logged_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        structlog.get_logger("x").exception("a listener failed")
+    line = json.loads(capsys.readouterr().err)
+    assert "ValueError: broken" in line["exception"]
+
+
+@pytest.mark.usefixtures("_restored")
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    configure("info", "json" if style == "json" else "console")
+    log = structlog.get_logger("x")
+    log.info(
+        "connecting to postgresql://me:hunter2@host/db",
+        sasl_password="hunter2",
+        token="hunter2",
+        settings={"openai_api_key": "hunter2"},
+        headers=["Authorization: Bearer hunter2hunter2"],
+    )
+    written = capsys.readouterr().err
+    assert "connecting to postgresql://me:" in written
+    assert "hunter2" not in written
+
+
+def test_numbers_of_tokens_are_no_secrets() -> None:
+    assert mask_secrets(None, "info", {"trained_tokens": 9}) == {"trained_tokens": 9}

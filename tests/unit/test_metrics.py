@@ -1,0 +1,156 @@
+"""The metrics page, read back as Prometheus reads it."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from learning.facts import (
+    BatchSealed,
+    CandidateDecided,
+    EventsExpired,
+    EventsStored,
+    Promoted,
+    RolledBack,
+    RunFailed,
+    RunLaunched,
+    RunTrained,
+    TopicRecreated,
+)
+from learning.lifecycle import EventState, FeedbackState
+from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
+
+SINCE = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+def samples(metrics: Metrics) -> Mapping[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def test_stored_events_are_counted_by_source_task_type_and_verdict(metrics: Metrics) -> None:
+    fact = EventsStored(
+        source="kafka",
+        outputs={("audio", EventState.QUEUED): 3, ("audio", EventState.HELD): 1},
+        feedback={("audio", FeedbackState.JOINED): 2},
+        rejudged={("audio", EventState.WITHDRAWN): 1},
+        dead_letters={"not_json": 4},
+        duplicates=5,
+    )
+    metrics.count(fact)
+    metrics.count(fact)
+    assert value(
+        metrics, "learnd_events_total", source="kafka", task_type="audio", verdict="queued"
+    ) == (6)
+    assert (
+        value(metrics, "learnd_events_total", source="kafka", task_type="audio", verdict="held")
+        == 2
+    )
+    assert (
+        value(metrics, "learnd_feedback_total", source="kafka", task_type="audio", state="joined")
+        == 4
+    )
+    assert value(metrics, "learnd_rejudged_total", task_type="audio", verdict="withdrawn") == 2
+    assert value(metrics, "learnd_dead_letters_total", source="kafka", reason="not_json") == 8
+    assert value(metrics, "learnd_duplicates_total", source="kafka") == 10
+
+
+def test_every_fact_is_counted(metrics: Metrics) -> None:
+    metrics.count(EventsExpired(2))
+    metrics.count(TopicRecreated("t", 0, 5, 0))
+    metrics.count(BatchSealed("audio", "b-1", "r-1", "size", 8, 4, 2, 1))
+    metrics.count(RunLaunched("audio", "r-1", 1, "local", "j-1"))
+    metrics.count(RunFailed("audio", "r-1", 1, "out_of_memory", "no room", retried=True))
+    metrics.count(RunTrained("audio", "r-1", 42.0, 1_000))
+    metrics.count(CandidateDecided("audio", "r-1", "1.0.1-rc.1", "promote", "better", 0.8, 0.4))
+    metrics.count(Promoted("audio", "1.0.1", "1.0.0", forced=False, actor="runner"))
+    metrics.count(RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"))
+    for name, labels, wanted in [
+        ("learnd_expired_total", {}, 2),
+        ("learnd_topics_recreated_total", {"topic": "t"}, 1),
+        ("learnd_batches_total", {"line": "audio", "trigger": "size"}, 1),
+        ("learnd_batch_members_total", {"line": "audio", "role": "held_out"}, 4),
+        ("learnd_run_launches_total", {"line": "audio", "provider": "local"}, 1),
+        (
+            "learnd_run_failures_total",
+            {"line": "audio", "error": "out_of_memory", "retried": "yes"},
+            1,
+        ),
+        ("learnd_run_trained_tokens_total", {"line": "audio"}, 1_000),
+        ("learnd_run_duration_seconds_sum", {"line": "audio"}, 42),
+        ("learnd_run_duration_seconds_bucket", {"line": "audio", "le": "60.0"}, 1),
+        ("learnd_run_duration_seconds_bucket", {"line": "audio", "le": "30.0"}, 0),
+        ("learnd_decisions_total", {"line": "audio", "outcome": "promote"}, 1),
+        ("learnd_promotions_total", {"line": "audio", "forced": "no"}, 1),
+        ("learnd_rollbacks_total", {"line": "audio"}, 1),
+    ]:
+        assert value(metrics, name, **labels) == wanted, name
+
+
+def test_a_snapshot_sets_the_gauges(metrics: Metrics) -> None:
+    metrics.show(
+        Snapshot(
+            ready=True,
+            queued={"audio": 7},
+            held={"audio": 2},
+            oldest_queued_seconds={"audio": 90.0},
+            runs_by_state={"running": 1},
+            lag={("learnd.outputs", 3): 11},
+            lines=[LineHealth("audio", "1.0.1", SINCE, 16, 32)],
+            losses=[ChampionLoss("audio", "1.0.1", 0.4)],
+            success_rate=0.9,
+        )
+    )
+    for name, labels, wanted in [
+        ("learnd_ready", {}, 1),
+        ("learnd_queue_events", {"task_type": "audio"}, 7),
+        ("learnd_held_events", {"task_type": "audio"}, 2),
+        ("learnd_oldest_queued_age_seconds", {"task_type": "audio"}, 90),
+        ("learnd_runs", {"state": "running"}, 1),
+        ("learnd_consumer_lag_records", {"topic": "learnd.outputs", "partition": "3"}, 11),
+        ("learnd_champion_info", {"line": "audio", "version": "1.0.1"}, 1),
+        ("learnd_champion_since_timestamp_seconds", {"line": "audio"}, SINCE.timestamp()),
+        ("learnd_held_out_examples", {"line": "audio"}, 16),
+        ("learnd_held_out_examples_wanted", {"line": "audio"}, 32),
+        ("learnd_held_out_loss", {"line": "audio", "version": "1.0.1"}, 0.4),
+        ("learnd_success_ratio", {}, 0.9),
+    ]:
+        assert value(metrics, name, **labels) == wanted, name
+    rate = value(metrics, "learnd_fine_tune_success_ratio")
+    assert rate is not None
+    assert math.isnan(rate)
+
+
+def test_what_is_gone_disappears_from_the_page(metrics: Metrics) -> None:
+    metrics.show(Snapshot(ready=True, lines=[LineHealth("audio", "1.0.1", SINCE, 1, 2)]))
+    metrics.show(Snapshot(ready=False, lines=[LineHealth("audio", "1.0.2", SINCE, 1, 2)]))
+    assert value(metrics, "learnd_champion_info", line="audio", version="1.0.1") is None
+    assert value(metrics, "learnd_champion_info", line="audio", version="1.0.2") == 1
+    assert value(metrics, "learnd_ready") == 0
+
+
+def test_the_page_has_no_series_that_nobody_reads(metrics: Metrics) -> None:
+    metrics.count(RunTrained("audio", "r-1", 1.0, 1))
+    assert b"_created" not in metrics.render()
+
+
+def test_two_daemons_of_one_process_count_apart() -> None:
+    first, second = Metrics(), Metrics()
+    first.count(EventsExpired(1))
+    assert value(first, "learnd_expired_total") == 1
+    assert value(second, "learnd_expired_total") == 0

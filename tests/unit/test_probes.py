@@ -1,0 +1,49 @@
+"""Live and ready are different questions, and a stop answers only one of them."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from daemon.probes import DaemonProbes
+from daemon.store.database import Database
+from daemon.store.views import Views
+from learning.lines import ModelLines
+from monitoring.health import all_ok
+from tests.rows import START
+
+
+@pytest.fixture
+def probes(database: Database, tmp_path: Path) -> DaemonProbes:
+    views = Views.of(
+        database,
+        lines=ModelLines([]),
+        artifacts_dir=tmp_path,
+        wanted_held_out=32,
+        clock=lambda: START,
+    )
+    return DaemonProbes(views.overview, None, lambda: START)
+
+
+async def test_a_loop_that_ended_is_not_live(probes: DaemonProbes) -> None:
+    ended = asyncio.create_task(asyncio.sleep(0), name="sealer")
+    works = asyncio.create_task(asyncio.Event().wait(), name="runner")
+    probes.watch([ended, works])
+    assert all_ok(probes.live())
+    await ended
+    assert {check.name: check.ok for check in probes.live()} == {"sealer": False, "runner": True}
+    assert not all_ok(await probes.ready())
+    assert not (await probes.health()).healthy
+    works.cancel()
+
+
+async def test_a_daemon_that_stops_is_live_and_not_ready(probes: DaemonProbes) -> None:
+    leave = asyncio.Event()
+    loop = asyncio.create_task(leave.wait(), name="sealer")
+    probes.watch([loop])
+    assert all_ok(await probes.ready())
+    probes.drain()
+    leave.set()
+    await loop
+    assert all_ok(probes.live())
+    assert not all_ok(await probes.ready())
