@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from daemon.printing import some_of
-from daemon.settings import Settings, without_password
+from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from learning.errors import LearningError
 
 REACH_SECONDS = 5.0
@@ -180,7 +180,7 @@ def _provider(name: str) -> Finding:
         factory_of(name)
     except LearningError as error:
         return Finding(subject, Grade.BAD, str(error))
-    needed = LOCAL_PROVIDER_NEEDS if name == "local" else ()
+    needed = LOCAL_PROVIDER_NEEDS if name in LOCAL_PROVIDERS else ()
     missing = [library for library in needed if importlib.util.find_spec(library) is None]
     if missing:
         advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"

@@ -40,6 +40,8 @@ from learning.sampling import SplitRules
 ENV_PREFIX = "LEARND_"
 MASK = "********"
 
+LOCAL_PROVIDERS = frozenset({"local", "huggingface"})
+"""Names of the provider whose training settings are checked here."""
 
 KeyPath = tuple[str, ...]
 """A setting's place; not a dotted text, because the name of a line may contain dots."""
@@ -257,7 +259,7 @@ class FineTuneSettings(_Section):
     base_model: Text | None = None
     """A directory or a hub name. Without one nothing can be trained."""
     training: dict[str, Any] = Field(default_factory=dict)
-    """The provider's own settings; for `local` those of finetune.trainer.protocol."""
+    """The provider's own settings; for a local one those of finetune.trainer.protocol."""
     max_attempts: int = Field(3, ge=1, le=100)
     retry_base_seconds: Seconds = 10.0
     retry_max_seconds: Seconds = 600.0
@@ -366,7 +368,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lines_are_understood(self) -> Self:
-        if self.finetune.provider == "local":
+        if self.finetune.provider in LOCAL_PROVIDERS:
             training = self.finetune.training
             _require_training(training, training, ("finetune", "training"))
         for name, line in self.lines.items():
@@ -377,7 +379,7 @@ class Settings(BaseSettings):
                     ("lines", name, "system_prompts"),
                     f"the line does not learn from {', '.join(sorted(foreign))}",
                 )
-            if (line.provider or self.finetune.provider) == "local":
+            if (line.provider or self.finetune.provider) in LOCAL_PROVIDERS:
                 training = self.finetune.training | line.training
                 _require_training(training, line.training, ("lines", name, "training"))
         try:
@@ -439,7 +441,7 @@ class Settings(BaseSettings):
     def _line(self, name: str, line: LineSettings) -> ModelLine:
         provider = line.provider or self.finetune.provider
         training = self.finetune.training | line.training
-        if provider == "local":
+        if provider in LOCAL_PROVIDERS:
             training = TrainingSettings.model_validate(training).model_dump(mode="json")
         return ModelLine(
             name=name,

@@ -473,12 +473,13 @@ def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
 
             daemon.wait_until(str(moment), send_until, poll_seconds=0.002)
             daemon.kill()
-            assert [
-                *faults_of_intake(producer),
-                *faults_of_commits(producer, group),
-                *faults_of(daemon.data_dir),
-                *numbers.look(books),
-            ] == [], f"after a kill when {moment}"
+            require_none(
+                faults_of_intake(producer),
+                faults_of_commits(producer, group),
+                faults_of(daemon.data_dir),
+                numbers.look(books),
+                when=f"after a kill when {moment}",
+            )
             daemon.start()
 
         def send_to_the_end() -> bool:

@@ -12,30 +12,30 @@ from sqlalchemy.exc import DBAPIError
 
 from daemon.store import Store, database
 from daemon.store.database import Database, sqlite_url, to_json
-from daemon.store.tables import model_lines
+from daemon.store.tables import split_sides
 from learning.ports import StoreUnavailableError
 from tests.builders import JUDGE, NOON
 
-LINE = {"name": "normalize", "base_model": "tiny", "created_at": NOON}
+ROW = {"key": bytes(16), "side": "train"}
 
 
-def add_line(tx: Connection) -> None:
-    tx.execute(insert(model_lines), LINE)
+def add_row(tx: Connection) -> None:
+    tx.execute(insert(split_sides), ROW)
 
 
-def line_names(tx: Connection) -> list[str]:
-    return list(tx.execute(select(model_lines.c.name)).scalars())
+def sides(tx: Connection) -> list[str]:
+    return list(tx.execute(select(split_sides.c.side)).scalars())
 
 
 async def test_what_a_transaction_raises_rolls_it_back_and_passes_through(store: Store) -> None:
     def fail(tx: Connection) -> None:
-        add_line(tx)
+        add_row(tx)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await store.database.write(fail)
 
-    assert await store.database.read(line_names) == []
+    assert await store.database.read(sides) == []
 
 
 async def test_wrong_sql_is_our_mistake_and_no_outage(store: Store) -> None:
@@ -47,7 +47,7 @@ async def test_a_cancelled_caller_waits_for_its_transaction(store: Store) -> Non
     entered, may_end = threading.Event(), threading.Event()
 
     def slow(tx: Connection) -> None:
-        add_line(tx)
+        add_row(tx)
         entered.set()
         may_end.wait()
 
@@ -61,7 +61,7 @@ async def test_a_cancelled_caller_waits_for_its_transaction(store: Store) -> Non
     with pytest.raises(asyncio.CancelledError):
         await writing
 
-    assert await store.database.read(line_names) == ["normalize"]
+    assert await store.database.read(sides) == ["train"]
 
 
 async def test_a_reader_does_not_wait_for_a_writer_and_sees_nothing_half_done(
@@ -70,18 +70,18 @@ async def test_a_reader_does_not_wait_for_a_writer_and_sees_nothing_half_done(
     written, may_end = threading.Event(), threading.Event()
 
     def slow(tx: Connection) -> None:
-        add_line(tx)
+        add_row(tx)
         written.set()
         may_end.wait()
 
     writing = asyncio.create_task(store.database.write(slow))
     await asyncio.to_thread(written.wait)
 
-    assert await store.database.read(line_names) == []
+    assert await store.database.read(sides) == []
 
     may_end.set()
     await writing
-    assert await store.database.read(line_names) == ["normalize"]
+    assert await store.database.read(sides) == ["train"]
 
 
 async def test_a_file_that_another_program_locks_is_an_outage_and_no_loss(
@@ -101,12 +101,12 @@ async def test_a_file_that_another_program_locks_is_an_outage_and_no_loss(
         holding = asyncio.create_task(theirs.write(hold))
         await asyncio.to_thread(locked.wait)
         with pytest.raises(StoreUnavailableError, match="locked"):
-            await ours.write(add_line)
+            await ours.write(add_row)
 
         may_end.set()
         await holding
-        await ours.write(add_line)
-        assert await theirs.read(line_names) == ["normalize"]
+        await ours.write(add_row)
+        assert await theirs.read(sides) == ["train"]
     finally:
         await ours.close()
         await theirs.close()

@@ -345,6 +345,7 @@ def test_training_settings_of_another_provider_are_passed_as_they_are() -> None:
             "finetune.training.epohcs: no such setting; did you mean epochs?",
         ),
         ("finetune: {training: {epochs: 0}}", "finetune.training.epochs: "),
+        ("finetune: {provider: huggingface, training: {epohcs: 1}}", "did you mean epochs?"),
         ("lines: {a: {training: {epochs: 0}}}", "lines.a.training.epochs: "),
         ("lines: {a: {traning: {epochs: 1}}}", "did you mean training?"),
         ("lines: {a: {task_types: [x]}, b: {task_types: [x]}}", "claimed by the lines 'a' and 'b'"),

@@ -1,0 +1,262 @@
+"""Anything may happen to a store in any order; after each step every promise holds.
+
+Hypothesis plays arrivals, feedback, sealing, verdicts, promotions and rollbacks against a
+real database, and shrinks what breaks a promise to a story short enough to read.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Awaitable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from semver import Version
+from sqlalchemy import Row
+
+from daemon.store import Store
+from daemon.store.database import sqlite_url
+from daemon.store.registry import NothingToRollBackError, PromotionRefusedError
+from daemon.store.tables import evaluation_examples, events, runs, versions
+from learning.batching import Trigger
+from learning.errors import ConflictError
+from learning.events import prompt_key
+from learning.gate import Outcome, Refusal
+from learning.judge import Judge
+from learning.lifecycle import EventState, RunState
+from learning.policy import Policy, Verdict
+from learning.ports import ChampionMovedError, Duel
+from learning.sampling import SplitRules
+from learning.validators import built_in
+from tests.builders import block, dead_letter, feedback, judged, output
+from tests.contract.driver import LINE, Driver, StoppedClock
+from tests.contract.promises import broken_promises
+
+T = TypeVar("T")
+
+AUTO = Judge(lambda: Policy(enable_auto_approval=True), built_in(max_output_characters=20))
+ARCADE = replace(LINE, name="arcade", task_types=frozenset({"audio", "game"}))
+LINE_OF = {"normalize": LINE, "audio": ARCADE, "game": ARCADE}
+
+task_ids = st.sampled_from([f"t{n}" for n in range(12)])
+task_types = st.sampled_from(sorted(LINE_OF))
+lines = st.sampled_from([LINE, ARCADE])
+verdicts = st.none() | st.booleans()
+outcomes = st.sampled_from(Outcome)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> Any:
+    """An output of one of a few tasks, prompts, groups and ids, so that all of them meet."""
+    task_id, task_type = draw(task_ids), draw(task_types)
+    return output(
+        task_id,
+        task_type=task_type,
+        event_id=draw(st.none() | st.sampled_from(["e1", "e2"])),
+        prompt=f"prompt {draw(st.integers(0, 8))}",
+        output=draw(st.sampled_from(["fine", " ", "much longer than may be"])),
+        approved=draw(verdicts),
+        confidence=draw(st.none() | st.sampled_from([0.1, 0.7, 0.95])),
+        split_group=draw(st.none() | st.sampled_from(["alice", "bob"])),
+    )
+
+
+@st.composite
+def opinions(draw: st.DrawFn) -> Any:
+    return feedback(
+        draw(task_ids),
+        task_type=draw(task_types),
+        event_id=draw(st.uuids()).hex,
+        approved=draw(verdicts),
+    )
+
+
+class LoopAtRandom(RuleBasedStateMachine):
+    """One store, two lines, and whatever comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.loop = asyncio.Runner()
+        path = Path(self.folder.name)
+        clock = StoppedClock()
+        self.store = self.do(
+            Store.open(sqlite_url(path / "learnd.db"), artifacts_dir=path, judge=AUTO, clock=clock)
+        )
+        self.drive = Driver(self.store, clock)
+        self.position = self.do(self.store.intake.claim("test", [("topic", 0)]))[0]
+        self.duels: dict[str, Duel] = {}
+        self.frozen: list[Row[Any]] = []
+        self.numbers: dict[str, list[Version]] = {}
+
+    def teardown(self) -> None:
+        self.do(self.store.close())
+        self.loop.close()
+        self.folder.cleanup()
+
+    def do(self, action: Awaitable[T]) -> T:
+        async def awaited() -> T:
+            return await action
+
+        return self.loop.run(awaited())
+
+    def runs_in(self, *states: RunState) -> list[Row[Any]]:
+        return self.do(self.drive.rows(runs, runs.c.state.in_(states)))
+
+    def set_line(self, name: str) -> None:
+        self.drive.line = ARCADE if name == "arcade" else LINE
+
+    # --- what may happen ---------------------------------------------------------------
+
+    @initialize()
+    def declare(self) -> None:
+        self.do(self.store.registry.ensure_lines([LINE, ARCADE], self.drive.now))
+
+    @rule(sent=st.lists(arrivals() | opinions() | st.just(dead_letter()), max_size=8))
+    def arrive(self, sent: list[Any]) -> None:
+        arrived = block(*sent, at=self.drive.now)
+        arrived = replace(
+            arrived,
+            outputs=[judged(item.event, at=self.drive.now, judge=AUTO) for item in arrived.outputs],
+        )
+        stored = self.do(self.store.intake.append(arrived))
+        n_told = sum(stored.outputs.values()) + sum(stored.feedback.values()) + stored.duplicates
+        assert n_told + sum(stored.dead_letters.values()) == len(sent)
+
+    @rule(minutes=st.integers(1, 60 * 24 * 4))
+    def time_passes(self, minutes: int) -> None:
+        self.drive.wait(minutes=minutes)
+
+    @rule()
+    def expire(self) -> None:
+        hold = Policy().hold
+        self.do(self.store.queue.expire(self.drive.now - hold, self.drive.now))
+
+    @rule(data=st.data(), approved=st.booleans(), by_human=st.booleans())
+    def judge_by_hand(self, data: st.DataObject, approved: bool, by_human: bool) -> None:
+        rows = self.do(self.drive.rows(events))
+        if not rows:
+            return
+        row = data.draw(st.sampled_from(rows))
+        state = EventState.QUEUED if approved else EventState.REJECTED
+        verdict = Verdict(state, "by hand", by_human)
+        with contextlib.suppress(ConflictError):
+            self.do(self.store.queue.judge_by_hand(row.id, verdict, "ann", self.drive.now))
+
+    @rule(example=arrivals())
+    def import_held_out(self, example: Any) -> None:
+        rows = [(1, example, prompt_key(example))]
+        self.do(self.store.queue.import_held_out(rows, example.task_type, "ann", self.drive.now))
+
+    @rule(
+        line=lines,
+        size=st.integers(1, 8),
+        trigger=st.sampled_from([Trigger.SIZE, Trigger.FLUSH]),
+        held_out=st.sampled_from([0.0, 0.2, 1.0]),
+        replay=st.sampled_from([0.0, 0.5]),
+    )
+    def seal(self, line: Any, size: int, trigger: Trigger, held_out: float, replay: float) -> None:
+        rules = SplitRules(held_out, 0.5, wanted_held_out=3, replay_share=replay)
+        was_busy = self.do(self.store.queue.look(line)).busy
+        batch = self.do(self.drive.seal(size=size, trigger=trigger, rules=rules, line=line))
+        if batch is not None:
+            assert trigger is Trigger.FLUSH or not was_busy
+            assert 1 <= batch.n_train + batch.n_held_out <= size
+
+    @precondition(lambda self: self.runs_in(RunState.PLANNED))
+    @rule(data=st.data(), ends=st.sampled_from(["train", "interrupt", "retry", "fail"]))
+    def work(self, data: st.DataObject, ends: str) -> None:
+        due = self.do(self.store.runs.due(self.drive.now))
+        if not due:
+            return
+        record = data.draw(st.sampled_from(due))
+        self.set_line(record.line)
+        match ends:
+            case "train":
+                self.do(self.drive.train(record.run_id))
+                self.duels[record.run_id] = self.do(self.drive.enter(record.run_id))
+            case "interrupt":
+                self.do(self.drive.begin(record.run_id))
+                self.do(self.store.runs.interrupt(record.run_id, "stopped", self.drive.now))
+            case _:
+                self.do(self.drive.begin(record.run_id))
+                retry_at = self.drive.now if ends == "retry" else None
+                self.do(self.store.runs.fail(record.run_id, "oom", "x", retry_at, self.drive.now))
+
+    @precondition(lambda self: self.runs_in(RunState.EVALUATING))
+    @rule(data=st.data(), outcome=outcomes, parent_blamed=st.booleans())
+    def decide(self, data: st.DataObject, outcome: Outcome, parent_blamed: bool) -> None:
+        run = data.draw(st.sampled_from(self.runs_in(RunState.EVALUATING)))
+        self.set_line(run.line)
+        refusal = Refusal.PARENT_ROLLED_BACK if parent_blamed else None
+        try:
+            decision = self.do(
+                self.drive.decide(run.id, outcome, duel=self.duels[run.id], refusal=refusal)
+            )
+        except ChampionMovedError:
+            self.duels[run.id] = self.do(self.drive.enter(run.id))
+        else:
+            if decision.promoted is not None:
+                self.number_given(run.line, decision.promoted.version)
+
+    @rule(data=st.data(), line=lines)
+    def force(self, data: st.DataObject, line: Any) -> None:
+        self.drive.line = line
+        rows = self.do(self.drive.rows(versions, versions.c.line == line.name))
+        row = data.draw(st.sampled_from(rows))
+        try:
+            promoted = self.do(self.drive.promote(row.candidate or row.release))
+        except PromotionRefusedError:
+            assert row.release is not None
+        else:
+            self.number_given(line.name, promoted.version)
+
+    @rule(data=st.data(), line=lines, default=st.booleans())
+    def roll_back(self, data: st.DataObject, line: Any, default: bool) -> None:
+        self.drive.line = line
+        rows = self.do(
+            self.drive.rows(versions, versions.c.line == line.name, versions.c.release.is_not(None))
+        )
+        to = None if default else data.draw(st.sampled_from([row.release for row in rows]))
+        before = self.do(self.drive.champion())
+        try:
+            done = self.do(self.drive.rollback(to))
+        except NothingToRollBackError:
+            assert default
+        except PromotionRefusedError:
+            assert to == before
+        else:
+            assert done.left == before
+            assert to is None or done.version == to
+
+    # --- what must hold ----------------------------------------------------------------
+
+    def number_given(self, line: str, number: str) -> None:
+        """A release number is higher than all before it, so none is ever given twice."""
+        given = self.numbers.setdefault(line, [Version(1, 0, 0)])
+        assert Version.parse(number) > max(given)
+        given.append(Version.parse(number))
+
+    @invariant()
+    def every_promise_holds(self) -> None:
+        assert self.do(self.store.database.read(broken_promises)) == []
+
+    @invariant()
+    def the_frozen_set_only_grows(self) -> None:
+        now = self.do(self.drive.rows(evaluation_examples))
+        assert now[: len(self.frozen)] == self.frozen
+        self.frozen = now
+
+    @invariant()
+    def the_queue_counts_what_waits(self) -> None:
+        waiting = sum(self.do(self.store.queue.look(line)).waiting for line in (LINE, ARCADE))
+        states = [row.state for row in self.do(self.drive.rows(events))]
+        assert waiting == states.count(EventState.QUEUED)
+
+
+TestLoopAtRandom = LoopAtRandom.TestCase
+TestLoopAtRandom.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
