@@ -126,12 +126,12 @@ async def _kafka(settings: Settings) -> Finding:
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.errors import KafkaError
 
-    from daemon.kafka import kafka_connection
+    from daemon.kafka import CertificateError, kafka_connection
 
     try:
         client = kafka_connection(kafka).client
-    except OSError as error:  # ssl.SSLError is one too
-        return Finding("kafka", Grade.BAD, f"a certificate file cannot be used: {error}")
+    except CertificateError as error:
+        return Finding("kafka", Grade.BAD, str(error))
     admin = AIOKafkaAdminClient(
         bootstrap_servers=kafka.bootstrap_servers,
         request_timeout_ms=round(REACH_SECONDS * 1000),

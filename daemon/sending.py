@@ -40,12 +40,9 @@ class FileUnreadableError(LearningError):
 def send_file(name: str, kafka: KafkaSettings, *, kind: str | None, validate: bool) -> SendReport:
     """Send the lines of a file; "-" is standard input.
 
-    Raises FileUnreadableError and BrokerUnreachableError.
+    Raises CertificateError, FileUnreadableError and BrokerUnreachableError.
     """
-    try:
-        connection = kafka_connection(kafka)
-    except OSError as error:  # ssl.SSLError is one too
-        raise BrokerUnreachableError(f"a certificate file cannot be used: {error}") from error
+    connection = kafka_connection(kafka)
     wanted = EventKind(kind) if kind is not None else None
     with _opened(name) as file, _progress(file) as (counted, on_progress):
         try:

@@ -36,13 +36,11 @@ POINTS = [
     Point("store and Kafka's commit", Crash("after", "daemon.store.intake:Intake.append")),
     # --- from the queue into a batch
     Point("members and commit", Crash("before", "daemon.store.queue:_plan_run")),
-    Point("planned run and commit", Crash("after", "daemon.store.queue:_plan_run")),
     Point("batch and run", Crash("after", "daemon.store.queue:Queue.seal")),
     # --- from the batch to a job
     Point("intent and commit", Crash("before", "daemon.store.runs:move_batch")),
     Point("intent and dataset", Crash("after", "daemon.store.runs:Runs.begin"), attempts=2),
     Point("dataset and its name", Crash("before", "pathlib:Path.rename"), attempts=2),
-    Point("dataset and launch", Crash("after", "finetune.runner:write_dataset"), attempts=2),
     Point(
         "launch and adoption", Crash("after", "finetune.scripted_provider:ScriptedProvider.launch")
     ),
@@ -53,7 +51,6 @@ POINTS = [
         "weights and the rest of the output",
         Crash("before", "finetune.scripted_provider:_write_json"),
     ),
-    Point("output and publication", Crash("before", "finetune.artifacts:ArtifactStore.publish")),
     Point("some files and others", Crash("after", "finetune.artifacts:_take_in")),
     Point("files and manifest", Crash("before", "finetune.artifacts:_write_durably")),
     Point("manifest and name", Crash("before", "finetune.artifacts:ArtifactStore._install")),
@@ -61,13 +58,11 @@ POINTS = [
     # --- from the artifact to a version
     Point("record and version row", Crash("after", "daemon.store.runs:Runs.finish_training")),
     Point("version row and commit", Crash("after", "daemon.store.runs:_add_candidate")),
-    Point("version row and scores", Crash("after", "daemon.store.runs:Runs.enter")),
     Point(
         "scores and decision",
         Crash("after", "finetune.scripted_provider:ScriptedEvaluator.score"),
     ),
     # --- from the version to the champion; the first move declared the base
-    Point("number and alias", Crash("before", "daemon.store.registry:_move_alias")),
     Point("alias and history", Crash("before", "daemon.store.registry:_record_alias", nth=2)),
     Point("promotion and commit", Crash("after", "daemon.store.registry:promote")),
     Point("decision and its news", Crash("after", "daemon.store.runs:Runs.decide")),

@@ -47,6 +47,13 @@ task_types = st.sampled_from(sorted(LINE_OF))
 lines = st.sampled_from([LINE, ARCADE])
 verdicts = st.none() | st.booleans()
 outcomes = st.sampled_from(Outcome)
+split_rules = st.builds(
+    SplitRules,
+    held_out_share=st.sampled_from([0.0, 0.2, 1.0]),
+    starting_share=st.just(0.5),
+    wanted_held_out=st.just(3),
+    replay_share=st.sampled_from([0.0, 0.5]),
+)
 
 
 @st.composite
@@ -59,7 +66,7 @@ def arrivals(draw: st.DrawFn) -> Any:
         event_id=draw(st.none() | st.sampled_from(["e1", "e2"])),
         prompt=f"prompt {draw(st.integers(0, 8))}",
         output=draw(st.sampled_from(["fine", " ", "much longer than may be"])),
-        approved=draw(verdicts),
+        approved=draw(st.sampled_from([True, True, True, None, False])),
         confidence=draw(st.none() | st.sampled_from([0.1, 0.7, 0.95])),
         split_group=draw(st.none() | st.sampled_from(["alice", "bob"])),
     )
@@ -89,6 +96,7 @@ class LoopAtRandom(RuleBasedStateMachine):
         )
         self.drive = Driver(self.store, clock)
         self.position = self.do(self.store.intake.claim("test", [("topic", 0)]))[0]
+        self.sent = 0
         self.duels: dict[str, Duel] = {}
         self.frozen: list[Row[Any]] = []
         self.numbers: dict[str, list[Version]] = {}
@@ -107,6 +115,9 @@ class LoopAtRandom(RuleBasedStateMachine):
     def runs_in(self, *states: RunState) -> list[Row[Any]]:
         return self.do(self.drive.rows(runs, runs.c.state.in_(states)))
 
+    def waiting(self) -> int:
+        return sum(self.do(self.store.queue.look(line)).waiting for line in (LINE, ARCADE))
+
     def set_line(self, name: str) -> None:
         self.drive.line = ARCADE if name == "arcade" else LINE
 
@@ -116,7 +127,24 @@ class LoopAtRandom(RuleBasedStateMachine):
     def declare(self) -> None:
         self.do(self.store.registry.ensure_lines([LINE, ARCADE], self.drive.now))
 
-    @rule(sent=st.lists(arrivals() | opinions() | st.just(dead_letter()), max_size=8))
+    @rule(line=lines, outcome=outcomes, n=st.integers(1, 3), rules=split_rules)
+    def a_batch_goes_all_the_way(
+        self, line: Any, outcome: Outcome, n: int, rules: SplitRules
+    ) -> None:
+        """The usual course of things, unless the line works on another run."""
+        self.drive.line = line
+        for _ in range(n):
+            self.sent += 1
+            task_type = sorted(line.task_types)[self.sent % len(line.task_types)]
+            self.do(self.drive.send(output(f"fresh-{self.sent}", task_type=task_type)))
+        self.do(self.drive.seal(trigger=Trigger.SIZE, rules=rules))
+        for record in self.do(self.store.runs.due(self.drive.now)):
+            if record.line == line.name:
+                decision = self.do(self.drive.finish(record.run_id, outcome))
+                if decision.promoted is not None:
+                    self.number_given(line.name, decision.promoted.version)
+
+    @rule(sent=st.lists(arrivals() | opinions() | st.just(dead_letter()), min_size=1, max_size=8))
     def arrive(self, sent: list[Any]) -> None:
         arrived = block(*sent, at=self.drive.now)
         arrived = replace(
@@ -152,15 +180,14 @@ class LoopAtRandom(RuleBasedStateMachine):
         rows = [(1, example, prompt_key(example))]
         self.do(self.store.queue.import_held_out(rows, example.task_type, "ann", self.drive.now))
 
+    @precondition(lambda self: self.waiting())
     @rule(
         line=lines,
         size=st.integers(1, 8),
         trigger=st.sampled_from([Trigger.SIZE, Trigger.FLUSH]),
-        held_out=st.sampled_from([0.0, 0.2, 1.0]),
-        replay=st.sampled_from([0.0, 0.5]),
+        rules=split_rules,
     )
-    def seal(self, line: Any, size: int, trigger: Trigger, held_out: float, replay: float) -> None:
-        rules = SplitRules(held_out, 0.5, wanted_held_out=3, replay_share=replay)
+    def seal(self, line: Any, size: int, trigger: Trigger, rules: SplitRules) -> None:
         was_busy = self.do(self.store.queue.look(line)).busy
         batch = self.do(self.drive.seal(size=size, trigger=trigger, rules=rules, line=line))
         if batch is not None:
@@ -203,6 +230,7 @@ class LoopAtRandom(RuleBasedStateMachine):
             if decision.promoted is not None:
                 self.number_given(run.line, decision.promoted.version)
 
+    @precondition(lambda self: self.runs_in(RunState.DECIDED))
     @rule(data=st.data(), line=lines)
     def force(self, data: st.DataObject, line: Any) -> None:
         self.drive.line = line
@@ -215,6 +243,7 @@ class LoopAtRandom(RuleBasedStateMachine):
         else:
             self.number_given(line.name, promoted.version)
 
+    @precondition(lambda self: self.runs_in(RunState.DECIDED))
     @rule(data=st.data(), line=lines, default=st.booleans())
     def roll_back(self, data: st.DataObject, line: Any, default: bool) -> None:
         self.drive.line = line
@@ -253,9 +282,8 @@ class LoopAtRandom(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_counts_what_waits(self) -> None:
-        waiting = sum(self.do(self.store.queue.look(line)).waiting for line in (LINE, ARCADE))
         states = [row.state for row in self.do(self.drive.rows(events))]
-        assert waiting == states.count(EventState.QUEUED)
+        assert self.waiting() == states.count(EventState.QUEUED)
 
 
 TestLoopAtRandom = LoopAtRandom.TestCase
