@@ -264,9 +264,10 @@ def move_batch(
 
 
 def spend_batch(tx: Connection, batch_id: str, reason: str, actor: str, now: datetime) -> None:
-    """A version came of a batch: the rows that it had given back are not tried again."""
+    """A version came of a batch: what trained in it is not tried again."""
     move_batch(tx, batch_id, BatchState.SPENT, reason, actor, now)
-    tx.execute(delete(returned_events).where(returned_events.c.batch_id == batch_id))
+    trained = select(batch_members.c.event_id).where(batch_members.c.batch_id == batch_id)
+    tx.execute(delete(returned_events).where(returned_events.c.event_id.in_(trained)))
 
 
 def _oldest_queued(tx: Connection, line: ModelLine, n: int) -> list[Row[Any]]:

@@ -319,6 +319,25 @@ async def test_what_no_person_approved_never_judges(drive: Driver) -> None:
     assert await drive.rows(evaluation_examples) == []
 
 
+async def test_of_a_held_out_group_only_what_a_person_approved_judges(drive: Driver) -> None:
+    await drive.send(
+        output("auto", approved=None, split_group="alice", prompt="Hello there"),
+        output("human", split_group="alice", prompt="hello there"),
+        output("other"),
+    )
+    script = Verdict(EventState.QUEUED, "by a script", by_human=False)
+    await drive.store.queue.judge_by_hand(1, script, "script", drive.now)
+    rows = labelled(output("i", split_group="alice"))
+    await drive.store.queue.import_held_out(rows, "normalize", "ann", drive.now)
+
+    batch = await drive.seal(rules=ALL_TRAIN)
+
+    assert batch is not None
+    assert await drive.members(batch, HELD_OUT) == ["auto", "human"]
+    imported, judging = await drive.rows(evaluation_examples)
+    assert judging.event_id == (await drive.event("human")).id
+
+
 async def test_a_batch_that_is_all_held_out_makes_no_run_and_leaves_the_line_idle(
     drive: Driver,
 ) -> None:
@@ -475,6 +494,33 @@ async def test_a_refused_candidate_that_is_forced_takes_its_rows_back(drive: Dri
     await drive.rollback()
     batch = await drive.batch(output("a"), rules=REPLAY_AS_MANY)
     assert await drive.members(batch, RETRY, REPLAY) == []
+
+
+async def test_a_forced_candidate_takes_its_rows_back_from_later_batches_too(
+    drive: Driver,
+) -> None:
+    await drive.finish(await drive.run_of(output("a")), Outcome.ABSTAIN)
+    await drive.finish(await drive.run_of(output("b")), Outcome.ABSTAIN)  # tries "a" again
+
+    await drive.promote("1.0.1-rc.1")
+
+    assert await retried(drive, "c") == ["b"]
+
+
+async def test_a_row_is_a_member_once_though_it_is_retried_and_would_be_replayed(
+    drive: Driver,
+) -> None:
+    """An operator forces one candidate while another, with the same row, is compared."""
+    await drive.finish(await drive.run_of(output("a")), Outcome.ABSTAIN)
+    second = await drive.run_of(output("b"))
+    await drive.train(second)
+    await drive.promote("1.0.1-rc.1")
+    await drive.decide(second, Outcome.ABSTAIN)
+
+    batch = await drive.batch(*outputs(range(9)), rules=REPLAY_AS_MANY)
+
+    assert await drive.members(batch, RETRY) == ["a", "b"]
+    assert await drive.members(batch, REPLAY) == []
 
 
 # --- replay ---------------------------------------------------------------------------

@@ -195,6 +195,24 @@ async def test_of_two_hands_one_promotes(drive: Driver) -> None:
     assert sum(isinstance(each, PromotionRefusedError) for each in done) == 1
 
 
+async def test_who_looked_before_the_champion_moved_moves_nothing(drive: Driver) -> None:
+    one, two = await refused(drive, "one"), await refused(drive, "two")
+    stale = await drive.store.database.read(lambda tx: registry.champion_of(tx, LINE.name))
+    row = await drive.version(two)
+    await drive.promote(one)
+    await drive.rollback("1.0.0")  # back at the same version, but not at the same time
+    before = await everything(drive.store.database)
+
+    with pytest.raises(PromotionRefusedError, match="moved by another hand"):
+        await drive.store.database.write(
+            lambda tx: registry.promote(
+                tx, stale, row, cause="force", reason="", actor="ann", now=drive.now
+            )
+        )
+
+    assert await everything(drive.store.database) == before
+
+
 async def test_a_failure_in_the_middle_of_a_promotion_leaves_the_champion(
     drive: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -602,6 +602,21 @@ async def test_a_parent_that_was_only_superseded_is_no_obstacle(drive: Driver) -
     assert not (await drive.enter(run_id)).parent_rolled_back
 
 
+async def test_what_made_the_champion_is_accepted_even_if_it_was_rolled_back(
+    drive: Driver,
+) -> None:
+    """An operator forced the child of a version that was rolled back; training goes on."""
+    await drive.release(output("a"))
+    await drive.finish(await drive.run_of(output("b")), Outcome.REJECT)
+    await drive.rollback()
+    await drive.promote("1.0.2-rc.1")
+
+    run_id = await drive.run_of(output("c"))
+    await drive.train(run_id)
+
+    assert not (await drive.enter(run_id)).parent_rolled_back
+
+
 # --- numbers --------------------------------------------------------------------------
 
 
