@@ -51,6 +51,9 @@ PROVIDERS = "providers"
 TRAINER_LOG = "trainer.log"
 VALIDATORS = "learnd.validators"
 """The entry point group of validators from outside."""
+INTAKE_STOP_SECONDS = 5.0
+"""A broker that hangs may not use up the 25 s of SIGTERM: a checkpoint needs most of them."""
+INSIST_SECONDS = 1.0
 
 
 class DataDirInUseError(LearningError):
@@ -112,7 +115,7 @@ class Daemon:
             log.info("stopping")
             self.probes.drain()
             if intake is not None:
-                await asyncio.wait([intake])
+                await _end(intake, INTAKE_STOP_SECONDS)
             for task in reversed(loops):
                 task.cancel()
                 await asyncio.wait([task])
@@ -272,6 +275,15 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
                 pass
 
     return listener
+
+
+async def _end(task: asyncio.Task[None], patience_seconds: float) -> None:
+    """Wait for a task that was told to end, and cancel it when it does not."""
+    await asyncio.wait([task], timeout=patience_seconds)
+    while not task.done():
+        log.warning("it does not end by itself and is cancelled", task=task.get_name())
+        task.cancel()
+        await asyncio.wait([task], timeout=INSIST_SECONDS)
 
 
 @contextlib.contextmanager

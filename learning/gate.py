@@ -5,7 +5,8 @@ here is tested with plain lists. The rules, in the order in which they are appli
 
 1. A candidate that trained on nothing, did not change the weights or has a number that
    is not finite is refused by name.
-2. With fewer than `min_evidence` recent held-out examples the gate abstains.
+2. With fewer than `min_evidence` recent held-out examples, or a champion whose own loss
+   is not finite, the gate abstains.
 3. Worse on the older examples, or on any task type of the line: rejected.
 4. Better on the recent examples by the margin: promoted. Worse: rejected. Between the
    two: it abstains.
@@ -13,7 +14,7 @@ here is tested with plain lists. The rules, in the order in which they are appli
 "Better" is a one-sided Wilcoxon signed-rank test on the paired per-example losses
 (Wilcoxon, 1945), champion * (1 - margin) against candidate. The margin is there because
 two trainings with other seeds differ by about 4 % in loss, which a test without one
-takes for a gain. Each further candidate that is held against the same champion is one
+takes for a gain. Each further candidate that is compared with the same champion is one
 more look, and gets a smaller share of the significance level: alpha / (k (k + 1)) for
 look k, which sums to alpha over all looks (an alpha-spending sequence).
 """

@@ -278,7 +278,7 @@ class Duel:
     champion: ModelReference
     parent_rolled_back: bool
     look: int
-    """How many candidates were held against this champion, this one included."""
+    """How many candidates were compared with this champion, this one included."""
 
 
 @dataclass(frozen=True)

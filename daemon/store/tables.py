@@ -362,6 +362,7 @@ versions = Table(
     Index("ix_versions_line", "line", "id"),
     UniqueConstraint("line", "candidate"),
     UniqueConstraint("line", "release"),
+    Index("ix_versions_parent", "parent_id"),
     sqlite_autoincrement=True,
 )
 

@@ -175,8 +175,15 @@ class Stream:
 
     def _junk(self) -> Record:
         number = next(self._numbers)
-        stray = {"producer": "studio", "task_id": f"{number}", "task_type": "nobodys"}
-        fields = {"outputs": {"prompt": "p", "output": "o"}, "feedback": {"approved": True}}
+        stray: dict[str, object] = {
+            "producer": "studio",
+            "task_id": f"{number}",
+            "task_type": "nobodys",
+        }
+        fields: dict[str, dict[str, object]] = {
+            "outputs": {"prompt": "p", "output": "o"},
+            "feedback": {"approved": True},
+        }
         topic = self._rng.choice(tuple(PARTITIONS))
         reason, value = self._rng.choice(
             [

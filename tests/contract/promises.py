@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from daemon.store.registry import CHAMPION
+from daemon.store.runs import ABSTENTIONS
 from daemon.store.tables import (
     alias_history,
     aliases,
@@ -221,6 +222,14 @@ def _wrong_batches(tx: Connection) -> Iterator[str]:
     for batch_id in made:
         if states[batch_id] != BatchState.SPENT:
             yield f"batch {batch_id} made a version and is {states[batch_id]}"
+    uses: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for row in tx.execute(select(batch_members.c.event_id, batch_members.c.role)):
+        uses[row.event_id][row.role] += 1
+    for event_id, roles in uses.items():
+        if roles[Role.RETRY] > ABSTENTIONS:
+            yield f"event {event_id} was retried {roles[Role.RETRY]} times"
+        if (roles[Role.RETRY] or roles[Role.REPLAY]) and not roles[Role.TRAIN]:
+            yield f"event {event_id} is used again and has never trained"
     for row in tx.execute(select(returned_events)):
         if states[row.batch_id] != BatchState.RETURNED:
             yield f"event {row.event_id} is returned from a batch that is {states[row.batch_id]}"

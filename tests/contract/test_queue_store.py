@@ -334,7 +334,7 @@ async def test_of_a_held_out_group_only_what_a_person_approved_judges(drive: Dri
 
     assert batch is not None
     assert await drive.members(batch, HELD_OUT) == ["auto", "human"]
-    imported, judging = await drive.rows(evaluation_examples)
+    _imported, judging = await drive.rows(evaluation_examples)
     assert judging.event_id == (await drive.event("human")).id
 
 

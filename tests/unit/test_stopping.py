@@ -1,0 +1,73 @@
+"""How the daemon ends when what it runs does not want to."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import app
+from daemon.app import Daemon
+from daemon.settings import Settings
+
+SECONDS = 10.0
+
+
+class Idle:
+    """Every collaborator of a daemon with nothing to do."""
+
+    def __init__(self) -> None:
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def serve(self) -> None:
+        await self._stopped.wait()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def watch(self, loops: object) -> None: ...
+
+    def drain(self) -> None: ...
+
+    @property
+    def queue(self) -> "Idle":
+        return self
+
+    async def expire(self, held_before: object, now: object) -> int:
+        return 0
+
+
+class Hanging:
+    """A source whose broker does not answer: neither a stop nor the first cancels end it."""
+
+    def __init__(self, ignored: int) -> None:
+        self.ignored = ignored
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.ignored -= 1
+                if self.ignored < 0:
+                    raise
+
+
+async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "INTAKE_STOP_SECONDS", 0.01)
+    monkeypatch.setattr(app, "INSIST_SECONDS", 0.01)
+    idle: Any = Idle()
+    source: Any = Hanging(ignored=2)
+    daemon = Daemon(
+        Settings(data_dir=tmp_path), "url", "token", idle, idle, source, idle, idle, idle, idle
+    )
+    stopping = asyncio.Event()
+    stopping.set()
+    async with asyncio.timeout(SECONDS):
+        await daemon.run(stopping)
+    assert source.ignored < 0
