@@ -154,7 +154,7 @@ def flushed(results: Sequence[Json]) -> None:
             ],
         )
     else:
-        say("Nothing was sealed.")
+        say("Nothing was sealed." if idle else "Nothing is waiting, so nothing was sealed.")
     for reason, names in idle.items():
         say(f"{reason}: {some_of(names)}")
 
