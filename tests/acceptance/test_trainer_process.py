@@ -684,6 +684,9 @@ def test_a_base_model_that_is_not_whole_or_not_safe_is_refused(
     assert str(tmp_path / "model") in answer.message
 
 
+REFUSED = (with_a_pickle_beside, with_a_module_to_import)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -709,6 +712,8 @@ def test_an_adapter_that_is_not_whole_or_not_safe_is_refused(
 
     assert answer.error == "bad_model"
     assert str(tmp_path / "model") in answer.message
+    # And not because the import failed, or the pickle did not load.
+    assert ("refused" in answer.message) == (spoil in REFUSED)
 
 
 def test_layers_that_the_model_does_not_have_are_refused(

@@ -109,7 +109,11 @@ def test_an_output_that_alone_is_too_long_loses_its_end() -> None:
     assert encoded.output_bytes == 99
 
 
-@given(st.text(), st.text(), st.integers(2, 60))
+# Without control tokens, which the trainer has refused by then.
+plain_texts = st.text().filter(lambda text: "<|" not in text)
+
+
+@given(plain_texts, plain_texts, st.integers(2, 60))
 def test_whatever_the_texts_are_a_row_fits_and_predicts_its_output(
     prompt: str, output: str, max_length: int
 ) -> None:
