@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +37,7 @@ from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
 from monitoring.logs import configure
 
+DEFAULT_HOME: Final = Path("learnd-demo")
 SEED: Final = 7
 TRAINER_IDLE: Final = timedelta(minutes=10)
 """Longer than the story: the trainer that makes the base answers the prompts later."""
@@ -214,31 +215,38 @@ class _Demo:
         self.screen.say(
             f"The daemon stays up at {daemon.url} until Ctrl-C. In another terminal:", style="bold"
         )
-        self._commands(
-            "status",
-            "versions normalize",
-            "chat normalize -p 'HEY, best  LAPTOP for 500!!'",
-            "lineage normalize@1.0.2",
-            "dead-letters list",
-            "rollback coding",
-        )
+        self._list(self._export(), *self._ideas())
         self.screen.say(
-            f"Its Kafka broker is {broker.address}; its log {_shown(self.home.log_file)}."
+            f"Its Kafka broker is {broker.address}; its log is {_shown(self.home.log_file)}."
         )
 
     def _say_what_next(self) -> None:
-        self.screen.say("To look around in what it made:")
-        self._commands("demo --keep", "run")
-        self.screen.say(
-            "The first tells it again and leaves the daemon running; the second runs the daemon on"
-            " what this demo made. Then try status, versions, lineage, chat and rollback."
-        )
+        place = "" if self.home.root == DEFAULT_HOME.absolute() else f" --data-dir {self._root()}"
+        self.screen.say("To watch it again and have the daemon stay up:")
+        self._list(f"{_learnd()} demo --keep{place}")
+        self.screen.say("To run a daemon on what this demo made, and look around in another shell:")
+        self._list(self._export(), f"{_learnd()} run", *self._ideas())
 
-    def _commands(self, *commands: str) -> None:
-        config = shlex.quote(_shown(self.home.config_file))
-        self.screen.point(f"export LEARND_CONFIG={config}", style="cyan")
+    def _ideas(self) -> Sequence[str]:
+        ideas = (
+            "status",
+            f"versions {LINES[0]}",
+            f"chat {LINES[0]} -p 'HEY, best  LAPTOP for 500!!'",
+            f"lineage {LINES[0]}@champion",
+            "dead-letters list",
+            f"rollback {LINES[0]}",
+        )
+        return [f"{_learnd()} {idea}" for idea in ideas]
+
+    def _export(self) -> str:
+        return f"export LEARND_CONFIG={shlex.quote(str(self.home.config_file))}"
+
+    def _root(self) -> str:
+        return shlex.quote(_shown(self.home.root))
+
+    def _list(self, *commands: str) -> None:
         for command in commands:
-            self.screen.point(f"{_learnd()} {command}", style="cyan")
+            self.screen.point(command, style="cyan")
 
 
 @contextlib.contextmanager

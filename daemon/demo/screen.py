@@ -39,11 +39,12 @@ class Screen:
         self._out = console()
         self._out.width = min(self._out.width, WIDEST)
         self._n_chapters = 0
+        self._after_gap = True
 
     def chapter(self, title: str) -> None:
         """Begin a chapter."""
         self._n_chapters += 1
-        self._out.print()
+        self._gap()
         self._out.print(
             Rule(Text(f"{self._n_chapters}  {title}", style="bold"), align="left", style="dim")
         )
@@ -57,9 +58,10 @@ class Screen:
         self._write(text, "  ", style)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> None:
-        """A table with an empty line before it."""
-        self._out.print()
+        """A table between empty lines."""
+        self._gap()
         show_table(columns, rows)
+        self._after_gap = True
 
     def _write(self, text: str, indent: str, style: str) -> None:
         for line in plain(text).split("\n"):
@@ -74,6 +76,13 @@ class Screen:
                 drop_whitespace=True,
             )
             self._out.print(Text(wrapped, style=style), soft_wrap=True)
+        self._after_gap = False
+
+    def _gap(self) -> None:
+        """An empty line, unless there is one already."""
+        if not self._after_gap:
+            self._out.print()
+        self._after_gap = True
 
     @contextlib.contextmanager
     def board(self) -> Iterator[Board]:

@@ -24,7 +24,7 @@ from daemon.printing import Column, change, number, words
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
 from learning.gate import Outcome
-from learning.lifecycle import RunState
+from learning.lifecycle import Role, RunState
 from learning.ports import ModelReference
 
 Json = Mapping[str, Any]
@@ -32,9 +32,12 @@ Json = Mapping[str, Any]
 ROUNDS: Final = 2
 FIRST_TRICKLE: Final = 30
 """Good outputs of each line among the noise; too few for a batch."""
-POISONED_LINE: Final = "normalize"
-SHOWN_ANSWERS: Final = 4
+POISONED_LINE: Final = "coding"
+ASKED: Final = 12
+"""Held-out prompts that two versions answer."""
+SHOWN: Final = 5
 LONGEST_ANSWER: Final = 64
+"""Tokens, which are bytes here."""
 
 
 class RunLostError(LearningError):
@@ -152,8 +155,8 @@ class Story:
         for line in LINES:
             await self._fill_batch(line)
         self._screen.say(
-            f"{BATCH_SIZE} queued events make a batch. Each line trains on its own, continuing"
-            " from its champion; the gate then compares both on the held-out examples."
+            f"{BATCH_SIZE} queued events make a batch. Each line trains on its own, continuing from"
+            f" its champion; the gate then compares the two on the {HELD_OUT} held-out examples."
             if n == 1
             else f"{BATCH_SIZE} more of each. Half of what trains now is replay of what came"
             " before, so that nothing is forgotten."
@@ -162,6 +165,11 @@ class Story:
         trials = [await self._trial(run) for run in runs]
         self._show_trials(trials)
         for trial in trials:
+            if kept_out := trial["members"].get(Role.HELD_OUT, 0):
+                self._screen.say(
+                    f"{kept_out} of the {trial['line']} events ask what a held-out example asks:"
+                    " they were kept out of training, or it would judge what it has seen."
+                )
             if trial["outcome"] != Outcome.PROMOTE:
                 self._fault(f"{trial['line']}: {trial['outcome']}: {trial['reason']}")
         self._trials += trials
@@ -190,9 +198,10 @@ class Story:
             return
         self._screen.say(f"The gate refuses it: {trial['reason']}.")
         self._trials.append(trial)
-        await self._force_and_roll_back(line, trial, poison[0])
+        await self._force_and_roll_back(line, trial)
+        await self._who_knows(poison)
 
-    async def _force_and_roll_back(self, line: str, trial: Json, poisoned: Sample) -> None:
+    async def _force_and_roll_back(self, line: str, trial: Json) -> None:
         self._screen.chapter("Overruled by hand, and taken back")
         reason = "demo: somebody in a hurry"
         promoted = await self._watch.tell(
@@ -202,7 +211,7 @@ class Story:
         good, bad = promoted["replaced"], promoted["version"]
         self._screen.say(
             f'$ learnd promote {line} {trial["version"]} --force --reason "{reason}"\n'
-            f"{line}: {bad} promoted by force; it replaces {good}. What users would get now:"
+            f"{line}: {bad} promoted by force; it replaces {good}."
         )
         await self._compare_answers(line, good, bad)
         back = await self._watch.tell(f"/v1/models/{line}/rollback", {"reason": "wrong answers"})
@@ -215,37 +224,55 @@ class Story:
             self._fault(f"rolled back to {back['version']} instead of {good}")
         moves = await self._watch.ask(f"/v1/models/{line}/champion/history")
         self._screen.table(
-            [Column("champion"), Column("after"), Column("cause"), Column("by"), words("why")],
+            [Column("champion"), Column("replaced"), Column("cause"), Column("by"), words("why")],
             [
                 (one["after"], one["before"], one["cause"], one["actor"], one["reason"])
                 for one in reversed(moves)
             ],
         )
-        await self._who_knows(poisoned)
 
     async def _compare_answers(self, line: str, good: str, bad: str) -> None:
-        """The same held-out prompts, answered by two versions; the first ones, not picked."""
-        rows = []
-        for prompt, wanted in self._held_out[line][:SHOWN_ANSWERS]:
-            answers = [await self._answer(line, version, prompt) for version in (good, bad)]
-            rows.append((prompt, *(_marked(answer, wanted) for answer in answers)))
-        self._screen.table([words("held-out prompt"), words(good), words(bad)], rows)
-
-    async def _answer(self, line: str, version: str, prompt: str) -> str:
-        found = await self._watch.ask(f"/v1/models/{line}/versions/{version}")
-        return await self._trainer.generate(
-            _model(found["loading"]),
-            [{"role": "user", "content": prompt}],
-            max_new_tokens=LONGEST_ANSWER,
+        """The first held-out prompts, answered by two versions; shown where they differ."""
+        asked = self._held_out[line][:ASKED]
+        answers = {version: await self._answers(line, version, asked) for version in (good, bad)}
+        right = {
+            version: sum(a == wanted for a, (_, wanted) in zip(found, asked, strict=True))
+            for version, found in answers.items()
+        }
+        rows = [
+            (prompt, _marked(by_good, wanted), _marked(by_bad, wanted))
+            for (prompt, wanted), by_good, by_bad in zip(
+                asked, answers[good], answers[bad], strict=True
+            )
+            if by_good != by_bad
+        ]
+        self._screen.say(
+            f"Of the first {ASKED} held-out prompts {good} answers {right[good]} right, {bad}"
+            f" {right[bad]}. Where they differ:"
         )
+        self._screen.table([words("held-out prompt"), words(good), words(bad)], rows[:SHOWN])
 
-    async def _who_knows(self, poisoned: Sample) -> None:
-        event = f"{CARELESS_PRODUCER}/{poisoned.event_id}"
-        found = await self._watch.ask(f"/v1/lineage/{event}")
+    async def _answers(self, line: str, version: str, asked: Sequence[Example]) -> Sequence[str]:
+        found = await self._watch.ask(f"/v1/models/{line}/versions/{version}")
+        model = _model(found["loading"])
+        return [
+            await self._trainer.generate(
+                model, [{"role": "user", "content": prompt}], max_new_tokens=LONGEST_ANSWER
+            )
+            for prompt, _ in asked
+        ]
+
+    async def _who_knows(self, poison: Sequence[Sample]) -> None:
+        """Where the first poisoned event that trained has come to."""
+        for sample in poison:
+            event = f"{CARELESS_PRODUCER}/{sample.event_id}"
+            found = await self._watch.ask(f"/v1/lineage/{event}")
+            if any(one["role"] == Role.TRAIN for one in found["uses"]):
+                break
         known_by = [f"{one['version']} ({one['state']})" for one in found["known_by"]]
         self._screen.say(
             f"Versions that know the poisoned event {event}: {', '.join(known_by) or 'none'}."
-            " Its rows are spent: no later batch replays what a rolled back version learned."
+            " No later batch replays what a rolled back version learned."
         )
         if any(one["is_champion"] for one in found["known_by"]):
             self._fault("the champion knows a poisoned event")
@@ -253,7 +280,7 @@ class Story:
     async def _lineage(self) -> None:
         """Forward from an event, backward from a version."""
         self._screen.chapter("Lineage, both ways")
-        line = POISONED_LINE
+        line = LINES[0]
         champion = await self._watch.ask(f"/v1/models/{line}/champion")
         version = champion["summary"]["version"]
         behind = await self._watch.ask(f"/v1/lineage/{line}@{version}")
@@ -302,9 +329,11 @@ class Story:
         if run["state"] != RunState.DECIDED:
             raise RunLostError(run)
         found = await self._watch.ask(f"/v1/models/{run['line']}/versions/{run['version']}")
+        detail = await self._watch.ask(f"/v1/runs/{run['id']}")
         return {
             "line": run["line"],
             "version": run["version"],
+            "members": detail["members"],
             **found["summary"]["trial"],
         }
 
@@ -314,9 +343,9 @@ class Story:
                 Column("line"),
                 Column("champion"),
                 Column("candidate"),
+                Column("trained on"),
                 Column("held-out loss"),
                 Column("exact match"),
-                number("examples"),
                 number("p"),
                 Column("gate"),
             ],
@@ -356,9 +385,13 @@ def _trial_row(trial: Json) -> Sequence[Any]:
         trial["line"],
         trial["against"],
         trial["version"],
+        " + ".join(
+            f"{n} {name}"
+            for role, name in ((Role.TRAIN, "new"), (Role.RETRY, "retry"), (Role.REPLAY, "replay"))
+            if (n := trial["members"].get(role, 0))
+        ),
         change(overall.get("champion_loss"), overall.get("candidate_loss")),
         _shares(overall.get("champion_match"), overall.get("candidate_match")),
-        overall.get("n_examples"),
         None if p is None else f"{p:.1g}",
         trial["outcome"],
     )

@@ -97,7 +97,7 @@ class Watch:
 
             async def decided() -> list[Json] | None:
                 runs = (await self.ask("/v1/runs"))["items"]
-                for run in _new(runs, lines, known):
+                for run in _new(reversed(runs), lines, known):
                     if run["state"] not in OVER:
                         _show(board, run)
                     elif run["id"] not in ended:
@@ -114,22 +114,28 @@ def _new(runs: Iterable[Json], lines: Collection[str], known: Collection[str]) -
 
 
 def _show(board: Board, run: Json) -> None:
-    progress = run["progress"] or {"step": 0, "total_steps": 0, "numbers": {}}
-    numbers = progress["numbers"] or {}
+    trains = run["state"] == RunState.RUNNING and run["progress"] is not None
     label = {
         RunState.PLANNED: "waits for its turn",
-        RunState.RUNNING: "trains" if progress["step"] else "waits for the trainer",
+        RunState.LAUNCHING: "starts",
+        RunState.RUNNING: "trains" if trains else "waits for the trainer",
         RunState.TRAINED: "is trained",
         RunState.EVALUATING: "is compared with the champion",
-    }.get(run["state"], run["state"])
-    detail = (
-        f"loss {numbers['loss']:.2f}, {numbers['seconds_left']:.0f} s left"
-        if {"loss", "seconds_left"} <= numbers.keys()
-        else ""
-    )
+    }[run["state"]]
     again = f" (attempt {run['attempt']}: {run['error']})" if run["failures"] else ""
     name = f"{run['line']} {label}{again}"
-    board.show(run["id"], name, progress["step"], progress["total_steps"], detail)
+    if trains:
+        progress = run["progress"]
+        board.show(run["id"], name, progress["step"], progress["total_steps"], _measured(progress))
+    else:
+        board.show(run["id"], name, 0, 0)
+
+
+def _measured(progress: Json) -> str:
+    numbers = progress["numbers"]
+    if not {"loss", "seconds_left"} <= numbers.keys():
+        return ""
+    return f"loss {numbers['loss']:.2f}, {numbers['seconds_left']:.0f} s left"
 
 
 async def _until(look: Callable[[], Awaitable[T | None]], what: str, limit_seconds: float) -> T:
