@@ -94,14 +94,14 @@ def test_the_poisoned_candidate_is_refused_with_numbers(told: Told) -> None:
 
     assert len(refused) == 1
     line, champion_loss, candidate_loss = refused[0]
-    assert line == "normalize"
+    assert line == "coding"
     assert candidate_loss > champion_loss
 
 
 def test_the_forced_version_is_rolled_back(told: Told) -> None:
     moves = told.query(
         "SELECT h.cause, v.release, v.state FROM alias_history h"
-        " JOIN versions v ON v.id = h.to_id WHERE h.line = 'normalize' ORDER BY h.id"
+        " JOIN versions v ON v.id = h.to_id WHERE h.line = 'coding' ORDER BY h.id"
     )
 
     assert moves == [
