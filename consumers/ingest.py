@@ -37,6 +37,8 @@ class Record:
     kind: EventKind
     value: bytes | None
     origin: Origin
+    fault: Undecodable | None = None
+    """What the source found wrong with it; then the value is kept, and not read."""
 
 
 class Ingest:
@@ -117,7 +119,9 @@ class Ingest:
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
         raw = record.value or b""
-        decoded = decode(record.kind, record.value, record.origin, now, self._limits)
+        decoded = record.fault or decode(
+            record.kind, record.value, record.origin, now, self._limits
+        )
         if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"

@@ -36,6 +36,7 @@ from aiokafka.errors import (
 from consumers.ingest import Ingest, Record
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_position import Recreated, fingerprint, start_of
+from consumers.wire import fault_in_content_type
 from learning.facts import Announce, TopicRecreated
 from learning.ports import (
     IntakeStore,
@@ -48,6 +49,8 @@ from learning.ports import (
 
 log = structlog.get_logger(__name__)
 
+CONTENT_TYPE = "content-type"
+"""The header that names a value's format; without one it is JSON."""
 POLL_SECONDS = 0.2
 REBALANCE_GRACE_SECONDS = 1.0
 ISOLATE_SECONDS = 2.0
@@ -370,7 +373,10 @@ class Membership:
 
     def _record(self, record: Any) -> Record:
         origin = Origin(self._name, record.topic, record.partition, record.offset)
-        return Record(self._kinds[record.topic], record.value, origin)
+        # The last one counts, as among the keys of an object.
+        declared = [value for key, value in record.headers if key.lower() == CONTENT_TYPE]
+        fault = fault_in_content_type(declared[-1]) if declared else None
+        return Record(self._kinds[record.topic], record.value, origin, fault)
 
     async def _measure(self) -> None:
         """What was delivered is stored, so what the consumer passed is passed for good.

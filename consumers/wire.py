@@ -43,6 +43,8 @@ class Reason(StrEnum):
     NOT_JSON = "not_json"
     """Not one JSON value: cut off, followed by more, a lone surrogate, NaN, or a number
     that no double can hold."""
+    NOT_JSON_CONTENT = "not_json_content"
+    """A `content-type` header that names something else than JSON."""
     NOT_AN_OBJECT = "not_an_object"
     """JSON, but a list, text, number, true, false or null."""
     TOO_DEEP = "too_deep"
@@ -92,6 +94,7 @@ _MODELS: dict[EventKind, type[OutputEvent] | type[FeedbackEvent]] = {
     EventKind.OUTPUT: OutputEvent,
     EventKind.FEEDBACK: FeedbackEvent,
 }
+_JSON_TYPES = (b"application/json", b"text/json")
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _ESCAPED_NULL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # Possessive, so that a hostile text cannot make them take quadratic time.
@@ -125,6 +128,20 @@ def decode(
             f"timestamp {sent.isoformat()}, arrived {received_at.isoformat()}",
         )
     return Decoded(event.event_id or _derived_id(raw, origin), event)
+
+
+def fault_in_content_type(content_type: bytes | None) -> Undecodable | None:
+    """What a record's `content-type` header says against reading it; None: nothing.
+
+    Parameters such as a charset are not looked at: whether it is UTF-8, the bytes tell.
+    """
+    if content_type is None:
+        return None
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type in _JSON_TYPES or media_type.endswith(b"+json"):
+        return None
+    shown = _shown(content_type.decode("utf-8", errors="replace"))
+    return Undecodable(Reason.NOT_JSON_CONTENT, f"its content-type is {shown}, not JSON")
 
 
 def _derived_id(raw: bytes, origin: Origin) -> str:

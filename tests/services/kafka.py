@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -171,9 +171,13 @@ class KafkaBroker:
         with self.outage(how):
             pass
 
-    def create_topic(self, name: str, partitions: int = 1) -> None:
+    def create_topic(
+        self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None
+    ) -> None:
         """Make a topic, and return when every partition serves."""
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
+        topic = NewTopic(
+            name, num_partitions=partitions, replication_factor=1, config=dict(config or {})
+        )
         self._admin.create_topics([topic])[name].result(ANSWER_SECONDS)
         self._await(f"topic {name}", ANSWER_SECONDS, lambda: bool(self.end_offsets(name)))
 
