@@ -34,6 +34,7 @@ from aiokafka.errors import (
 )
 
 from consumers.ingest import Ingest, Record
+from consumers.kafka_batches import Bounds, UnreadableBatch
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.wire import fault_in_content_type
@@ -104,6 +105,7 @@ class Membership:
     def __init__(
         self,
         consumer: Any,
+        bounds: Bounds,
         connection: KafkaConnection,
         ingest: Ingest,
         store: IntakeStore,
@@ -113,6 +115,7 @@ class Membership:
         monotonic: Callable[[], float],
     ) -> None:
         self._consumer = consumer
+        self._bounds = bounds
         self._kinds = connection.kinds
         self._max_records = connection.max_records
         self._ingest = ingest
@@ -327,6 +330,7 @@ class Membership:
     async def _getmany(
         self, *partitions: TopicPartition, max_records: int, seconds: float = POLL_SECONDS
     ) -> Mapping[TopicPartition, Sequence[Any]]:
+        self._bounds.renew()
         try:
             # Nothing is lost: it takes records only after the last point where it waits.
             async with asyncio.timeout(seconds + REBALANCE_GRACE_SECONDS):
@@ -344,7 +348,7 @@ class Membership:
         records = self._after_witness(claim, records)
         if not records:
             return
-        next_offset, mark = records[-1].offset + 1, fingerprint(records[-1])
+        next_offset, mark = records[-1].offset + 1, _mark(records[-1])
         with self._fencing(tp, claim):
             async with self._storing:
                 await self._ingest.store_block(
@@ -373,6 +377,10 @@ class Membership:
 
     def _record(self, record: Any) -> Record:
         origin = Origin(self._name, record.topic, record.partition, record.offset)
+        if isinstance(record.value, UnreadableBatch):
+            return Record(
+                self._kinds[record.topic], bytes(record.value), origin, record.value.fault
+            )
         # The last one counts, as among the keys of an object.
         declared = [value for key, value in record.headers if key.lower() == CONTENT_TYPE]
         fault = fault_in_content_type(declared[-1]) if declared else None
@@ -508,6 +516,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._membership.assign(sorted(assigned))
+
+
+def _mark(record: Any) -> bytes:
+    """What the last record that was stored is recognised by: nothing, if it is none itself.
+
+    A batch that is too large today may be read after a change of the settings.
+    """
+    return b"" if isinstance(record.value, UnreadableBatch) else fingerprint(record)
 
 
 def _is_undecodable(error: Exception) -> bool:

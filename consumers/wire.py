@@ -55,6 +55,10 @@ class Reason(StrEnum):
     """A `schema_version` that this release does not read."""
     IMPLAUSIBLE_TIME = "implausible_time"
     """A timestamp before 2000, or more than a day after the arrival."""
+    BATCH_TOO_LARGE = "batch_too_large"
+    """Records that were compressed together, and inflate to more than the limit."""
+    UNREADABLE_BATCH = "unreadable_batch"
+    """Records that were sent together, and cannot be inflated or told apart."""
     UNKNOWN_TASK_TYPE = "unknown_task_type"
     """A task type that no model line owns (decided in consumers/ingest.py)."""
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,7 @@ from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
 from learning.validators import Validator, built_in
 from monitoring.logs import FactLog, configure
+from monitoring.loop_lag import LoopLag
 from monitoring.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -85,6 +87,7 @@ class Daemon:
     runner: Runner
     server: ApiServer
     probes: DaemonProbes
+    loop_lag: LoopLag
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then stop in the order that loses nothing.
@@ -103,6 +106,7 @@ class Daemon:
                     ),
                     name="expiry",
                 ),
+                tasks.create_task(self.loop_lag.watch(), name="loop lag"),
             ]
             intake = (
                 tasks.create_task(self.source.run(stopping), name="kafka")
@@ -150,7 +154,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         await store.registry.ensure_lines(_named_lines(settings, lines), now)
         await store.runs.resume_waiting(now)
 
-        metrics = Metrics()
+        metrics, loop_lag = Metrics(), LoopLag(time.monotonic)
+        metrics.show_loop_lag(lambda: loop_lag.longest_seconds)
         announcer = Announcer(FactLog(), metrics.count)
         ingest = Ingest(
             store.intake,
@@ -220,7 +225,17 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         server = ApiServer(app, bound)
         yield Daemon(
-            settings, server.url, token, store, announcer, source, sealer, runner, server, probes
+            settings,
+            server.url,
+            token,
+            store,
+            announcer,
+            source,
+            sealer,
+            runner,
+            server,
+            probes,
+            loop_lag,
         )
 
 

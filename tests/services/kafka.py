@@ -197,16 +197,19 @@ class KafkaBroker:
         *,
         keys: Sequence[bytes | None] | None = None,
         partition: int | None = None,
+        client: Mapping[str, str | int] | None = None,
     ) -> list[Position]:
         """Store one record per value and return where, in the order of the values.
 
         `keys` goes with `values` by index. Without `partition` a record goes where its key
-        puts it, or anywhere. Raises KafkaException when one of them was not stored.
+        puts it, or anywhere. `client` adds to the producer's settings. Raises KafkaException
+        when one of them was not stored.
         """
         # One request at a time keeps the order; idempotence would too, but half a second later.
         producer = Producer(
             self._client_settings()
             | {"max.in.flight": 1, "topic.metadata.propagation.max.ms": 1000}
+            | dict(client or {})
         )
         stored: dict[int, Position] = {}
         refused: list[KafkaError] = []
