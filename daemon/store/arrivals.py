@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
 
 from daemon.store.bulk import insert_rows
 from daemon.store.dialect import CHUNK
-from daemon.store.names import SEVERAL, Names, event_name, task_name
+from daemon.store.names import SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.tables import events, feedback, microseconds
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import JudgedOutput, ReceivedFeedback
@@ -86,7 +86,7 @@ class SqliteArrivals:
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
         self._names.add_tasks(
-            [task_name(item.event.task_type, item.event.task_id) for item in inserted.new],
+            names_of_tasks((item.event.task_type, item.event.task_id) for item in inserted.new),
             first_row,
         )
         self._names.move(tx)
@@ -102,7 +102,7 @@ class SqliteArrivals:
         self, tx: Connection, tasks: Collection[TaskKey]
     ) -> dict[TaskKey, Row[Any] | None]:
         """See Arrivals."""
-        names = {task_name(*task): task for task in tasks}
+        names = dict(zip(names_of_tasks(tasks), tasks, strict=True))
         found = self._names.find_tasks(tx, list(names))
         row_ids = [row_id for row_id in found.values() if row_id != SEVERAL]
         rows = {row.id: row for row in _rows_by_id(tx, events, row_ids)}
@@ -123,7 +123,7 @@ class SqliteArrivals:
         firsts, repeated = _first_of_each(arrivals)
         if not firsts:
             return Inserted([], [])
-        names = [event_name(table, *key) for key in firsts]
+        names = names_of_events(table, firsts)
         stored = self._texts(tx, table, names)
         new, new_names = list(firsts.values()), names
         if stored:
