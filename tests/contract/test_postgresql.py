@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ def ask(statement: str) -> Callable[[Connection], Any]:
 def kind(request: pytest.FixtureRequest) -> str:
     """All of this is PostgreSQL's own."""
     return str(request.param)
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    opened = Database(store_url)
-    yield opened
-    await opened.close()
 
 
 # --- outages ----------------------------------------------------------------------------
