@@ -310,6 +310,14 @@ async def test_what_the_address_says_stands(store_url: str) -> None:
     await database.close()
 
 
+async def test_of_several_servers_the_one_that_answers_is_taken(store_url: str) -> None:
+    user, _, place = store_url.rpartition("@")
+    host, _, name = place.partition("/")
+    database = Database(f"{user}@/{name}?host=127.0.0.1:9&host={host}")
+    assert await database.read(ask("SELECT 1")) == 1
+    await database.close()
+
+
 async def test_isolation_does_not_depend_on_the_server(
     store_url: str, postgres_server: PostgresServer
 ) -> None:
