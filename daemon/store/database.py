@@ -25,6 +25,10 @@ from learning.ports import StoreUnavailableError
 T = TypeVar("T")
 
 SQLITE_BUSY_SECONDS = 15.0
+SQLITE_PAGE_BYTES = 16_384
+SQLITE_WAL_BYTES = 64 * 2**20
+"""A page that is written several times meanwhile is copied into the file once."""
+SQLITE_CACHE_BYTES = 16 * 2**20
 READERS = 4
 ATTEMPTS = 5
 """How often a transaction is run that PostgreSQL rolls back for another one's sake."""
@@ -177,8 +181,12 @@ def _sqlite_engine(url: URL, begin: str) -> Engine:
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # The driver would begin by itself, and late; `on_begin` takes the lock at once.
         connection.isolation_level = None
+        # Of an empty file only: an event is a third of a small page, and fills a large one.
+        connection.execute(f"PRAGMA page_size = {SQLITE_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {SQLITE_WAL_BYTES // SQLITE_PAGE_BYTES}")
+        connection.execute(f"PRAGMA cache_size = -{SQLITE_CACHE_BYTES // 1024}")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")

@@ -204,6 +204,7 @@ class Intake:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
         met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
         tally.write(tx)
+        self._arrivals.finish(tx)
         stored = EventsStored(
             source=block.source,
             outputs={key: len(values) for key, values in confidences.items()},
