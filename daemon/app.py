@@ -19,13 +19,14 @@ import structlog
 
 from consumers.ingest import Ingest
 from consumers.kafka_source import KafkaSource
+from consumers.pressure import Pressure
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.kafka import kafka_connection
-from daemon.loops import Sealer, expire_held
+from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.settings import Settings
@@ -88,6 +89,7 @@ class Daemon:
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
+    pressure: Pressure
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then stop in the order that loses nothing.
@@ -107,6 +109,7 @@ class Daemon:
                     name="expiry",
                 ),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
+                tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
             intake = (
                 tasks.create_task(self.source.run(stopping), name="kafka")
@@ -157,6 +160,17 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         metrics, loop_lag = Metrics(), LoopLag(time.monotonic)
         metrics.show_loop_lag(lambda: loop_lag.longest_seconds)
         announcer = Announcer(FactLog(), metrics.count)
+        pressure = Pressure(
+            time.monotonic,
+            high_water=settings.queue.high_water,
+            low_water=settings.queue.low_water,
+        )
+        metrics.show_intake_waits(
+            {
+                "store": lambda: pressure.store_fault is not None,
+                "high_water": lambda: pressure.is_full,
+            }
+        )
         ingest = Ingest(
             store.intake,
             lines,
@@ -164,6 +178,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             announcer,
             utc_now,
             limits=Limits(max_bytes=settings.kafka.max_message_bytes),
+            pressure=pressure,
         )
         host = await stack.enter_async_context(
             TrainerHost(
@@ -206,7 +221,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             wanted_held_out=settings.gate.wanted_evidence,
             clock=utc_now,
         )
-        probes = DaemonProbes(views.overview, source, utc_now)
+        probes = DaemonProbes(views.overview, source, pressure, utc_now)
         app = create_app(
             views=views,
             operations=DaemonOperations(
@@ -236,6 +251,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             server,
             probes,
             loop_lag,
+            pressure,
         )
 
 

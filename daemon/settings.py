@@ -213,9 +213,19 @@ class QueueSettings(_Section):
     batch_size: int = Field(20, ge=1, le=100_000)
     max_queue_size: int = Field(100, ge=1, le=1_000_000)
     max_wait_seconds: Seconds = 900.0
+    high_water: int = Field(100_000, ge=1, le=1_000_000_000)
+    """So many events of all task types may wait; then outputs wait where they come from."""
+    low_water: int = Field(80_000, ge=1, le=1_000_000_000)
+    """Below it they are taken again."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if self.high_water < self.low_water:
+            raise PydanticCustomError(
+                "water",
+                "high_water {high} is smaller than low_water {low}",
+                {"high": self.high_water, "low": self.low_water},
+            )
         if self.max_queue_size < self.batch_size:
             raise PydanticCustomError(
                 "queue",

@@ -32,7 +32,11 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        address = make_url(url)
+        self._is_sqlite = address.get_backend_name() == "sqlite"
+        in_file = self._is_sqlite and address.database not in (None, "", ":memory:")
+        self._file = Path(str(address.database)) if in_file else None
+        self._inode: tuple[int, int] | None = None
         self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE") if self._is_sqlite else _engine(url)
         self._reader = _sqlite_engine(url, "BEGIN") if self._is_sqlite else self._writer
         self._write_threads = ThreadPoolExecutor(
@@ -47,11 +51,33 @@ class Database:
         full; whatever the function raises rolls back and is raised here. Cancelling the
         caller does not interrupt the transaction: it ends, one way or the other, first.
         """
-        return await _run(self._write_threads, self._writer, transaction)
+        return await _run(self._write_threads, self._writer, self._in_its_file(transaction))
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
         return await _run(self._read_threads, self._reader, query)
+
+    def _in_its_file(self, transaction: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """The transaction, refused when the SQLite file is not where it was.
+
+        SQLite goes on writing to a file that was deleted or moved, and nobody finds it again.
+        """
+        if self._file is None:
+            return transaction
+        file = self._file
+
+        def guarded(connection: Connection) -> T:
+            here = _identity(file)
+            self._inode = self._inode or here
+            if here != self._inode:
+                raise StoreUnavailableError(
+                    f"the database file {file} is gone"
+                    if here is None
+                    else f"the database file {file} is another one: restart the daemon"
+                )
+            return transaction(connection)
+
+        return guarded
 
     async def migrate(self) -> None:
         """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
@@ -63,6 +89,15 @@ class Database:
         await asyncio.to_thread(self._read_threads.shutdown)
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one under its name; None when there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def migration_config(connection: Connection) -> Config:
@@ -130,9 +165,9 @@ def _engine(url: str) -> Engine:
 
 
 def _sqlite_engine(url: str, begin: str) -> Engine:
-    engine = create_engine(
-        url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, json_serializer=to_json
-    )
+    is_said = "timeout" in make_url(url).query
+    patience = {} if is_said else {"timeout": SQLITE_BUSY_SECONDS}
+    engine = create_engine(url, connect_args=patience, json_serializer=to_json)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from consumers.pressure import Pressure
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
@@ -113,7 +115,7 @@ async def serve_past(
         clock=lambda: START,
     )
     operations = ScriptedOperations()
-    probes = DaemonProbes(views.overview, None, lambda: START)
+    probes = DaemonProbes(views.overview, None, Pressure(time.monotonic), lambda: START)
     app = create_app(
         views=views,
         operations=operations,

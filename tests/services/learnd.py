@@ -175,12 +175,15 @@ class Learnd:
         answer.raise_for_status()
         return answer.json()
 
+    def probe(self, path: str) -> httpx.Response:
+        """The answer of a probe, whatever its status."""
+        return httpx.get(f"{self._url}{path}", timeout=ANSWER_SECONDS, trust_env=False)
+
     def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
-        page = httpx.get(f"{self._url}/metrics", timeout=ANSWER_SECONDS, trust_env=False).text
-        found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
-        assert found is not None, page
-        return float(found.group(1))
+        """The value of a metric, whose labels are part of its name; 0 when it is not there."""
+        page = self.probe("/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+        return float(found.group(1)) if found is not None else 0.0
 
     def command(self, *arguments: str) -> str:
         """What `learnd ARGUMENTS` prints; it must end with status 0."""
