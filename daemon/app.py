@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from consumers.dead_letter_topic import DeadLetterTopic
 from consumers.ingest import Ingest
 from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
@@ -90,6 +91,7 @@ class Daemon:
     probes: DaemonProbes
     loop_lag: LoopLag
     pressure: Pressure
+    letter_topic: DeadLetterTopic | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then stop in the order that loses nothing.
@@ -111,6 +113,8 @@ class Daemon:
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
                 tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
+            if self.letter_topic is not None:
+                loops.append(tasks.create_task(self.letter_topic.run(), name="dead letters"))
             intake = (
                 tasks.create_task(self.source.run(stopping), name="kafka")
                 if self.source is not None
@@ -209,11 +213,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store, lines, settings.batch_rules(), settings.split_rules(), announcer, utc_now
         )
         announcer.listen(_alarm(sealer, runner))
-        source = (
-            KafkaSource(kafka_connection(settings.kafka), ingest, store.intake, announcer)
-            if settings.kafka.configured
-            else None
-        )
+        source: KafkaSource | None = None
+        letter_topic: DeadLetterTopic | None = None
+        if settings.kafka.configured:
+            connection = kafka_connection(settings.kafka)
+            source = KafkaSource(connection, ingest, store.intake, announcer)
+            if (topic := settings.kafka.dead_letter_topic) is not None:
+                letter_topic = DeadLetterTopic(connection, topic, store.outbox)
+                announcer.listen(_new_letters(letter_topic))
         views = Views.of(
             store.database,
             lines=lines,
@@ -252,6 +259,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             probes,
             loop_lag,
             pressure,
+            letter_topic,
         )
 
 
@@ -304,6 +312,14 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
                 runner.wake()
             case _:
                 pass
+
+    return listener
+
+
+def _new_letters(topic: DeadLetterTopic) -> Listener:
+    def listener(fact: Fact) -> None:
+        if isinstance(fact, EventsStored) and fact.dead_letters:
+            topic.wake()
 
     return listener
 

@@ -123,6 +123,8 @@ class KafkaSettings(_Section):
     group_id: Text = "learnd"
     outputs_topics: Topics = ("learnd.outputs",)
     feedback_topics: Topics = ("learnd.feedback",)
+    dead_letter_topic: Topic | None = None
+    """Each dead letter is copied to it; it has to exist."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: Text | None = None
@@ -166,6 +168,12 @@ class KafkaSettings(_Section):
                 "topics",
                 "{topics} is named for outputs and for feedback: a topic carries one kind of event",
                 {"topics": ", ".join(sorted(shared))},
+            )
+        if self.dead_letter_topic in {*self.outputs_topics, *self.feedback_topics}:
+            raise PydanticCustomError(
+                "dead_letters",
+                "dead_letter_topic {topic} is one of those that are read: letters would go round",
+                {"topic": self.dead_letter_topic},
             )
         missing = [
             name

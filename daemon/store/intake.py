@@ -4,6 +4,7 @@ Decides nothing: verdicts come with the events, and the judge that it is given i
 again when feedback meets its output.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,6 @@ from sqlalchemy import (
     Table,
     bindparam,
     func,
-    insert,
     select,
     tuple_,
     update,
@@ -189,7 +189,7 @@ class Intake:
         new_outputs, bad_outputs = _insert_outputs(tx, block.outputs)
         new_feedback, bad_feedback = _insert_feedback(tx, block.feedback)
         letters = [*block.dead_letters, *bad_outputs, *bad_feedback]
-        _insert_dead_letters(tx, letters)
+        new_letters = _insert_dead_letters(tx, letters)
         for output in new_outputs:
             tally.add(
                 EventKind.OUTPUT,
@@ -197,7 +197,7 @@ class Intake:
                 output.verdict.state,
                 output.event.confidence,
             )
-        for letter in letters:
+        for letter in new_letters:
             tally.add("dead_letter", letter.kind, letter.reason)
 
         for item in new_feedback:
@@ -214,8 +214,12 @@ class Intake:
                 for item in new_feedback
             ),
             rejudged=rejudged,
-            dead_letters=Counter(letter.reason for letter in letters),
-            duplicates=n_known - len(bad_outputs) - len(bad_feedback),
+            dead_letters=Counter(letter.reason for letter in new_letters),
+            duplicates=n_known
+            - len(bad_outputs)
+            - len(bad_feedback)
+            + len(letters)
+            - len(new_letters),
         )
         return stored, letters
 
@@ -536,19 +540,37 @@ def _origin_row(origin: Origin) -> dict[str, Any]:
     }
 
 
-def _insert_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> None:
-    if letters:
-        tx.execute(
-            insert(dead_letters),
-            [
-                {
-                    "kind": letter.kind,
-                    "reason": letter.reason,
-                    "detail": letter.detail,
-                    "raw": letter.raw,
-                    **_origin_row(letter.origin),
-                    "received_at": letter.received_at,
-                }
-                for letter in letters
-            ],
-        )
+def _insert_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+    """Insert those that are new: other bytes, or from another place. Returns them."""
+    rows = {_letter_key(letter): letter for letter in reversed(letters)}
+    if not rows:
+        return []
+    inserted = tx.execute(
+        insert_new(tx, dead_letters).returning(
+            dead_letters.c.source,
+            dead_letters.c.topic,
+            dead_letters.c.partition,
+            dead_letters.c.offset,
+            dead_letters.c.raw_digest,
+        ),
+        [
+            {
+                "kind": letter.kind,
+                "reason": letter.reason,
+                "detail": letter.detail,
+                "raw": letter.raw,
+                "raw_digest": key[1],
+                **_origin_row(letter.origin),
+                "received_at": letter.received_at,
+            }
+            for key, letter in reversed(rows.items())
+        ],
+    )
+    return [
+        rows[Origin(row.source, row.topic, row.partition, row.offset), row.raw_digest]
+        for row in inserted
+    ]
+
+
+def _letter_key(letter: DeadLetter) -> tuple[Origin, bytes]:
+    return letter.origin, hashlib.blake2b(letter.raw, digest_size=16).digest()

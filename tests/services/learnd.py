@@ -70,7 +70,8 @@ class Learnd:
         )
         self._process: TiedProcess | None = None
         self._log = folder / "learnd-0.log"
-        self._starts = 0
+        # Another one may have run in this folder, under other settings.
+        self._starts = len(list(folder.glob("learnd-*.log")))
         self._url = ""
 
     def __enter__(self) -> Self:
@@ -185,8 +186,8 @@ class Learnd:
         found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
         return float(found.group(1)) if found is not None else 0.0
 
-    def command(self, *arguments: str) -> str:
-        """What `learnd ARGUMENTS` prints; it must end with status 0."""
+    def command(self, *arguments: str, status: int = 0) -> str:
+        """What `learnd ARGUMENTS` prints; it must end with this status."""
         done = subprocess.run(
             [sys.executable, "-m", "daemon", *arguments],
             env=self._environment() | {"LEARND_URL": self._url},
@@ -196,7 +197,9 @@ class Learnd:
             timeout=COMMAND_SECONDS,
             check=False,
         )
-        assert done.returncode == 0, f"learnd {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        assert done.returncode == status, (
+            f"learnd {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        )
         return done.stdout
 
     # --- inside ---------------------------------------------------------------------
