@@ -7,8 +7,8 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from consumers.pressure import Pressure
 from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
@@ -34,8 +34,7 @@ _BYTES_BETWEEN_PAUSES = 256_000
 """After decoding so much the event loop gets its turn: some milliseconds of work."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record as a source read it."""
 
     kind: EventKind
@@ -87,13 +86,13 @@ class Ingest:
         dead_letters: list[DeadLetter] = []
         unpaused_bytes = 0
         for record in records:
-            match self._judged(record, now):
-                case JudgedOutput() as output:
-                    outputs.append(output)
-                case ReceivedFeedback() as received:
-                    feedback.append(received)
-                case DeadLetter() as dead_letter:
-                    dead_letters.append(dead_letter)
+            judged = self._judged(record, now)
+            if isinstance(judged, JudgedOutput):
+                outputs.append(judged)
+            elif isinstance(judged, ReceivedFeedback):
+                feedback.append(judged)
+            else:
+                dead_letters.append(judged)
             unpaused_bytes += len(record.value or b"")
             if unpaused_bytes >= _BYTES_BETWEEN_PAUSES:
                 unpaused_bytes = 0
@@ -133,7 +132,6 @@ class Ingest:
     def _judged(
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
-        raw = record.value or b""
         decoded = record.fault or decode(
             record.kind, record.value, record.origin, now, self._limits
         )
@@ -142,10 +140,10 @@ class Ingest:
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"
             )
         if isinstance(decoded, Undecodable):
-            reason, detail = decoded.reason, decoded.detail
-            return DeadLetter(record.kind, reason, detail, raw, record.origin, now)
+            raw = record.value or b""
+            return DeadLetter(record.kind, decoded.reason, decoded.detail, raw, record.origin, now)
         event = decoded.event
         if isinstance(event, FeedbackEvent):
-            return ReceivedFeedback(decoded.event_id, event, raw, record.origin, now)
+            return ReceivedFeedback(decoded.event_id, event, decoded.text, record.origin, now)
         verdict = self._judge(event)
-        return JudgedOutput(decoded.event_id, event, verdict, raw, record.origin, now)
+        return JudgedOutput(decoded.event_id, event, verdict, decoded.text, record.origin, now)

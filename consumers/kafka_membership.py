@@ -19,7 +19,7 @@ What it knows of aiokafka 0.14, read in its source:
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -40,6 +40,7 @@ from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.wire import fault_in_content_type
 from learning.facts import Announce, TopicRecreated
 from learning.ports import (
+    Block,
     EventKind,
     IntakeStore,
     Origin,
@@ -54,6 +55,8 @@ log = structlog.get_logger(__name__)
 CONTENT_TYPE = "content-type"
 """The header that names a value's format; without one it is JSON."""
 POLL_SECONDS = 0.2
+BLOCKS_AT_ONCE = 4
+"""Blocks that are fetched together: each but the first is decoded while one is stored."""
 REBALANCE_GRACE_SECONDS = 1.0
 ISOLATE_SECONDS = 2.0
 COMMIT_EVERY_SECONDS = 1.0
@@ -397,7 +400,7 @@ class Membership:
 
     async def _fetch(self) -> Mapping[TopicPartition, Sequence[Any]]:
         try:
-            return await self._getmany(max_records=self._max_records)
+            return await self._getmany(max_records=BLOCKS_AT_ONCE * self._max_records)
         except NoOffsetForPartitionError:
             self._seek_all()  # it has no claim yet
         except OffsetOutOfRangeError:
@@ -429,22 +432,34 @@ class Membership:
         if claim is None or not claim.placed:
             return
         records = self._after_witness(claim, records)
-        if not records:
-            return
-        next_offset, mark = records[-1].offset + 1, _mark(records[-1])
+        storing: asyncio.Task[None] | None = None
         with self._fencing(tp, claim):
             async with self._storing:
-                await self._ingest.store_block(
-                    self._name,
-                    map(self._record, records),
-                    PositionMove(claim.position, next_offset, mark),
-                )
-            claim.position = Position(
-                tp.topic, tp.partition, claim.position.epoch, next_offset, mark
-            )
-            claim.passed = next_offset
-            self._pauses.reset()
-            self._store_pauses.reset()
+                try:
+                    for start in range(0, len(records), self._max_records):
+                        part = records[start : start + self._max_records]
+                        block = await self._ingest.prepare(self._name, map(self._record, part))
+                        if storing is not None:
+                            await storing
+                        if self._claims.get(tp) is not claim:
+                            return  # revoked meanwhile
+                        # The database works in a thread while the next block is decoded.
+                        storing = asyncio.create_task(
+                            self._store_block(claim, block, part[-1]), name="store block"
+                        )
+                    if storing is not None:
+                        await storing
+                finally:
+                    if storing is not None:
+                        await asyncio.wait([storing])
+
+    async def _store_block(self, claim: _Claim, block: Block, last: Any) -> None:
+        before, next_offset, mark = claim.position, last.offset + 1, _mark(last)
+        await self._ingest.store(replace(block, move=PositionMove(before, next_offset, mark)))
+        claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
+        claim.passed = next_offset
+        self._pauses.reset()
+        self._store_pauses.reset()
 
     def _after_witness(self, claim: _Claim, records: Sequence[Any]) -> Sequence[Any]:
         """The records that are new; none when the witness proves to be another record."""

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
-from daemon.store.dialect import CHUNK, insert_new
+from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.intake import confirm_event, move_event
 from daemon.store.tables import (
     batch_members,
@@ -43,7 +43,7 @@ from daemon.store.tables import (
 )
 from learning.batching import Due, LineQueue, Trigger
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent, conversation, digest, group_key
+from learning.events import OutputEvent, conversation, digest, group_key, prompt_key
 from learning.facts import BatchSealed
 from learning.lifecycle import (
     PRIMARY_ROLES,
@@ -62,6 +62,9 @@ from learning.sampling import Candidate, SplitRules, draw_replay, held_out_quota
 
 REPLAY_POOL = 20_000
 """Replay is drawn from the newest versions that together trained on about so many events."""
+
+SPLIT = "split"
+"""The turn to put prompts on a side of the split: sides are for ever, and for all lines."""
 
 _IS_QUEUED = is_one_of(events.c.state, EventState.QUEUED)
 
@@ -99,6 +102,9 @@ class HeldOutImport:
 @dataclass(frozen=True)
 class _Member:
     row: Row[Any]
+    event: OutputEvent
+    keys: tuple[bytes, ...]
+    """What must stay on one side of the split: its prompt's key, and its group's if any."""
     role: Role
     judges: bool
     """Whether it enters the frozen set: a person approved it and its prompt never trained."""
@@ -151,7 +157,7 @@ class Queue:
         """
 
         def transaction(tx: Connection) -> BatchSealed | None:
-            # The rows first: whoever waited for their locks finds them sealed, or the line busy.
+            take_turns(tx, [SPLIT])  # whoever waited finds the events sealed, or the line busy
             rows = _oldest_queued(tx, line, due.size)
             if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
@@ -174,7 +180,8 @@ class Queue:
                 )
                 .order_by(events.c.state_since)
                 .limit(CHUNK)
-                .with_for_update()
+                # One that is being judged now gets its turn the next time.
+                .with_for_update(key_share=True, skip_locked=True)
             ).all()
             for row in rows:
                 move_event(
@@ -205,7 +212,7 @@ class Queue:
 
         def transaction(tx: Connection) -> EventState:
             row = tx.execute(
-                select(events).where(events.c.id == event_row_id).with_for_update()
+                select(events).where(events.c.id == event_row_id).with_for_update(key_share=True)
             ).first()
             if row is None:
                 raise UnknownEventError(event_row_id)
@@ -241,6 +248,7 @@ class Queue:
         """
 
         def transaction(tx: Connection) -> HeldOutImport:
+            take_turns(tx, [SPLIT])
             added, refused = 0, []
             for number, example, key in examples:
                 group = group_key(example)
@@ -265,7 +273,7 @@ def move_batch(
     Raises IllegalMoveError when its lifecycle does not allow it.
     """
     current = tx.execute(
-        select(batches.c.state).where(batches.c.id == batch_id).with_for_update()
+        select(batches.c.state).where(batches.c.id == batch_id).with_for_update(key_share=True)
     ).scalar_one()
     if current == state:
         return
@@ -305,7 +313,7 @@ def _oldest_queued(tx: Connection, line: ModelLine, n: int) -> list[Row[Any]]:
             select(events)
             .where(events.c.id.in_(wanted[start : start + CHUNK]), _IS_QUEUED)
             .order_by(events.c.id)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
     ]
 
@@ -410,13 +418,10 @@ def _next_sequence(tx: Connection, line: ModelLine) -> int:
 def _primary_members(
     tx: Connection, line: ModelLine, rows: Sequence[Row[Any]], rules: SplitRules, seed: int
 ) -> list[_Member]:
+    outputs = [OutputEvent.model_validate_json(row.payload) for row in rows]
     candidates = [
-        Candidate(
-            id=row.id,
-            keys=tuple(key for key in (row.prompt_key, row.group_key) if key is not None),
-            by_human=row.by_human,
-        )
-        for row in rows
+        Candidate(row.id, _split_keys(output), row.by_human)
+        for row, output in zip(rows, outputs, strict=True)
     ]
     sides = _known_sides(tx, {key for candidate in candidates for key in candidate.keys})
     quota = held_out_quota(len(rows), _count_frozen(tx, line, rules.wanted_held_out), rules)
@@ -424,13 +429,20 @@ def _primary_members(
     return [
         _Member(
             row,
+            output,
+            candidate.keys,
             roles[row.id],
             judges=roles[row.id] is Role.HELD_OUT
             and row.by_human
             and all(sides.get(key) is not Role.TRAIN for key in candidate.keys),
         )
-        for row, candidate in zip(rows, candidates, strict=True)
+        for row, output, candidate in zip(rows, outputs, candidates, strict=True)
     ]
+
+
+def _split_keys(output: OutputEvent) -> tuple[bytes, ...]:
+    group = group_key(output)
+    return (prompt_key(output),) if group is None else (prompt_key(output), group)
 
 
 def _count_frozen(tx: Connection, line: ModelLine, at_most: int) -> int:
@@ -512,17 +524,7 @@ def _store_members(
         [{"batch_id": batch_id, "event_id": m.row.id, "role": m.role} for m in members],
     )
     for role in PRIMARY_ROLES:
-        _take_sides(
-            tx,
-            role,
-            {
-                key
-                for member in members
-                if member.role is role
-                for key in (member.row.prompt_key, member.row.group_key)
-                if key is not None
-            },
-        )
+        _take_sides(tx, role, {key for m in members if m.role is role for key in m.keys})
     tally = Tally()
     for member in members:
         row = member.row
@@ -530,8 +532,8 @@ def _store_members(
             EventKind.OUTPUT, row.task_type, EventState.QUEUED, EventState.SEALED, row.confidence
         )
         if member.judges:
-            example = OutputEvent.model_validate_json(row.payload)
-            _freeze(tx, row.task_type, row.id, example, row.prompt_key, "event", batch_id, now)
+            key = prompt_key(member.event)
+            _freeze(tx, row.task_type, row.id, member.event, key, "event", batch_id, now)
     ids = [member.row.id for member in members]
     for start in range(0, len(ids), CHUNK):
         tx.execute(
@@ -561,7 +563,8 @@ def _freeze(
 ) -> int:
     """Append to the held-out set; a prompt that it has already is passed over. 1 or 0."""
     added = tx.execute(
-        insert_new(tx, evaluation_examples).values(
+        insert_new(tx, evaluation_examples)
+        .values(
             task_type=task_type,
             event_id=event_row_id,
             messages=conversation(example),
@@ -570,8 +573,9 @@ def _freeze(
             batch_id=batch_id,
             added_at=now,
         )
+        .returning(evaluation_examples.c.id)
     )
-    return added.rowcount
+    return len(added.all())
 
 
 def _plan_run(

@@ -5,6 +5,7 @@ migrations/. Two partial unique indexes carry weight: `one_primary_role` (an eve
 one primary role in one batch, P2) and `one_active_run` (a line works on one run).
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
@@ -39,6 +40,12 @@ from learning.lifecycle import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_UNKEEPABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def microseconds(time: datetime) -> int:
+    """An aware time as whole microseconds since 1970: how the database holds it."""
+    return (time - _EPOCH) // _MICROSECOND
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -49,11 +56,26 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         """Aware time to microseconds."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to aware time in UTC."""
         return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+class Words(TypeDecorator[str]):
+    """What somebody outside said, for people to read: a provider, a validator, an operator.
+
+    U+0000, which PostgreSQL refuses, and lone surrogates, which are no UTF-8, are stored as
+    U+FFFD: a strange message must not stop a run. What events say is refused by the decoder.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Text as both databases can keep it."""
+        return None if value is None else _UNKEEPABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 metadata = MetaData(
@@ -98,21 +120,19 @@ events = Table(
     Column("task_id", String(256), nullable=False),
     Column("state", String(16), nullable=False),
     Column("state_since", UtcTime, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("by_human", Boolean, nullable=False),
     Column("approved", Boolean),
     Column("confidence", Float),
     Column("payload", Text, nullable=False),
-    Column("content_hash", _Key, nullable=False),
-    Column("prompt_key", _Key, nullable=False),
-    Column("group_key", _Key),
     Column("subject", String(256)),
     Column("model_version", String(256)),
     *_origin(),
     Column("occurred_at", UtcTime, nullable=False),
     Column("received_at", UtcTime, nullable=False),
-    UniqueConstraint("producer", "event_id"),
-    Index("ix_events_task", "task_type", "task_id"),
+    # On SQLite daemon/store/names.py does what these two do.
+    Index("one_output_per_id", "producer", "event_id", unique=True).ddl_if("postgresql"),
+    Index("ix_events_task", "task_type", "task_id").ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
 for _name, _state, _columns in (
@@ -142,12 +162,11 @@ feedback = Table(
     Column("approved", Boolean),
     Column("confidence", Float),
     Column("payload", Text, nullable=False),
-    Column("content_hash", _Key, nullable=False),
     Column("model_version", String(256)),
     *_origin(),
     Column("occurred_at", UtcTime, nullable=False),
     Column("received_at", UtcTime, nullable=False),
-    UniqueConstraint("producer", "event_id"),
+    Index("one_feedback_per_id", "producer", "event_id", unique=True).ddl_if("postgresql"),
     Index("ix_feedback_output", "output_id"),
     sqlite_autoincrement=True,
 )
@@ -158,6 +177,34 @@ Index(
     sqlite_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
     postgresql_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
 )
+
+# Three tables of daemon/store/names.py: on SQLite they hold the names of events, on
+# PostgreSQL they stay empty.
+event_names = Table(
+    "event_names",
+    metadata,
+    Column("name", BigInteger, nullable=False),
+    Column("row_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "row_id"),
+    sqlite_with_rowid=False,
+)
+
+task_names = Table(
+    "task_names",
+    metadata,
+    Column("name", _Id, primary_key=True, autoincrement=False),
+    Column("row_id", BigInteger, nullable=False),
+)
+
+names_covered = Table(
+    "names_covered",
+    metadata,
+    Column("table_name", String(16), primary_key=True),
+    Column("row_id", BigInteger, nullable=False),
+    comment="The row up to which the names of a table are in event_names and task_names.",
+)
+
+POSTGRESQL_INDEXES = frozenset({"one_output_per_id", "ix_events_task", "one_feedback_per_id"})
 
 tallies = Table(
     "tallies",
@@ -192,7 +239,7 @@ dead_letters = Table(
     Column("id", _Id, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", Words, nullable=False),
     Column("raw", LargeBinary, nullable=False),
     *_origin(),
     Column("raw_digest", _Key, nullable=False),
@@ -219,7 +266,7 @@ transitions = Table(
     Column("ref", String(64), nullable=False),
     Column("from_state", String(16)),
     Column("to_state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("actor", String(64), nullable=False),
     Column("at", UtcTime, nullable=False),
     Index("ix_transitions_ref", "kind", "ref"),
@@ -309,7 +356,7 @@ runs = Table(
     Column("measurements", JSON),
     Column("outcome", String(16)),
     Column("error", String(64)),
-    Column("message", Text),
+    Column("message", Words),
     Column("not_before", UtcTime),
     Column("planned_at", UtcTime, nullable=False),
     Column("launched_at", UtcTime),
@@ -339,7 +386,7 @@ run_attempts = Table(
     Column("attempt", Integer, nullable=False),
     Column("job_id", Text),
     Column("result", String(16)),
-    Column("message", Text),
+    Column("message", Words),
     Column("started_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),
     PrimaryKeyConstraint("run_id", "attempt"),
@@ -398,7 +445,7 @@ alias_history = Table(
     Column("to_id", _Id, ForeignKey("versions.id"), nullable=False),
     Column("cause", String(16), nullable=False),
     Column("actor", String(64), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("at", UtcTime, nullable=False),
     Index("ix_alias_history_line", "line", "name", "id"),
     sqlite_autoincrement=True,
