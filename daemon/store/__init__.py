@@ -9,6 +9,7 @@ from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
+from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
@@ -24,6 +25,7 @@ class Store:
     queue: Queue
     runs: Runs
     registry: Registry
+    outbox: Outbox
 
     @classmethod
     async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
@@ -40,6 +42,7 @@ class Store:
             Queue(database),
             Runs(database, artifacts_dir),
             Registry(database, artifacts_dir),
+            Outbox(database, clock),
         )
 
     async def close(self) -> None:

@@ -42,6 +42,9 @@ class Database:
         self.url = url
         address = address_of(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
+        in_file = self.is_sqlite and address.database not in (None, "", ":memory:")
+        self._file = Path(str(address.database)) if in_file else None
+        self._inode: tuple[int, int] | None = None
         if self.is_sqlite:
             self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE", SQLITE_CACHE_BYTES)
             self._reader = _sqlite_engine(address, "BEGIN", SQLITE_READER_CACHE_BYTES)
@@ -71,11 +74,35 @@ class Database:
         sake. When the connection breaks at the commit, nobody knows whether it happened: a
         caller that tries again must be ready to find it done.
         """
-        return await _run(self._write_threads, self._writer, transaction, committed)
+        return await _run(
+            self._write_threads, self._writer, self._in_its_file(transaction), committed
+        )
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
         return await _run(self._read_threads, self._reader, query)
+
+    def _in_its_file(self, transaction: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """The transaction, refused when the SQLite file is not where it was.
+
+        SQLite goes on writing to a file that was deleted or moved, and nobody finds it again.
+        """
+        if self._file is None:
+            return transaction
+        file = self._file
+
+        def guarded(connection: Connection) -> T:
+            here = _identity(file)
+            self._inode = self._inode or here
+            if here != self._inode:
+                raise StoreUnavailableError(
+                    f"the database file {file} is gone"
+                    if here is None
+                    else f"the database file {file} is another one: restart the daemon"
+                )
+            return transaction(connection)
+
+        return guarded
 
     async def migrate(self) -> None:
         """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
@@ -93,6 +120,15 @@ class Database:
         await asyncio.to_thread(self._read_threads.shutdown)
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one under its name; None when there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def address_of(url: str) -> URL:
@@ -174,9 +210,8 @@ def _is_outage(error: DBAPIError) -> bool:
 
 
 def _sqlite_engine(url: URL, begin: str, cache_bytes: int) -> Engine:
-    engine = create_engine(
-        url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, json_serializer=to_json
-    )
+    patience = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
+    engine = create_engine(url, connect_args=patience, json_serializer=to_json)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:

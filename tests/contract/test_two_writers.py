@@ -21,6 +21,7 @@ from sqlalchemy import Connection, text
 from daemon.store import Store
 from daemon.store.database import Database
 from daemon.store.intake import Intake
+from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue, UnknownEventError, VerdictRefusedError
 from daemon.store.registry import PromotionRefusedError, Registry
 from daemon.store.runs import Runs
@@ -102,6 +103,7 @@ async def first(store_url: str, tmp_path: Path, clock: StoppedClock) -> AsyncIte
             Queue(database),
             Runs(database, artifacts),
             Registry(database, artifacts),
+            Outbox(database, clock),
         ),
         clock,
     )
