@@ -37,6 +37,8 @@ class Record:
     kind: EventKind
     value: bytes | None
     origin: Origin
+    identity: Origin | None = None
+    """What the id of an event without one is derived from; the origin unless given here."""
 
 
 class Ingest:
@@ -117,7 +119,8 @@ class Ingest:
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
         raw = record.value or b""
-        decoded = decode(record.kind, record.value, record.origin, now, self._limits)
+        identity = record.identity or record.origin
+        decoded = decode(record.kind, record.value, identity, now, self._limits)
         if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"

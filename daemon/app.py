@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import structlog
 
+from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
 from consumers.kafka_source import KafkaSource
+from consumers.rate_limit import RateLimit
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
@@ -158,7 +161,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             judge,
             announcer,
             utc_now,
-            limits=Limits(max_bytes=settings.kafka.max_message_bytes),
+            limits=_wire_limits(settings),
         )
         host = await stack.enter_async_context(
             TrainerHost(
@@ -213,6 +216,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 announcer,
                 utc_now,
             ),
+            http_source=_http_source(settings, ingest, views, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
             token=token,
@@ -244,6 +248,24 @@ def run(settings: Settings) -> int:
 def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
     """The lines that the settings name; the others begin with their first run."""
     return [line for line in lines if line.name in settings.lines]
+
+
+def _http_source(
+    settings: Settings, ingest: Ingest, views: Views, announcer: Announcer, probes: DaemonProbes
+) -> HttpSource:
+    http = settings.http
+    return HttpSource(
+        ingest,
+        views.receipts,
+        announcer,
+        probes.closed,
+        limits=HttpLimits(http.max_stream_bytes, http.body_seconds, _wire_limits(settings)),
+        rate_limit=RateLimit(http.events_per_second, http.burst_events, time.monotonic),
+    )
+
+
+def _wire_limits(settings: Settings) -> Limits:
+    return Limits(max_bytes=settings.kafka.max_message_bytes)
 
 
 def _runner_rules(settings: Settings) -> RunnerRules:

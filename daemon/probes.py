@@ -53,6 +53,10 @@ class DaemonProbes:
         """The daemon stops: take no more work. Loops that end now are no fault."""
         self._draining = True
 
+    def closed(self) -> str | None:
+        """Why no more events may be taken, or None."""
+        return "the daemon is stopping" if self._draining else None
+
     def live(self) -> Sequence[Check]:
         """See daemon.api.ports.Probes."""
         return [
@@ -71,8 +75,8 @@ class DaemonProbes:
 
     def at_hand(self) -> Sequence[Check]:
         """What `ready` says without asking the store."""
-        stopping = "the daemon is stopping" if self._draining else ""
-        checks = [*self.live(), Check("running", ok=not self._draining, detail=stopping)]
+        stopping = self.closed()
+        checks = [*self.live(), Check("running", ok=stopping is None, detail=stopping or "")]
         if self._source is not None:
             advice = "" if self._source.ready else "not reading yet: is the broker reachable?"
             checks.append(Check("consumer", ok=self._source.ready, detail=advice))

@@ -109,10 +109,19 @@ class _Section(BaseModel):
 
 
 class HttpSettings(_Section):
-    """Where the API listens. Port 0 takes a free one."""
+    """Where the API listens, and what a sender of events may ask of it."""
 
     host: Text = "127.0.0.1"
     port: int = Field(8700, ge=0, le=65_535)
+    """0 takes a free one."""
+    max_stream_bytes: int = Field(1_073_741_824, ge=1_000, le=2**53)
+    """Of one NDJSON body, after decompression."""
+    body_seconds: float = Field(30.0, ge=0.1, le=3_600.0, allow_inf_nan=False)
+    """A single event, or one line of a stream, has to arrive within so long."""
+    events_per_second: float = Field(10_000.0, gt=0, le=1e9, allow_inf_nan=False)
+    """What one address may send for long."""
+    burst_events: int = Field(20_000, ge=1, le=1_000_000_000)
+    """What one address may send at once after a rest."""
 
 
 class KafkaSettings(_Section):

@@ -17,6 +17,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Fact,
     Promoted,
@@ -106,7 +107,9 @@ class FactLog:
         fields = {"kind": type(fact).__name__}
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
-        elif isinstance(fact, RunFailed | TopicRecreated | RolledBack | EventsStored):
+        elif isinstance(
+            fact, RunFailed | TopicRecreated | RolledBack | EventsStored | EventsRefused
+        ):
             self._log.warning(said, **fields)
         else:
             self._log.info(said, **fields)
@@ -117,6 +120,9 @@ def in_words(fact: Fact) -> str:
     match fact:
         case EventsStored():
             return _stored(fact)
+        case EventsRefused():
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(fact.reasons.items()))
+            return f"{fact.source}: refused: {reasons}"
         case TopicRecreated():
             return (
                 f"{fact.topic}[{fact.partition}] is another topic than the one read before:"

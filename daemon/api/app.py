@@ -1,20 +1,40 @@
 """Put the API together from its collaborators."""
 
+from http import HTTPStatus
+
 from fastapi import APIRouter, FastAPI
 
+from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, RequireToken, SecureHeaders
 from daemon.api.ports import MetricsPage, Operations, Probes
-from daemon.api.problems import answer_errors
-from daemon.api.routes import dead_letters, events, held_out, lineage, models, probes, queue, runs
+from daemon.api.problems import answer_errors, problems_of
+from daemon.api.routes import (
+    dead_letters,
+    events,
+    held_out,
+    intake,
+    lineage,
+    models,
+    probes,
+    queue,
+    runs,
+)
 from daemon.store.views import Views
 
 LONGEST_BODY_BYTES = 1024 * 1024
+EVERYWHERE = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""What every address below /v1 may answer, beside what it is for."""
 
 
 def create_app(
     *,
     views: Views,
     operations: Operations,
+    http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
     token: str,
@@ -23,8 +43,9 @@ def create_app(
     """The application. Everything but the probes and the metrics needs the token."""
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
-    v1 = APIRouter(prefix="/v1")
+    v1 = APIRouter(prefix="/v1", responses=problems_of(*EVERYWHERE))
     for router in (
+        intake.router(http_source),
         queue.router(views.overview, operations),
         events.router(views.events, operations),
         runs.router(views.runs),
@@ -41,7 +62,8 @@ def create_app(
     app.add_middleware(
         LimitBody,
         max_bytes=LONGEST_BODY_BYTES,
-        max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES},
+        max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES}
+        | dict.fromkeys(intake.PATHS, None),
     )
     app.add_middleware(RequireToken, token=token, open_paths=probes.OPEN_PATHS)
     app.add_middleware(SecureHeaders)

@@ -23,6 +23,7 @@ from daemon.store.views import Views
 from learning.errors import ConflictError
 from learning.lines import ModelLine, ModelLines
 from monitoring.metrics import Metrics
+from tests.http_intake import http_source
 from tests.rows import START, Generations, Past, open_past
 from tests.scripted_operations import ScriptedOperations
 from tests.services.kafka import KafkaBroker
@@ -105,9 +106,10 @@ async def serve_past(
     await asyncio.to_thread(data_dir.mkdir)
     database = await open_past(sqlite_url(data_dir / "learnd.db"))
     filled = await database.write(lambda tx: fill(Past(tx)))
+    lines = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
     views = Views.of(
         database,
-        lines=ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")]),
+        lines=lines,
         artifacts_dir=data_dir / "artifacts",
         wanted_held_out=32,
         clock=lambda: START,
@@ -117,6 +119,7 @@ async def serve_past(
     app = create_app(
         views=views,
         operations=operations,
+        http_source=http_source(database, lines, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, None, probes),
         token=ensure_token(data_dir),

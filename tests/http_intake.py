@@ -1,0 +1,42 @@
+"""The HTTP source on a real database, as daemon/app.py wires it, with its knobs within reach."""
+
+import time
+from collections.abc import Callable
+
+from consumers.http_source import HttpLimits, HttpSource
+from consumers.ingest import Ingest
+from consumers.rate_limit import RateLimit
+from daemon.store.database import Database
+from daemon.store.intake import Intake
+from daemon.store.views.receipts import StoredReceipts
+from learning.clock import Clock
+from learning.facts import Announce
+from learning.lines import ModelLines
+from tests.builders import JUDGE
+
+
+def http_source(
+    database: Database,
+    lines: ModelLines,
+    clock: Clock,
+    *,
+    announce: Announce = lambda fact: None,
+    closed: Callable[[], str | None] = lambda: None,
+    limits: HttpLimits | None = None,
+    rate_limit: RateLimit | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> HttpSource:
+    """A source that stores into a migrated database, which somebody else closes."""
+    limits = limits or HttpLimits()
+    ingest = Ingest(
+        Intake(database, JUDGE, clock), lines, JUDGE, announce, clock, limits=limits.wire
+    )
+    return HttpSource(
+        ingest,
+        StoredReceipts(database),
+        announce,
+        closed,
+        limits=limits,
+        rate_limit=rate_limit,
+        monotonic=monotonic,
+    )
