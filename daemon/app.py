@@ -19,6 +19,7 @@ import structlog
 
 from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
+from consumers.jsonl_source import JsonlSource
 from consumers.kafka_source import KafkaSource
 from consumers.rate_limit import RateLimit
 from consumers.wire import Limits
@@ -41,6 +42,7 @@ from learning.errors import LearningError
 from learning.facts import BatchSealed, CandidateDecided, EventsStored, Fact, RunFailed
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
+from learning.ports import EventKind
 from learning.validators import Validator, built_in
 from monitoring.logs import FactLog, configure
 from monitoring.metrics import Metrics
@@ -84,6 +86,7 @@ class Daemon:
     store: Store
     announcer: Announcer
     source: KafkaSource | None
+    files: JsonlSource | None
     sealer: Sealer
     runner: Runner
     server: ApiServer
@@ -107,18 +110,18 @@ class Daemon:
                     name="expiry",
                 ),
             ]
-            intake = (
-                tasks.create_task(self.source.run(stopping), name="kafka")
-                if self.source is not None
-                else None
-            )
-            self.probes.watch([serving, *loops, *([intake] if intake is not None else [])])
+            intake = []
+            if self.source is not None:
+                intake.append(tasks.create_task(self.source.run(stopping), name="kafka"))
+            if self.files is not None:
+                intake.append(tasks.create_task(self.files.run(stopping), name="files"))
+            self.probes.watch([serving, *loops, *intake])
             log.info("learnd is up", url=self.url, data_dir=str(self.settings.data_dir))
             await stopping.wait()
             log.info("stopping")
             self.probes.drain()
-            if intake is not None:
-                await _end(intake, INTAKE_STOP_SECONDS)
+            for source in intake:
+                await _end(source, INTAKE_STOP_SECONDS)
             for task in reversed(loops):
                 task.cancel()
                 await asyncio.wait([task])
@@ -224,7 +227,17 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         server = ApiServer(app, bound)
         yield Daemon(
-            settings, server.url, token, store, announcer, source, sealer, runner, server, probes
+            settings,
+            server.url,
+            token,
+            store,
+            announcer,
+            source,
+            _jsonl_source(settings, ingest, store, views, announcer),
+            sealer,
+            runner,
+            server,
+            probes,
         )
 
 
@@ -261,6 +274,22 @@ def _http_source(
         probes.closed,
         limits=HttpLimits(http.max_stream_bytes, http.body_seconds, _wire_limits(settings)),
         rate_limit=RateLimit(http.events_per_second, http.burst_events, time.monotonic),
+    )
+
+
+def _jsonl_source(
+    settings: Settings, ingest: Ingest, store: Store, views: Views, announcer: Announcer
+) -> JsonlSource | None:
+    files = settings.intake.files
+    if not files.configured:
+        return None
+    return JsonlSource(
+        ingest,
+        store.intake,
+        views.positions,
+        announcer,
+        {EventKind.OUTPUT: files.outputs, EventKind.FEEDBACK: files.feedback},
+        limits=_wire_limits(settings),
     )
 
 

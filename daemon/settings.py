@@ -195,6 +195,36 @@ class KafkaSettings(_Section):
         return bool(self.bootstrap_servers)
 
 
+def _watched(path: Path) -> Path:
+    if any("**" in part and part != "**" for part in path.parts):
+        raise PydanticCustomError("glob", "** stands for folders, and alone between two slashes")
+    return path
+
+
+Watched = Annotated[
+    tuple[Annotated[AbsolutePath, AfterValidator(_watched)], ...], BeforeValidator(_listed)
+]
+"""Folders, whose *.jsonl are meant, globs, or files."""
+
+
+class FileSettings(_Section):
+    """JSONL files that are followed as they grow."""
+
+    outputs: Watched = ()
+    feedback: Watched = ()
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is anything to follow."""
+        return bool(self.outputs or self.feedback)
+
+
+class IntakeSettings(_Section):
+    """Where events come from, beside Kafka and HTTP."""
+
+    files: FileSettings = FileSettings()
+
+
 class PolicySettings(_Section):
     """The bars that an output has to clear (LP1, LP2)."""
 
@@ -347,6 +377,7 @@ class Settings(BaseSettings):
     """Everything runs, but no job is launched."""
     http: HttpSettings = HttpSettings()
     kafka: KafkaSettings = KafkaSettings()
+    intake: IntakeSettings = IntakeSettings()
     policy: PolicySettings = PolicySettings()
     queue: QueueSettings = QueueSettings()
     split: SplitSettings = SplitSettings()

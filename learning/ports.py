@@ -187,6 +187,14 @@ class Receipts(Protocol):
         ...
 
 
+class KnownPositions(Protocol):
+    """Where a source looks up how far everything was read, its own claims or not."""
+
+    async def of(self, source: str) -> Sequence[Position]:
+        """The positions of a source, as stored now. Raises StoreUnavailableError."""
+        ...
+
+
 # --- fine-tuning ----------------------------------------------------------------------
 
 

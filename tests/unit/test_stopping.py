@@ -64,7 +64,17 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
     idle: Any = Idle()
     source: Any = Hanging(ignored=2)
     daemon = Daemon(
-        Settings(data_dir=tmp_path), "url", "token", idle, idle, source, idle, idle, idle, idle
+        Settings(data_dir=tmp_path),
+        "url",
+        "token",
+        idle,
+        idle,
+        source,
+        None,
+        idle,
+        idle,
+        idle,
+        idle,
     )
     stopping = asyncio.Event()
     stopping.set()

@@ -13,6 +13,7 @@ from daemon.store.views.events import Events
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
+from daemon.store.views.positions import StoredPositions
 from daemon.store.views.receipts import StoredReceipts
 from daemon.store.views.runs import Runs
 from learning.clock import Clock
@@ -30,6 +31,7 @@ class Views:
     models: Models
     lineage: Lineages
     receipts: StoredReceipts
+    positions: StoredPositions
 
     @classmethod
     def of(
@@ -50,4 +52,5 @@ class Views:
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
             receipts=StoredReceipts(database),
+            positions=StoredPositions(database),
         )
