@@ -49,7 +49,14 @@ def configure(level: str, style: Literal["json", "console"]) -> None:
     last: list[Processor] = (
         [structlog.processors.format_exc_info, mask_secrets, structlog.processors.JSONRenderer()]
         if style == "json"
-        else [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            mask_secrets,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The default shows local variables: secrets among them, and seconds of work.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -2,7 +2,8 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import HTTPBearer
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, RequireToken, SecureHeaders
@@ -28,6 +29,11 @@ EVERYWHERE = (
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 """What every address below /v1 may answer, beside what it is for."""
+DESCRIBED_TOKEN = HTTPBearer(
+    auto_error=False,
+    description="The daemon's token, in the file `token` of its data directory.",
+)
+"""For the description of the API only: `guard.RequireToken` asks for it, everywhere."""
 
 
 def create_app(
@@ -43,7 +49,9 @@ def create_app(
     """The application. Everything but the probes and the metrics needs the token."""
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
-    v1 = APIRouter(prefix="/v1", responses=problems_of(*EVERYWHERE))
+    v1 = APIRouter(
+        prefix="/v1", responses=problems_of(*EVERYWHERE), dependencies=[Security(DESCRIBED_TOKEN)]
+    )
     for router in (
         intake.router(http_source),
         queue.router(views.overview, operations),

@@ -23,6 +23,13 @@ from learning.ports import StoreUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+OF_A_CHANGE = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+)
+"""What an address that changes something may answer, beside what it is for."""
 
 _STATUS_OF: Sequence[tuple[type[LearningError], HTTPStatus]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),

@@ -314,6 +314,7 @@ async def test_lineage_of_a_batch_and_of_its_run_is_one(
     [
         ("/v1/events/77", "learnd events list"),
         ("/v1/runs/r-77", "learnd runs"),
+        ("/v1/runs?before=r-77", "learnd runs"),
         ("/v1/dead-letters/77", "learnd dead-letters list"),
         ("/v1/models/game/versions", "learnd versions"),
         ("/v1/models/audio/versions/9.9.9", "learnd versions audio"),
