@@ -26,6 +26,7 @@ from consumers.lines import Line, LineCutter
 from consumers.rate_limit import RateLimit
 from consumers.wire import STANDARD_LIMITS, Limits
 from learning.errors import LearningError
+from learning.events import is_same_body
 from learning.facts import Announce, EventsRefused
 from learning.ports import (
     ID_REUSED,
@@ -275,7 +276,7 @@ class HttpSource:
 
     async def _accepted(self, kind: EventKind, block: Block) -> list[Result]:
         arrivals: list[JudgedOutput | ReceivedFeedback] = [*block.outputs, *block.feedback]
-        receipts = await self._receipts.of(
+        receipts = await self._receipts.receipts(
             kind, {(arrival.event.producer, arrival.event_id) for arrival in arrivals}
         )
         return [
@@ -394,7 +395,7 @@ def _told(arrival: JudgedOutput | ReceivedFeedback, receipt: Receipt) -> Result:
     line = arrival.origin.offset
     if receipt.origin == arrival.origin:
         return Accepted(line, Taken.STORED, arrival.event_id, receipt)
-    if receipt.content_hash == arrival.event.content_hash():
+    if is_same_body(arrival.event, arrival.text, receipt.text):
         return Accepted(line, Taken.DUPLICATE, arrival.event_id, receipt)
     return Refused(
         line,

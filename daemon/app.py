@@ -147,7 +147,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         artifacts = ArtifactStore(artifacts_dir)
         await asyncio.to_thread(artifacts.sweep)
         lines = settings.model_lines()
-        judge = Judge(settings.policy_rules, _validators(settings))
+        policy = settings.policy_rules()
+        judge = Judge(lambda: policy, _validators(settings))
         store = await Store.open(
             settings.database_url, artifacts_dir=artifacts_dir, judge=judge, clock=utc_now
         )
@@ -219,7 +220,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 announcer,
                 utc_now,
             ),
-            http_source=_http_source(settings, ingest, views, announcer, probes),
+            http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
             token=token,
@@ -264,12 +265,12 @@ def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
 
 
 def _http_source(
-    settings: Settings, ingest: Ingest, views: Views, announcer: Announcer, probes: DaemonProbes
+    settings: Settings, ingest: Ingest, store: Store, announcer: Announcer, probes: DaemonProbes
 ) -> HttpSource:
     http = settings.http
     return HttpSource(
         ingest,
-        views.receipts,
+        store.intake,
         announcer,
         probes.closed,
         limits=HttpLimits(http.max_stream_bytes, http.body_seconds, _wire_limits(settings)),

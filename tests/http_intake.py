@@ -8,7 +8,6 @@ from consumers.ingest import Ingest
 from consumers.rate_limit import RateLimit
 from daemon.store.database import Database
 from daemon.store.intake import Intake
-from daemon.store.views.receipts import StoredReceipts
 from learning.clock import Clock
 from learning.facts import Announce
 from learning.lines import ModelLines
@@ -28,12 +27,11 @@ def http_source(
 ) -> HttpSource:
     """A source that stores into a migrated database, which somebody else closes."""
     limits = limits or HttpLimits()
-    ingest = Ingest(
-        Intake(database, JUDGE, clock), lines, JUDGE, announce, clock, limits=limits.wire
-    )
+    intake = Intake(database, JUDGE, clock)
+    ingest = Ingest(intake, lines, JUDGE, announce, clock, limits=limits.wire)
     return HttpSource(
         ingest,
-        StoredReceipts(database),
+        intake,
         announce,
         closed,
         limits=limits,

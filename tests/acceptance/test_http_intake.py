@@ -69,9 +69,9 @@ def _stored(books: Books) -> dict[int, str]:
     "crash",
     [
         Crash("before", "daemon.store.intake:Intake.append", nth=6),
-        Crash("after", "daemon.store.intake:_insert_outputs", nth=6),
+        Crash("after", "daemon.store.arrivals:SqliteArrivals.insert_outputs", nth=6),
         Crash("after", "daemon.store.intake:Intake.append", nth=6),
-        Crash("after", "daemon.store.views.receipts:StoredReceipts.of", nth=6),
+        Crash("after", "daemon.store.intake:Intake.receipts", nth=6),
     ],
     ids=["before the block", "before its commit", "after its commit", "before its answer"],
 )

@@ -36,7 +36,7 @@ def _lines(first: int, end: int) -> bytes:
         # What was never read is known by no position: only a glob finds it under a new name.
         ("outputs.jsonl*", Crash("after", "daemon.store.intake:Intake.claim")),
         ("outputs.jsonl*", Crash("before", "daemon.store.intake:Intake.append", nth=3)),
-        ("", Crash("after", "daemon.store.intake:_insert_outputs", nth=3)),
+        ("", Crash("after", "daemon.store.arrivals:SqliteArrivals.insert_outputs", nth=3)),
         ("", Crash("after", "daemon.store.intake:Intake.append", nth=3)),
     ],
     ids=["after the claim", "before a block", "before its commit", "after its commit"],

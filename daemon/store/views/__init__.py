@@ -14,7 +14,6 @@ from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
-from daemon.store.views.receipts import StoredReceipts
 from daemon.store.views.runs import Runs
 from learning.clock import Clock
 from learning.lines import ModelLines
@@ -30,7 +29,6 @@ class Views:
     runs: Runs
     models: Models
     lineage: Lineages
-    receipts: StoredReceipts
     positions: StoredPositions
 
     @classmethod
@@ -51,6 +49,5 @@ class Views:
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
-            receipts=StoredReceipts(database),
             positions=StoredPositions(database),
         )
