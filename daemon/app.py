@@ -234,7 +234,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store,
             announcer,
             source,
-            _jsonl_source(settings, ingest, store, views, announcer),
+            _jsonl_source(settings, ingest, store, views, announcer, probes),
             sealer,
             runner,
             server,
@@ -279,7 +279,12 @@ def _http_source(
 
 
 def _jsonl_source(
-    settings: Settings, ingest: Ingest, store: Store, views: Views, announcer: Announcer
+    settings: Settings,
+    ingest: Ingest,
+    store: Store,
+    views: Views,
+    announcer: Announcer,
+    probes: DaemonProbes,
 ) -> JsonlSource | None:
     files = settings.intake.files
     if not files.configured:
@@ -289,6 +294,7 @@ def _jsonl_source(
         store.intake,
         views.positions,
         announcer,
+        probes.closed,
         {EventKind.OUTPUT: files.outputs, EventKind.FEEDBACK: files.feedback},
         limits=_wire_limits(settings),
     )

@@ -35,6 +35,11 @@ class Spool:
     ) -> None:
         self._file.close()
 
+    @property
+    def unread_bytes(self) -> int:
+        """What was written and not read yet."""
+        return self._written - self._read
+
     def write(self, data: bytes) -> None:
         """Add bytes for the reader."""
         self._file.seek(self._written)

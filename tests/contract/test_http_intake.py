@@ -19,6 +19,7 @@ from consumers.http_source import Body, BodyTooSlowError, HttpLimits, Sender
 from consumers.rate_limit import RateLimit
 from consumers.wire import Limits
 from daemon.api.app import create_app
+from daemon.api.routes import intake as intake_routes
 from daemon.api.server import ApiServer, listen
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.store import Store
@@ -450,6 +451,15 @@ async def test_results_come_while_the_stream_goes_on(house: House) -> None:
         told = await first_result(live)
     assert (told["status"], told["reason"], told["stored"]) == ("stopped", "closed", 1)
     assert await house.count() == 1
+
+
+async def test_a_client_that_never_reads_is_stopped(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_routes, "MOST_UNREAD_BYTES", 10_000)
+    told = await house.stream([line(number) for number in range(3_000)])
+    assert (told[-1]["status"], told[-1]["reason"]) == ("stopped", "unread")
+    assert told[-1]["stored"] == len(told) - 1 == await house.count()
 
 
 async def test_a_client_that_goes_away_disturbs_nobody(house: House) -> None:

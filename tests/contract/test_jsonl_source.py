@@ -51,6 +51,7 @@ class Desk:
         self.folder = folder
         self.facts: list[Fact] = []
         self.now = 0.0
+        self.closed: str | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -65,6 +66,7 @@ class Desk:
             self.store.intake,
             StoredPositions(self.store.database),
             announce,
+            lambda: self.closed,
             {
                 EventKind.OUTPUT: [self.folder / "*.jsonl"],
                 EventKind.FEEDBACK: [self.folder / "feedback"],
@@ -308,6 +310,16 @@ async def test_a_large_file_does_not_fill_the_memory(desk: Desk) -> None:
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert await desk.tasks() == tasks(1)
     assert (after - before) * 1_024 < 40_000_000
+
+
+async def test_files_wait_while_intake_is_closed(desk: Desk) -> None:
+    desk.write("a.jsonl", lines(1, 2))
+    desk.closed = "100,000 events wait"
+    await desk.look()
+    assert await desk.tasks() == []
+    desk.closed = None
+    await desk.look()
+    assert await desk.tasks() == tasks(1, 2)
 
 
 async def test_a_source_ends_when_it_is_told_to(desk: Desk) -> None:

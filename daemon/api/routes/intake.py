@@ -29,7 +29,6 @@ from consumers.http_source import (
     Sender,
     Taken,
 )
-from consumers.wire import Reason
 from daemon.api.event_schema import ONE_EVENT, STREAM, events_body
 from daemon.api.problems import RETRY_AFTER_SECONDS, problem, problems_of
 from daemon.api.spool import Spool
@@ -38,6 +37,8 @@ from learning.ports import ID_REUSED, EventKind, StoreUnavailableError
 LINGER_SECONDS = 5.0
 """The rest of a stream that was stopped is read for so long, so that its sender, who may
 still be sending, gets to see the answer."""
+MOST_UNREAD_BYTES = 268_435_456
+"""Of an answer that its client does not take; two million lines or so."""
 PATHS = ("/v1/outputs", "/v1/feedback")
 
 IdempotencyKey = Annotated[
@@ -47,6 +48,16 @@ IdempotencyKey = Annotated[
         " body it adds nothing; under another key equal events are further events."
     ),
 ]
+
+
+class AnswerUnreadError(HttpRefusal):
+    """A client sends and sends, and does not read what it is told."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    reason = "unread"
+
+    def __init__(self) -> None:
+        super().__init__("read the answer while you send, or send less at once")
 
 
 class Stored(BaseModel):
@@ -150,10 +161,11 @@ def _answer(result: Result) -> Response:
         case Accepted():
             return JSONResponse(_stored(result), HTTPStatus.OK)
         case Refused():
-            status = {
-                ID_REUSED: HTTPStatus.CONFLICT,
-                Reason.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            }.get(result.reason, HTTPStatus.UNPROCESSABLE_ENTITY)
+            status = (
+                HTTPStatus.CONFLICT
+                if result.reason == ID_REUSED
+                else HTTPStatus.UNPROCESSABLE_ENTITY
+            )
             return problem(status, result.detail, reason=result.reason)
 
 
@@ -213,6 +225,8 @@ class _LineByLine(Response):
             async with contextlib.aclosing(self._blocks) as blocks:
                 async for results in blocks:
                     spool.write(self._told(results))
+                    if spool.unread_bytes > MOST_UNREAD_BYTES:
+                        raise AnswerUnreadError
             spool.write(_line({"status": "done", **self._totals()}))
         except HttpRefusal as error:
             spool.write(self._stopped(error.reason, str(error), error.retry_after_seconds))
