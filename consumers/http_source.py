@@ -383,7 +383,7 @@ def _record(kind: EventKind, raw: bytes, request_id: str, line: int, sender: Sen
     """The origin is this request's own, and tells a stored event from one that was there."""
     key = sender.idempotency_key
     identity = Origin(SOURCE, kind, 0, 0) if key is None else Origin(SOURCE, key, 0, line)
-    return Record(kind, raw, Origin(SOURCE, f"{kind}/{request_id}", 0, line), identity)
+    return Record(kind, raw, Origin(SOURCE, f"{kind}/{request_id}", 0, line), identity=identity)
 
 
 def _refused(block: Block) -> Iterator[Refused]:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
 from consumers.http_source import HttpSource
-from daemon.api.guard import LimitBody, RequireToken, SecureHeaders
+from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
 from daemon.api.ports import MetricsPage, Operations, Probes
 from daemon.api.problems import answer_errors, problems_of
 from daemon.api.routes import (
@@ -24,6 +24,7 @@ from daemon.store.views import Views
 
 LONGEST_BODY_BYTES = 1024 * 1024
 EVERYWHERE = (
+    HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -73,6 +74,7 @@ def create_app(
         max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES}
         | dict.fromkeys(intake.PATHS, None),
     )
+    app.add_middleware(PlainAddress)
     app.add_middleware(RequireToken, token=token, open_paths=probes.OPEN_PATHS)
     app.add_middleware(SecureHeaders)
     return app
