@@ -280,12 +280,14 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
 _Key = tuple[str, str]
 
 
-def _first_of_each(arrivals: Iterable[A]) -> tuple[dict[_Key, A], list[A]]:
+def _first_of_each(arrivals: Sequence[A]) -> tuple[dict[_Key, A], list[A]]:
     """The first arrival under each (producer, id) of a block, and all the others."""
-    firsts: dict[_Key, A] = {}
-    others: list[A] = []
-    for arrival in arrivals:
-        key = (arrival.event.producer, arrival.event_id)
+    keys = [(arrival.event.producer, arrival.event_id) for arrival in arrivals]
+    firsts = dict(zip(keys, arrivals, strict=True))
+    if len(firsts) == len(keys):
+        return firsts, []
+    firsts, others = {}, []
+    for key, arrival in zip(keys, arrivals, strict=True):
         if firsts.setdefault(key, arrival) is not arrival:
             others.append(arrival)
     return firsts, others
@@ -294,7 +296,7 @@ def _first_of_each(arrivals: Iterable[A]) -> tuple[dict[_Key, A], list[A]]:
 def _sorted_out(
     firsts: dict[_Key, A], new: Sequence[A], others: Iterable[A], stored: dict[_Key, str]
 ) -> Inserted[A]:
-    repeated = [(arrival, stored[key]) for key, arrival in firsts.items() if key in stored]
+    repeated = [(firsts[key], text) for key, text in stored.items() if key in firsts]
     for arrival in others:
         key = (arrival.event.producer, arrival.event_id)
         repeated.append((arrival, stored.get(key, firsts[key].text)))
