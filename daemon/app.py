@@ -143,15 +143,22 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         lines = settings.model_lines()
         judge = Judge(settings.policy_rules, _validators(settings))
         store = await Store.open(
-            settings.database_url, artifacts_dir=artifacts_dir, judge=judge, clock=utc_now
+            settings.database_url,
+            artifacts_dir=artifacts_dir,
+            judge=judge,
+            clock=utc_now,
+            size_rules=settings.size_rules(),
         )
         stack.push_async_callback(store.close)
         now = utc_now()
         await store.registry.ensure_lines(_named_lines(settings, lines), now)
         await store.runs.resume_waiting(now)
+        resized = await store.batch_sizes.follow_settings(now)
 
         metrics = Metrics()
         announcer = Announcer(FactLog(), metrics.count)
+        for fact in resized:
+            announcer(fact)
         ingest = Ingest(
             store.intake,
             lines,
@@ -199,6 +206,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             lines=lines,
             artifacts_dir=artifacts_dir,
             wanted_held_out=settings.gate.wanted_evidence,
+            size_rules=settings.size_rules(),
             clock=utc_now,
         )
         probes = DaemonProbes(views.overview, source, utc_now)
@@ -267,8 +275,10 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
 
     def listener(fact: Fact) -> None:
         match fact:
-            case EventsStored() | CandidateDecided() | RunFailed():
+            case EventsStored():
                 sealer.wake()
+            case CandidateDecided() | RunFailed():
+                sealer.size_anew()
             case BatchSealed():
                 runner.wake()
             case _:

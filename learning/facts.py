@@ -126,6 +126,18 @@ class RolledBack:
     reason: str
 
 
+@dataclass(frozen=True)
+class BatchSizeChanged:
+    """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
+
+    line: str
+    before: int
+    after: int
+    cause: str
+    reason: str
+    actor: str
+
+
 Fact = (
     EventsStored
     | TopicRecreated
@@ -137,6 +149,7 @@ Fact = (
     | CandidateDecided
     | Promoted
     | RolledBack
+    | BatchSizeChanged
 )
 
 Announce = Callable[[Fact], None]

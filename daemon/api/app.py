@@ -25,7 +25,7 @@ def create_app(
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
     v1 = APIRouter(prefix="/v1")
     for router in (
-        queue.router(views.overview, operations),
+        queue.router(views.overview, views.batch_sizes, operations),
         events.router(views.events, operations),
         runs.router(views.runs),
         models.router(views.models, operations),

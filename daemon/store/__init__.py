@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
+from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 
 
@@ -24,9 +26,18 @@ class Store:
     queue: Queue
     runs: Runs
     registry: Registry
+    batch_sizes: BatchSizes
 
     @classmethod
-    async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        artifacts_dir: Path,
+        judge: Judge,
+        clock: Clock,
+        size_rules: SizeRules | None = None,
+    ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         database = Database(url)
         try:
@@ -40,6 +51,7 @@ class Store:
             Queue(database),
             Runs(database, artifacts_dir),
             Registry(database, artifacts_dir),
+            BatchSizes(database, size_rules or SizeRules()),
         )
 
     async def close(self) -> None:

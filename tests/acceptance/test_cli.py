@@ -233,6 +233,30 @@ async def test_flush_says_what_it_sealed_and_why_not(stage: Stage) -> None:
     assert stage.operations.asked[0][2].startswith("cli")
 
 
+async def test_a_batch_size_is_shown_pinned_and_released(stage: Stage) -> None:
+    listed = await stage.terminal.type("batch-size")
+    assert "configured" in listed.out
+    shown = await stage.terminal.type("batch-size", "audio", "--json")
+    assert shown.json["current"]["size"] == 20
+    pinned = await stage.terminal.type("batch-size", "audio", "--set", "8", "--reason", "fewer")
+    assert "audio: batch size 20 -> 8 (fewer)" in pinned.out
+    released = await stage.terminal.type("batch-size", "audio", "--auto")
+    assert released.status == ExitStatus.DONE
+    assert [one[:3] for one in stage.operations.asked] == [
+        ("set_batch_size", "audio", 8),
+        ("set_batch_size", "audio", None),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("--set", "8"), ("audio", "--set", "8", "--auto")])
+async def test_a_batch_size_is_set_for_one_line_and_one_way(
+    stage: Stage, arguments: tuple[str, ...]
+) -> None:
+    ran = await stage.terminal.type("batch-size", *arguments)
+    assert ran.status == ExitStatus.USAGE
+    assert stage.operations.asked == []
+
+
 async def test_promotion_and_rollback_are_passed_on(stage: Stage) -> None:
     forced = await stage.terminal.type(
         "promote", "audio", "1.0.3-rc.1", "--force", "--reason", "for a test"

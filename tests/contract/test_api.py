@@ -342,6 +342,30 @@ async def test_a_question_that_makes_no_sense_is_refused_by_name(
 # --- doing ----------------------------------------------------------------------------
 
 
+async def test_batch_sizes_are_listed_shown_and_set(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    listed = (await client.get("/v1/queue/batch-sizes")).json()
+    assert [(one["line"], one["size"], one["cause"]) for one in listed] == [
+        ("audio", 20, "configured")
+    ]
+    shown = (await client.get("/v1/queue/batch-sizes/audio")).json()
+    assert (shown["current"]["pinned"], shown["rules"]["most"], shown["history"]) == (
+        False,
+        100,
+        [],
+    )
+    problem_of(await client.get("/v1/queue/batch-sizes/nowhere"), 404)
+
+    answer = await client.post("/v1/queue/batch-sizes/audio", json={"size": 8, "reason": "fewer"})
+    assert answer.json()["after"] == 8
+    await client.post("/v1/queue/batch-sizes/audio", json={"size": None})
+    assert operations.asked == [
+        ("set_batch_size", "audio", 8, "fewer", "api"),
+        ("set_batch_size", "audio", None, "", "api"),
+    ]
+
+
 async def test_a_flush_says_what_it_did_line_by_line(
     client: httpx.AsyncClient, operations: ScriptedOperations
 ) -> None:
@@ -429,6 +453,9 @@ async def test_a_defect_is_a_problem_that_tells_nothing_of_the_inside(
         ("/v1/queue/flush", {"tasktype": "audio"}, "tasktype"),
         ("/v1/queue/flush", {"task_type": "a b"}, "task_type"),
         ("/v1/queue/flush", [], "body"),
+        ("/v1/queue/batch-sizes/audio", {}, "size"),
+        ("/v1/queue/batch-sizes/audio", {"size": 0}, "size"),
+        ("/v1/queue/batch-sizes/audio", {"size": "8"}, "size"),
         ("/v1/events/1/verdict", {}, "approved"),
         ("/v1/events/1/verdict", {"approved": "yes"}, "approved"),
         ("/v1/events/1/verdict", {"approved": 1}, "approved"),
