@@ -27,6 +27,7 @@ from daemon.kafka import kafka_connection
 from daemon.loops import Sealer, expire_held
 from daemon.operations import DaemonOperations
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.store.views import Views
@@ -156,7 +157,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         resized = await store.batch_sizes.follow_settings(now)
 
         metrics = Metrics()
-        announcer = Announcer(FactLog(), metrics.count)
+        recent = RecentFacts(utc_now)
+        announcer = Announcer(FactLog(), metrics.count, recent)
         for fact in resized:
             announcer(fact)
         ingest = Ingest(
@@ -223,6 +225,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            facts=recent,
             token=token,
             version=version("learnd"),
         )

@@ -224,12 +224,28 @@ def check(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fal
 
 @app.command()
 def status(
-    url: Url = None, config: Config = None, data_dir: DataDir = None, as_json: AsJson = False
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep it on the screen until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=3_600, help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """What waits, what runs, what each model line can prove."""
     from daemon import screens
     from daemon.printing import show_json
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for people; a script asks `learnd status --json` anew")
+    if watch:
+        from daemon.watching import watch as keep_watching
+
+        with _daemon(url, config, data_dir) as daemon:
+            raise typer.Exit(keep_watching(daemon, interval))
     with _daemon(url, config, data_dir) as daemon:
         overview, health = daemon.get("/v1/status"), daemon.get("/healthz")
     if as_json:

@@ -102,15 +102,19 @@ class Client:
         Raises the errors of this module, all of them LearningError.
         """
         given = {name: value for name, value in query.items() if value is not None}
-        return self._ask("GET", path, params=given)
+        return self._ask("GET", path, params=given).json()
+
+    def get_text(self, path: str) -> str:
+        """The answer to a GET that is no JSON. Errors as in `get`."""
+        return self._ask("GET", path).text
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to a POST of a JSON document. Errors as in `get`."""
-        return self._ask("POST", path, json=body)
+        return self._ask("POST", path, json=body).json()
 
     def post_file(self, path: str, file: Path, **query: Any) -> Any:
         """The answer to a POST of a file's bytes. Errors as in `get`."""
-        return self._ask("POST", path, content=file.read_bytes(), params=query)
+        return self._ask("POST", path, content=file.read_bytes(), params=query).json()
 
     def pages(self, path: str, most: int, **query: Any) -> Iterator[Any]:
         """The items of a long list, page after page, at most `most` of them."""
@@ -123,7 +127,7 @@ class Client:
             if key is None:
                 return
 
-    def _ask(self, method: str, path: str, **request: Any) -> Any:
+    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **request)
         except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
@@ -133,7 +137,7 @@ class Client:
         except httpx.HTTPError as error:
             raise DaemonUnreachableError(self.url, str(error)) from error
         if answer.is_success:
-            return answer.json()
+            return answer
         detail = _detail(answer)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise TokenRefusedError(self.url)

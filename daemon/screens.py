@@ -37,7 +37,7 @@ def status(url: str, overview: Json, health: Json) -> None:
     show_pairs(
         [
             ("daemon", url),
-            ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(_complaints(health))}"),
+            ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(complaints(health))}"),
             ("outputs accepted", _rate(health["metrics"]["success_rate"])),
             ("queued", f"{queued} events{age}"),
             (
@@ -60,7 +60,8 @@ def status(url: str, overview: Json, health: Json) -> None:
         )
 
 
-def _complaints(health: Json) -> Sequence[str]:
+def complaints(health: Json) -> Sequence[str]:
+    """Why a daemon is not healthy, one sentence each."""
     low = [
         f"{name} {_rate(part['success_rate'])}, needed > {_rate(part['threshold'])}"
         for name, part in (("outputs accepted", health["metrics"]), ("runs", health["finetune"]))

@@ -6,6 +6,8 @@ from daemon.api.guard import LimitBody, RequireToken, SecureHeaders
 from daemon.api.ports import MetricsPage, Operations, Probes
 from daemon.api.problems import answer_errors
 from daemon.api.routes import dead_letters, events, held_out, lineage, models, probes, queue, runs
+from daemon.api.routes import facts as facts_route
+from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 
 LONGEST_BODY_BYTES = 1024 * 1024
@@ -17,6 +19,7 @@ def create_app(
     operations: Operations,
     health: Probes,
     metrics: MetricsPage,
+    facts: RecentFacts,
     token: str,
     version: str = "0",
 ) -> FastAPI:
@@ -32,6 +35,7 @@ def create_app(
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),
+        facts_route.router(facts),
     ):
         v1.include_router(router)
     app.include_router(probes.router(health, metrics))

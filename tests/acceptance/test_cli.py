@@ -17,6 +17,7 @@ from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.exit_status import ExitStatus
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.settings_sources import PLAIN_NAMES
 from daemon.store.database import sqlite_url
 from daemon.store.views import Views
@@ -119,6 +120,7 @@ async def serve_past(
         operations=operations,
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, None, probes),
+        facts=RecentFacts(lambda: START),
         token=ensure_token(data_dir),
     )
     server = ApiServer(app, listen("127.0.0.1", 0))

@@ -13,9 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.api.app import LONGEST_BODY_BYTES, create_app
 from daemon.api.routes.probes import OPEN_PATHS
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.store.database import Database, sqlite_url
 from daemon.store.views import Views
 from learning.errors import ConflictError, IllegalMoveError, NotFoundError
+from learning.facts import EventsExpired, Promoted
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
 from monitoring.metrics import Metrics
@@ -75,14 +77,24 @@ def views(database: Database, tmp_path: Path) -> Views:
 
 
 @pytest.fixture
+def facts() -> RecentFacts:
+    return RecentFacts(lambda: START)
+
+
+@pytest.fixture
 def app(
-    views: Views, operations: ScriptedOperations, source: Source, probes: DaemonProbes
+    views: Views,
+    operations: ScriptedOperations,
+    source: Source,
+    probes: DaemonProbes,
+    facts: RecentFacts,
 ) -> FastAPI:
     return create_app(
         views=views,
         operations=operations,
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, source, probes),
+        facts=facts,
         token=TOKEN,
     )
 
@@ -363,6 +375,26 @@ async def test_batch_sizes_are_listed_shown_and_set(
     assert operations.asked == [
         ("set_batch_size", "audio", 8, "fewer", "api"),
         ("set_batch_size", "audio", None, "", "api"),
+    ]
+
+
+async def test_the_last_facts_are_told_newest_first(
+    client: httpx.AsyncClient, facts: RecentFacts
+) -> None:
+    facts(EventsExpired(3))
+    facts(Promoted("audio", "1.0.4", "1.0.3", forced=False, actor="runner"))
+
+    assert (await client.get("/v1/facts")).json() == [
+        {
+            "at": START.isoformat().replace("+00:00", "Z"),
+            "kind": "Promoted",
+            "text": "audio: 1.0.4 promoted by runner, it replaces 1.0.3",
+        },
+        {
+            "at": START.isoformat().replace("+00:00", "Z"),
+            "kind": "EventsExpired",
+            "text": "3 held events expired without a verdict",
+        },
     ]
 
 

@@ -90,6 +90,11 @@ class Learnd:
         """Its SQLite file."""
         return self.data_dir / "learnd.db"
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self._url
+
     # --- its life -------------------------------------------------------------------
 
     def launch(self, crash: Crash | None = None) -> None:

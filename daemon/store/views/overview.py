@@ -100,6 +100,7 @@ class LineStatus:
     """One model line: what waits, what runs, what it can prove."""
 
     line: str
+    task_types: Sequence[str]
     base_model: str | None
     """None: nothing can be trained until one is configured."""
     champion: str | None
@@ -224,6 +225,7 @@ class Overviews:
             statuses.append(
                 LineStatus(
                     line=name,
+                    task_types=sorted(task_types),
                     base_model=bases.get(name),
                     champion=champion,
                     champion_since=since,
