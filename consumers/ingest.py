@@ -6,8 +6,8 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
 from learning.clock import Clock
@@ -30,13 +30,14 @@ _BYTES_BETWEEN_PAUSES = 256_000
 """After decoding so much the event loop gets its turn: some milliseconds of work."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record as a source read it."""
 
     kind: EventKind
     value: bytes | None
     origin: Origin
+    fault: Undecodable | None = None
+    """What the source found wrong with it; then the value is kept, and not read."""
 
 
 class Ingest:
@@ -78,13 +79,13 @@ class Ingest:
         dead_letters: list[DeadLetter] = []
         unpaused_bytes = 0
         for record in records:
-            match self._judged(record, now):
-                case JudgedOutput() as output:
-                    outputs.append(output)
-                case ReceivedFeedback() as received:
-                    feedback.append(received)
-                case DeadLetter() as dead_letter:
-                    dead_letters.append(dead_letter)
+            judged = self._judged(record, now)
+            if isinstance(judged, JudgedOutput):
+                outputs.append(judged)
+            elif isinstance(judged, ReceivedFeedback):
+                feedback.append(judged)
+            else:
+                dead_letters.append(judged)
             unpaused_bytes += len(record.value or b"")
             if unpaused_bytes >= _BYTES_BETWEEN_PAUSES:
                 unpaused_bytes = 0
@@ -116,17 +117,18 @@ class Ingest:
     def _judged(
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
-        raw = record.value or b""
-        decoded = decode(record.kind, record.value, record.origin, now, self._limits)
+        decoded = record.fault or decode(
+            record.kind, record.value, record.origin, now, self._limits
+        )
         if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"
             )
         if isinstance(decoded, Undecodable):
-            reason, detail = decoded.reason, decoded.detail
-            return DeadLetter(record.kind, reason, detail, raw, record.origin, now)
+            raw = record.value or b""
+            return DeadLetter(record.kind, decoded.reason, decoded.detail, raw, record.origin, now)
         event = decoded.event
         if isinstance(event, FeedbackEvent):
-            return ReceivedFeedback(decoded.event_id, event, raw, record.origin, now)
+            return ReceivedFeedback(decoded.event_id, event, decoded.text, record.origin, now)
         verdict = self._judge(event)
-        return JudgedOutput(decoded.event_id, event, verdict, raw, record.origin, now)
+        return JudgedOutput(decoded.event_id, event, verdict, decoded.text, record.origin, now)

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 SEAL_SECONDS = 1.0
 """How often age is looked at; new events wake the sealer at once."""
+SEAL_PAUSE_SECONDS = 0.2
+"""A stream wakes the sealer with each block that is stored; so often it may look."""
 SIZE_EVERY = timedelta(seconds=30)
 """How often a line's batch size is thought over; the end of a run asks for it at once."""
 EXPIRE_SECONDS = 60.0
@@ -68,6 +70,7 @@ class Sealer:
             except StoreUnavailableError as error:
                 log.warning("store unavailable", loop="sealer", error=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+            await asyncio.sleep(SEAL_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), SEAL_SECONDS)
 

@@ -95,6 +95,11 @@ class Learnd:
         """Where it listens."""
         return self._url
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._running().pid
+
     # --- its life -------------------------------------------------------------------
 
     def launch(self, crash: Crash | None = None) -> None:
@@ -174,6 +179,13 @@ class Learnd:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        page = httpx.get(f"{self._url}/metrics", timeout=ANSWER_SECONDS, trust_env=False).text
+        found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
+        assert found is not None, page
+        return float(found.group(1))
 
     def command(self, *arguments: str) -> str:
         """What `learnd ARGUMENTS` prints; it must end with status 0."""

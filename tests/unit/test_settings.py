@@ -269,6 +269,7 @@ def test_a_file_that_is_not_text_is_one_clear_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
+        ("kafka: {max_message_bytes: 9000000}", "smaller than max_message_bytes"),
         ("queue: {batch_size: 50, max_queue_size: 10}", "smaller than batch_size"),
         ("queue: {min_batch_size: 21}", "min_batch_size 21 <= batch_size 20"),
         ("queue: {max_batch_size: 19}", "batch_size 20 <= max_batch_size 19"),

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from consumers.wire import Decoded, Limits, Reason, Undecodable, decode
-from learning.events import FeedbackEvent, OutputEvent, to_camel
+from learning.events import FeedbackEvent, OutputEvent
 from learning.ports import EventKind, Origin
 
 ARRIVED = datetime(2026, 6, 1, 12, tzinfo=UTC)
