@@ -44,8 +44,8 @@ class IntakeRate:
 def watch(daemon: Client, interval_seconds: float) -> ExitStatus:
     """Show the loop until Ctrl-C, which is INTERRUPTED; how it ends otherwise is raised.
 
-    The first look has to succeed. Later ones may find nobody, and are tried again; a refused
-    token is raised at once, because asking again would not mend it.
+    The first look has to succeed. Later ones may find nobody, or a daemon in trouble, and are
+    tried again; a refused token is raised at once, because asking again would not mend it.
     """
     out = console()
     in_place = out.is_terminal and not out.is_dumb_terminal
@@ -82,7 +82,7 @@ def look(daemon: Client) -> Answers:
 def _next(daemon: Client, glance: Glance, rate: IntakeRate) -> Glance:
     try:
         answers = look(daemon)
-    except (DaemonUnreachableError, DaemonUnavailableError) as error:
+    except (DaemonUnreachableError, DaemonUnavailableError, RefusedError) as error:
         since = glance.answers.status["at"][11:19]
         told = f"no answer since {since}, trying again: {error}"
         return Glance(glance.url, glance.answers, None, trouble=told)
