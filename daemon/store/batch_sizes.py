@@ -187,15 +187,15 @@ class BatchSizes:
             "changed_at": wanted.changed_at,
             "cause_since": seen.cause_since if wanted.cause == seen.cause else now,
         }
-        if seen.revision == 0:
-            done = tx.execute(insert_new(tx, batch_sizes).values(line=seen.line, **values))
-        else:
-            done = tx.execute(
-                update(batch_sizes)
-                .where(batch_sizes.c.line == seen.line, batch_sizes.c.revision == seen.revision)
-                .values(**values)
-            )
-        return done.rowcount == 1
+        first = insert_new(tx, batch_sizes).values(line=seen.line, **values)
+        later = (
+            update(batch_sizes)
+            .where(batch_sizes.c.line == seen.line, batch_sizes.c.revision == seen.revision)
+            .values(**values)
+        )
+        statement = first if seen.revision == 0 else later
+        # Asked for the row: how many rows an INSERT has made is not told by every driver.
+        return tx.execute(statement.returning(batch_sizes.c.line)).first() is not None
 
     def _tell(
         self, tx: Connection, seen: LineBatchSize, wanted: LineBatchSize, actor: str, now: datetime
