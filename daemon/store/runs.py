@@ -63,6 +63,8 @@ from learning.versioning import Recipe, next_candidate, parse
 RUNNER = "runner"
 _IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
 
+LONGEST_CODE = 64
+"""Characters of a provider's error code that are kept."""
 ABSTENTIONS = 3
 """How often a training row comes back after the gate abstained; after a rejection, once."""
 
@@ -175,7 +177,8 @@ class Runs:
                     runs.c.state == RunState.WAITING,
                     ~unresolved,
                 )
-                .with_for_update()
+                .order_by(runs.c.line, runs.c.planned_at)
+                .with_for_update(key_share=True)
             ).all()
             for row in rows:
                 _move(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
@@ -218,7 +221,7 @@ class Runs:
                 f"{code}: {message}",
                 now,
                 failures=row.failures + 1,
-                error=code,
+                error=code[:LONGEST_CODE],
                 message=message,
                 not_before=retry_at,
                 **end,
@@ -428,7 +431,7 @@ class Runs:
 
 def _run(tx: Connection, run_id: str) -> Row[Any]:
     """A run, locked: whoever reads it here is about to move it."""
-    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one()
+    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)).one()
 
 
 def _move(

@@ -388,3 +388,16 @@ def test_whatever_happens_in_whatever_order_every_promise_holds(
     )
 
     assert n_steps >= wanted, f"only {n_steps} steps were taken"
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_a_server_keeps_every_promise_too(new_store_url: Callable[[], str]) -> None:
+    """Fewer steps: what differs from a file is its types, its locks and its order of text."""
+
+    class OnOneDatabase(LoopAtRandom):
+        def __init__(self) -> None:
+            super().__init__(new_store_url())
+
+    run_state_machine_as_test(
+        OnOneDatabase, settings=settings(max_examples=15, stateful_step_count=30)
+    )
