@@ -35,6 +35,7 @@ from daemon.kafka import kafka_connection
 from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.store.views import Views
@@ -165,16 +166,22 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         policy = settings.policy_rules()
         judge = Judge(lambda: policy, _validators(settings))
         store = await Store.open(
-            settings.database_url, artifacts_dir=artifacts_dir, judge=judge, clock=utc_now
+            settings.database_url,
+            artifacts_dir=artifacts_dir,
+            judge=judge,
+            clock=utc_now,
+            size_rules=settings.size_rules(),
         )
         stack.push_async_callback(store.close)
         now = utc_now()
         await store.registry.ensure_lines(_named_lines(settings, lines), now)
         await store.runs.resume_waiting(now)
+        resized = await store.batch_sizes.follow_settings(now)
 
         metrics, loop_lag = Metrics(), LoopLag(time.monotonic)
         metrics.show_loop_lag(lambda: loop_lag.longest_seconds)
-        announcer = Announcer(FactLog(), metrics.count)
+        recent = RecentFacts(utc_now)
+        announcer = Announcer(FactLog(), metrics.count, recent)
         pressure = Pressure(
             time.monotonic,
             high_water=settings.queue.high_water,
@@ -186,6 +193,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 "high_water": lambda: pressure.is_full,
             }
         )
+        for fact in resized:
+            announcer(fact)
         ingest = Ingest(
             store.intake,
             lines,
@@ -237,6 +246,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             lines=lines,
             artifacts_dir=artifacts_dir,
             wanted_held_out=settings.gate.wanted_evidence,
+            size_rules=settings.size_rules(),
             clock=utc_now,
         )
         probes = DaemonProbes(views.overview, source, pressure, utc_now)
@@ -254,6 +264,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            facts=recent,
             token=token,
             version=version("learnd"),
         )
@@ -373,8 +384,10 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
 
     def listener(fact: Fact) -> None:
         match fact:
-            case EventsStored() | CandidateDecided() | RunFailed():
+            case EventsStored():
                 sealer.wake()
+            case CandidateDecided() | RunFailed():
+                sealer.size_anew()
             case BatchSealed():
                 runner.wake()
             case _:

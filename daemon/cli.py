@@ -7,7 +7,7 @@ are imported by the command that needs them, so that the others start at once.
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -224,12 +224,28 @@ def check(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fal
 
 @app.command()
 def status(
-    url: Url = None, config: Config = None, data_dir: DataDir = None, as_json: AsJson = False
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep it on the screen until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=3_600, help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """What waits, what runs, what each model line can prove."""
     from daemon import screens
     from daemon.printing import show_json
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for people; a script asks `learnd status --json` anew")
+    if watch:
+        from daemon.watching import watch as keep_watching
+
+        with _daemon(url, config, data_dir) as daemon:
+            raise typer.Exit(keep_watching(daemon, interval))
     with _daemon(url, config, data_dir) as daemon:
         overview, health = daemon.get("/v1/status"), daemon.get("/healthz")
     if as_json:
@@ -255,6 +271,43 @@ def flush(
     with _daemon(url, config, data_dir) as daemon:
         results = daemon.post("/v1/queue/flush", {"task_type": task_type})
     show_json(results) if as_json else screens.flushed(results)
+
+
+@app.command("batch-size")
+def batch_size(
+    line: Annotated[str | None, typer.Argument(metavar="[LINE]", help="A model line.")] = None,
+    size: Annotated[
+        int | None, typer.Option("--set", min=1, metavar="N", help="Pin it to N events.")
+    ] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="Let it adapt again.")] = False,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show each line's batch size and why; pin one, or let it adapt again."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    if auto and size is not None:
+        raise typer.BadParameter("--set pins the size, --auto releases it: give one of them")
+    show: Callable[[Any], None]
+    changes = auto or size is not None
+    if changes and line is None:
+        raise typer.BadParameter("name the model line whose batch size is to change")
+    with _daemon(url, config, data_dir) as daemon:
+        if line is None:
+            found, show = daemon.get("/v1/queue/batch-sizes"), screens.batch_sizes
+        elif changes:
+            body = {"size": size, "reason": reason}
+            found = daemon.post(f"/v1/queue/batch-sizes/{part(line)}", body)
+            show = screens.batch_size_set
+        else:
+            found = daemon.get(f"/v1/queue/batch-sizes/{part(line)}")
+            show = screens.batch_size
+    show_json(found) if as_json else show(found)
 
 
 # --- runs and versions ----------------------------------------------------------------

@@ -114,6 +114,10 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self._ask("GET", path, params=given)
 
+    def get_text(self, path: str) -> str:
+        """The answer to a GET that is no JSON. Errors as in `get`."""
+        return self._request("GET", path).text
+
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to a POST of a JSON document. Errors as in `get`."""
         return self._ask("POST", path, json=body)

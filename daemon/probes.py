@@ -171,6 +171,7 @@ def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], i
         },
         runs_by_state=overview.runs_by_state,
         lag=lag,
+        batch_sizes={line.line: line.batch_size.size for line in overview.lines},
         lines=[
             LineHealth(
                 line.line,

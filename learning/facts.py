@@ -134,6 +134,18 @@ class RolledBack:
     reason: str
 
 
+@dataclass(frozen=True)
+class BatchSizeChanged:
+    """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
+
+    line: str
+    before: int
+    after: int
+    cause: str
+    reason: str
+    actor: str
+
+
 Fact = (
     EventsStored
     | EventsRefused
@@ -146,6 +158,7 @@ Fact = (
     | CandidateDecided
     | Promoted
     | RolledBack
+    | BatchSizeChanged
 )
 
 Announce = Callable[[Fact], None]

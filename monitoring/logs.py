@@ -17,6 +17,7 @@ from structlog.typing import Processor
 
 from learning.facts import (
     BatchSealed,
+    BatchSizeChanged,
     CandidateDecided,
     EventsExpired,
     EventsRefused,
@@ -201,6 +202,11 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
                 f"{f': {fact.reason}' if fact.reason else ''}"
+            )
+        case BatchSizeChanged():
+            return (
+                f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
+                f" ({fact.cause}): {fact.reason}"
             )
 
 

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from learning.facts import (
     BatchSealed,
+    BatchSizeChanged,
     CandidateDecided,
     EventsExpired,
     EventsRefused,
@@ -69,6 +70,8 @@ class Snapshot:
     runs_by_state: Mapping[str, int] = field(default_factory=dict)
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """Records not yet read, by topic and partition."""
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Events in a batch, by line."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
     success_rate: float | None = None
@@ -173,6 +176,9 @@ class _Counters:
             "learnd_promotions", "Versions that became champion.", "line", "forced"
         )
         self._rollbacks = counter("learnd_rollbacks", "Champions that were taken back.", "line")
+        self._resized = counter(
+            "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
+        )
 
     def count(self, fact: Fact) -> None:
         match fact:
@@ -208,6 +214,8 @@ class _Counters:
                 self._promotions.labels(fact.line, _yes_no(fact.forced)).inc()
             case RolledBack():
                 self._rollbacks.labels(fact.line).inc()
+            case BatchSizeChanged():
+                self._resized.labels(fact.line, fact.cause).inc()
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():
@@ -243,6 +251,7 @@ class _Gauges:
         self._oldest = gauge(
             "learnd_oldest_queued_age_seconds", "Age of the oldest queued event.", "task_type"
         )
+        self._batch_size = gauge("learnd_batch_size_events", "Events in a batch.", "line")
         self._runs = gauge("learnd_runs", "Fine-tune runs.", "state")
         self._lag = gauge(
             "learnd_consumer_lag_records", "Records not yet read.", "topic", "partition"
@@ -273,6 +282,7 @@ class _Gauges:
             self._queued,
             self._held,
             self._oldest,
+            self._batch_size,
             self._runs,
             self._lag,
             self._champion,
@@ -292,6 +302,8 @@ class _Gauges:
             self._held.labels(task_type).set(n)
         for task_type, seconds in snapshot.oldest_queued_seconds.items():
             self._oldest.labels(task_type).set(seconds)
+        for line_name, size in snapshot.batch_sizes.items():
+            self._batch_size.labels(line_name).set(size)
         for state, n in snapshot.runs_by_state.items():
             self._runs.labels(state).set(n)
         for (topic, partition), records in snapshot.lag.items():

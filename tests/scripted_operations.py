@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daemon.api.ports import FlushResult, HeldOutImport
-from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
+from learning.facts import BatchSealed, BatchSizeChanged, EventsStored, Promoted, RolledBack
 from learning.lifecycle import EventState
 
 
@@ -28,6 +28,12 @@ class ScriptedOperations:
             FlushResult("audio", sealed, "sealed; its run starts now"),
             FlushResult("game", None, "nothing is waiting"),
         ]
+
+    async def set_batch_size(
+        self, line: str, size: int | None, *, reason: str, actor: str
+    ) -> BatchSizeChanged:
+        self._hear("set_batch_size", line, size, reason, actor)
+        return BatchSizeChanged(line, 20, size or 20, "by_hand", reason, actor)
 
     async def promote(
         self, line: str, version: str, *, force: bool, reason: str, actor: str

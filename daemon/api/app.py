@@ -20,6 +20,8 @@ from daemon.api.routes import (
     queue,
     runs,
 )
+from daemon.api.routes import facts as facts_route
+from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 
 LONGEST_BODY_BYTES = 1024 * 1024
@@ -44,6 +46,7 @@ def create_app(
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
+    facts: RecentFacts,
     token: str,
     version: str = "0",
 ) -> FastAPI:
@@ -55,13 +58,14 @@ def create_app(
     )
     for router in (
         intake.router(http_source),
-        queue.router(views.overview, operations),
+        queue.router(views.overview, views.batch_sizes, operations),
         events.router(views.events, operations),
         runs.router(views.runs),
         models.router(views.models, operations),
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),
+        facts_route.router(facts),
     ):
         v1.include_router(router)
     app.include_router(probes.router(health, metrics))

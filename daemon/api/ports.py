@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from daemon.store.queue import HeldOutImport as HeldOutImport  # a part of these ports
-from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
+from learning.facts import BatchSealed, BatchSizeChanged, EventsStored, Promoted, RolledBack
 from monitoring.health import Check, HealthReport
 
 
@@ -35,6 +35,12 @@ class Operations(Protocol):
 
         A batch under way does not stop it: the new batch's run waits for its turn.
         """
+        ...
+
+    async def set_batch_size(
+        self, line: str, size: int | None, *, reason: str, actor: str
+    ) -> BatchSizeChanged:
+        """Pin a line's batch size, in events, or release it with None: it adapts again."""
         ...
 
     async def promote(

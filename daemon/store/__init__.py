@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
 from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
+from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 
 
@@ -26,9 +28,18 @@ class Store:
     runs: Runs
     registry: Registry
     outbox: Outbox
+    batch_sizes: BatchSizes
 
     @classmethod
-    async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        artifacts_dir: Path,
+        judge: Judge,
+        clock: Clock,
+        size_rules: SizeRules | None = None,
+    ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         database = Database(url)
         try:
@@ -43,6 +54,7 @@ class Store:
             Runs(database, artifacts_dir),
             Registry(database, artifacts_dir),
             Outbox(database, clock),
+            BatchSizes(database, size_rules or SizeRules()),
         )
 
     async def close(self) -> None:

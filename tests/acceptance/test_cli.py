@@ -20,6 +20,7 @@ from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.exit_status import ExitStatus
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.settings_sources import PLAIN_NAMES
 from daemon.store.database import sqlite_url
 from daemon.store.views import Views
@@ -126,6 +127,7 @@ async def serve_past(
         http_source=http_source(database, lines, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, None, probes),
+        facts=RecentFacts(lambda: START),
         token=ensure_token(data_dir),
     )
     server = ApiServer(app, listen("127.0.0.1", 0))
@@ -238,6 +240,30 @@ async def test_flush_says_what_it_sealed_and_why_not(stage: Stage) -> None:
     assert "nothing is waiting: game" in ran.out
     assert [one[:2] for one in stage.operations.asked] == [("flush", "audio")]
     assert stage.operations.asked[0][2].startswith("cli")
+
+
+async def test_a_batch_size_is_shown_pinned_and_released(stage: Stage) -> None:
+    listed = await stage.terminal.type("batch-size")
+    assert "configured" in listed.out
+    shown = await stage.terminal.type("batch-size", "audio", "--json")
+    assert shown.json["current"]["size"] == 20
+    pinned = await stage.terminal.type("batch-size", "audio", "--set", "8", "--reason", "fewer")
+    assert "audio: batch size 20 -> 8 (fewer)" in pinned.out
+    released = await stage.terminal.type("batch-size", "audio", "--auto")
+    assert released.status == ExitStatus.DONE
+    assert [one[:3] for one in stage.operations.asked] == [
+        ("set_batch_size", "audio", 8),
+        ("set_batch_size", "audio", None),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("--set", "8"), ("audio", "--set", "8", "--auto")])
+async def test_a_batch_size_is_set_for_one_line_and_one_way(
+    stage: Stage, arguments: tuple[str, ...]
+) -> None:
+    ran = await stage.terminal.type("batch-size", *arguments)
+    assert ran.status == ExitStatus.USAGE
+    assert stage.operations.asked == []
 
 
 async def test_promotion_and_rollback_are_passed_on(stage: Stage) -> None:

@@ -24,6 +24,7 @@ from daemon.api.app import create_app
 from daemon.api.routes import intake as intake_routes
 from daemon.api.server import ApiServer, listen
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.store import Store
 from daemon.store.intake import Intake
 from daemon.store.tables import dead_letters, events, feedback
@@ -118,6 +119,7 @@ def serve(store: Store, clock: StoppedClock, tmp_path: Path) -> Serve:
                 limits=knobs.limits,
                 rate_limit=knobs.rate_limit,
             ),
+            facts=RecentFacts(clock),
             health=probes,
             metrics=DaemonMetrics(Metrics(), views.overview, None, probes),
             token=TOKEN,
