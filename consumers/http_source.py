@@ -171,13 +171,13 @@ class HttpSource:
         ingest: Ingest,
         receipts: Receipts,
         announce: Announce,
-        closed: Callable[[], str | None],
+        closed: Callable[[EventKind], str | None],
         *,
         limits: HttpLimits,
         rate_limit: RateLimit | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`closed` says why no event may be taken now, or None."""
+        """`closed` says why no event of a kind may be taken now, or None."""
         self._ingest = ingest
         self._receipts = receipts
         self._announce = announce
@@ -193,7 +193,7 @@ class HttpSource:
         Raises HttpRefusal and StoreUnavailableError; then the event was not acknowledged,
         and sending it again is harmless.
         """
-        self._require_open()
+        self._require_open(kind)
         self._require_allowed(sender, 1)
         whole = await self._whole(body)
         (result,) = await self._store([_record(kind, whole, _request_id(), 1, sender)])
@@ -208,11 +208,11 @@ class HttpSource:
         the results that came before stand, and sending everything again is harmless.
         """
         with self._one_upload():
-            self._require_open()
+            self._require_open(kind)
             self._require_allowed(sender, 0)
             async with contextlib.aclosing(self._blocks(kind, body, sender)) as blocks:
                 async for block in blocks:
-                    self._require_open()
+                    self._require_open(kind)
                     await self._wait_for_allowance(sender, len(block))
                     yield await self._store(block)
 
@@ -286,8 +286,8 @@ class HttpSource:
 
     # --- what a request may cost ----------------------------------------------------------
 
-    def _require_open(self) -> None:
-        if (why := self._closed()) is not None:
+    def _require_open(self, kind: EventKind) -> None:
+        if (why := self._closed(kind)) is not None:
             raise IntakeClosedError(why)
 
     def _require_allowed(self, sender: Sender, n_events: int) -> None:

@@ -77,14 +77,14 @@ class JsonlSource:
         store: IntakeStore,
         known: KnownPositions,
         announce: Announce,
-        closed: Callable[[], str | None],
+        closed: Callable[[EventKind], str | None],
         watched: Mapping[EventKind, Sequence[Path]],
         *,
         limits: Limits = STANDARD_LIMITS,
         look_seconds: float = LOOK_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`closed` says why no event may be taken now, or None."""
+        """`closed` says why no event of a kind may be taken now, or None."""
         self._ingest = ingest
         self._store = store
         self._known = known
@@ -184,7 +184,7 @@ class JsonlSource:
         """Store complete lines up to the end; whether it was reached."""
         at = followed.offset
         cutter = LineCutter(self._limits.max_bytes, offset=at)
-        while not stopping.is_set() and self._closed() is None:
+        while not stopping.is_set() and self._closed(followed.kind) is None:
             lines, after = await asyncio.to_thread(file.lines, cutter, at)
             for start in range(0, len(lines), BLOCK_LINES):
                 if not await self._store_lines(followed, file, lines[start : start + BLOCK_LINES]):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
-from learning.ports import StoreUnavailableError
+from learning.ports import EventKind, StoreUnavailableError
 from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
 from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
 
@@ -53,8 +53,8 @@ class DaemonProbes:
         """The daemon stops: take no more work. Loops that end now are no fault."""
         self._draining = True
 
-    def closed(self) -> str | None:
-        """Why no more events may be taken, or None."""
+    def closed(self, _kind: EventKind | None = None) -> str | None:
+        """Why no more events, of whatever kind, may be taken, or None."""
         return "the daemon is stopping" if self._draining else None
 
     def live(self) -> Sequence[Check]:

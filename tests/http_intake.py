@@ -11,6 +11,7 @@ from daemon.store.intake import Intake
 from learning.clock import Clock
 from learning.facts import Announce
 from learning.lines import ModelLines
+from learning.ports import EventKind
 from tests.builders import JUDGE
 
 
@@ -20,7 +21,7 @@ def http_source(
     clock: Clock,
     *,
     announce: Announce = lambda fact: None,
-    closed: Callable[[], str | None] = lambda: None,
+    closed: Callable[[EventKind], str | None] = lambda kind: None,
     limits: HttpLimits | None = None,
     rate_limit: RateLimit | None = None,
     monotonic: Callable[[], float] = time.monotonic,

@@ -112,7 +112,7 @@ def serve(store: Store, clock: StoppedClock, tmp_path: Path) -> Serve:
                 LINES,
                 clock,
                 announce=knobs.facts.append,
-                closed=lambda: knobs.closed,
+                closed=lambda _kind: knobs.closed,
                 limits=knobs.limits,
                 rate_limit=knobs.rate_limit,
             ),

@@ -66,7 +66,7 @@ class Desk:
             self.store.intake,
             StoredPositions(self.store.database),
             announce,
-            lambda: self.closed,
+            lambda _kind: self.closed,
             {
                 EventKind.OUTPUT: [self.folder / "*.jsonl"],
                 EventKind.FEEDBACK: [self.folder / "feedback"],
