@@ -20,9 +20,12 @@ from pathlib import Path
 import structlog
 
 from consumers.dead_letter_topic import DeadLetterTopic
+from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
+from consumers.jsonl_source import JsonlSource
 from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
+from consumers.rate_limit import RateLimit
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
@@ -43,6 +46,7 @@ from learning.errors import LearningError
 from learning.facts import BatchSealed, CandidateDecided, EventsStored, Fact, RunFailed
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
+from learning.ports import EventKind
 from learning.validators import Validator, built_in
 from monitoring.logs import FactLog, configure
 from monitoring.loop_lag import LoopLag
@@ -90,6 +94,7 @@ class Daemon:
     store: Store
     announcer: Announcer
     source: KafkaSource | None
+    files: JsonlSource | None
     sealer: Sealer
     runner: Runner
     server: ApiServer
@@ -120,18 +125,18 @@ class Daemon:
             ]
             if self.letter_topic is not None:
                 loops.append(tasks.create_task(self.letter_topic.run(), name="dead letters"))
-            intake = (
-                tasks.create_task(self.source.run(stopping), name="kafka")
-                if self.source is not None
-                else None
-            )
-            self.probes.watch([serving, *loops, *([intake] if intake is not None else [])])
+            intake = []
+            if self.source is not None:
+                intake.append(tasks.create_task(self.source.run(stopping), name="kafka"))
+            if self.files is not None:
+                intake.append(tasks.create_task(self.files.run(stopping), name="files"))
+            self.probes.watch([serving, *loops, *intake])
             log.info("learnd is up", url=self.url, data_dir=str(self.settings.data_dir))
             await stopping.wait()
             log.info("stopping")
             self.probes.drain()
-            if intake is not None:
-                await _end(intake, INTAKE_STOP_SECONDS)
+            for source in intake:
+                await _end(source, INTAKE_STOP_SECONDS)
             for task in reversed(loops):
                 task.cancel()
                 await asyncio.wait([task])
@@ -187,7 +192,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             judge,
             announcer,
             utc_now,
-            limits=Limits(max_bytes=settings.kafka.max_message_bytes),
+            limits=_wire_limits(settings),
             pressure=pressure,
         )
         host = await stack.enter_async_context(
@@ -246,6 +251,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 announcer,
                 utc_now,
             ),
+            http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
             token=token,
@@ -259,6 +265,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store,
             announcer,
             source,
+            _jsonl_source(settings, ingest, store, views, announcer, probes),
             sealer,
             runner,
             server,
@@ -303,6 +310,46 @@ def run(settings: Settings) -> int:
 def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
     """The lines that the settings name; the others begin with their first run."""
     return [line for line in lines if line.name in settings.lines]
+
+
+def _http_source(
+    settings: Settings, ingest: Ingest, store: Store, announcer: Announcer, probes: DaemonProbes
+) -> HttpSource:
+    http = settings.http
+    return HttpSource(
+        ingest,
+        store.intake,
+        announcer,
+        probes.closed,
+        limits=HttpLimits(http.max_stream_bytes, http.body_seconds, _wire_limits(settings)),
+        rate_limit=RateLimit(http.events_per_second, http.burst_events, time.monotonic),
+    )
+
+
+def _jsonl_source(
+    settings: Settings,
+    ingest: Ingest,
+    store: Store,
+    views: Views,
+    announcer: Announcer,
+    probes: DaemonProbes,
+) -> JsonlSource | None:
+    files = settings.intake.files
+    if not files.configured:
+        return None
+    return JsonlSource(
+        ingest,
+        store.intake,
+        views.positions,
+        announcer,
+        probes.closed,
+        {EventKind.OUTPUT: files.outputs, EventKind.FEEDBACK: files.feedback},
+        limits=_wire_limits(settings),
+    )
+
+
+def _wire_limits(settings: Settings) -> Limits:
+    return Limits(max_bytes=settings.kafka.max_message_bytes)
 
 
 def _runner_rules(settings: Settings) -> RunnerRules:

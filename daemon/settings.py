@@ -112,10 +112,19 @@ class _Section(BaseModel):
 
 
 class HttpSettings(_Section):
-    """Where the API listens. Port 0 takes a free one."""
+    """Where the API listens, and what a sender of events may ask of it."""
 
     host: Text = "127.0.0.1"
     port: int = Field(8700, ge=0, le=65_535)
+    """0 takes a free one."""
+    max_stream_bytes: int = Field(1_073_741_824, ge=1_000, le=2**53)
+    """Of one NDJSON body, after decompression."""
+    body_seconds: float = Field(30.0, ge=0.1, le=3_600.0, allow_inf_nan=False)
+    """A single event, or one line of a stream, has to arrive within so long."""
+    events_per_second: float = Field(10_000.0, gt=0, le=1e9, allow_inf_nan=False)
+    """What one address may send for long."""
+    burst_events: int = Field(20_000, ge=1, le=1_000_000_000)
+    """What one address may send at once after a rest."""
 
 
 class KafkaSettings(_Section):
@@ -203,6 +212,36 @@ class KafkaSettings(_Section):
     def configured(self) -> bool:
         """Whether there is a broker to read from."""
         return bool(self.bootstrap_servers)
+
+
+def _watched(path: Path) -> Path:
+    if any("**" in part and part != "**" for part in path.parts):
+        raise PydanticCustomError("glob", "** stands for folders, and alone between two slashes")
+    return path
+
+
+Watched = Annotated[
+    tuple[Annotated[AbsolutePath, AfterValidator(_watched)], ...], BeforeValidator(_listed)
+]
+"""Folders, whose *.jsonl are meant, globs, or files."""
+
+
+class FileSettings(_Section):
+    """JSONL files that are followed as they grow."""
+
+    outputs: Watched = ()
+    feedback: Watched = ()
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is anything to follow."""
+        return bool(self.outputs or self.feedback)
+
+
+class IntakeSettings(_Section):
+    """Where events come from, beside Kafka and HTTP."""
+
+    files: FileSettings = FileSettings()
 
 
 class PolicySettings(_Section):
@@ -367,6 +406,7 @@ class Settings(BaseSettings):
     """Everything runs, but no job is launched."""
     http: HttpSettings = HttpSettings()
     kafka: KafkaSettings = KafkaSettings()
+    intake: IntakeSettings = IntakeSettings()
     policy: PolicySettings = PolicySettings()
     queue: QueueSettings = QueueSettings()
     split: SplitSettings = SplitSettings()

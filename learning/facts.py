@@ -27,6 +27,14 @@ class EventsStored:
 
 
 @dataclass(frozen=True)
+class EventsRefused:
+    """Arrivals that were no events, of a sender who was told so and still has them."""
+
+    source: str
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class TopicRecreated:
     """A partition no longer holds what was read from it; it is read again from its start."""
 
@@ -128,6 +136,7 @@ class RolledBack:
 
 Fact = (
     EventsStored
+    | EventsRefused
     | TopicRecreated
     | EventsExpired
     | BatchSealed

@@ -122,7 +122,11 @@ class PositionFencedError(LearningError):
 
 
 class StoreUnavailableError(LearningError):
-    """The database did not answer, is locked or is full. Nothing was written; try again."""
+    """The database did not answer, is locked or is full; try again.
+
+    Nothing was written, unless the connection broke at the commit: then who tries again
+    finds it done.
+    """
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,41 @@ class IntakeStore(Protocol):
         claim is stale and StoreUnavailableError when the database is: then nothing changed,
         and the same block may be appended again.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the store has under one (producer, event_id)."""
+
+    row_id: int
+    state: str
+    """Of an output its EventState, of feedback its FeedbackState."""
+    reason: str
+    """Why an output is in its state; empty for feedback."""
+    text: str
+    """The JSON that was stored."""
+    origin: Origin
+
+
+class Receipts(Protocol):
+    """Where a source that has to answer its sender looks up what it has stored."""
+
+    async def receipts(
+        self, kind: EventKind, keys: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], Receipt]:
+        """The receipts of (producer, event_id) pairs; unknown ones are left out.
+
+        Raises StoreUnavailableError.
+        """
+        ...
+
+
+class KnownPositions(Protocol):
+    """Where a source looks up how far everything was read, its own claims or not."""
+
+    async def of(self, source: str) -> Sequence[Position]:
+        """The positions of a source, as stored now. Raises StoreUnavailableError."""
         ...
 
 

@@ -19,6 +19,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Fact,
     Promoted,
@@ -79,7 +80,14 @@ def configure(level: str, style: Literal["json", "console"]) -> None:
     last: list[Processor] = (
         [structlog.processors.format_exc_info, mask_secrets, structlog.processors.JSONRenderer()]
         if style == "json"
-        else [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            mask_secrets,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The default shows local variables: secrets among them, and seconds of work.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Damping("aiokafka", time.monotonic))
@@ -138,7 +146,9 @@ class FactLog:
         fields = {"kind": type(fact).__name__}
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
-        elif isinstance(fact, RunFailed | TopicRecreated | RolledBack | EventsStored):
+        elif isinstance(
+            fact, RunFailed | TopicRecreated | RolledBack | EventsStored | EventsRefused
+        ):
             self._log.warning(said, **fields)
         else:
             self._log.info(said, **fields)
@@ -149,6 +159,9 @@ def in_words(fact: Fact) -> str:
     match fact:
         case EventsStored():
             return _stored(fact)
+        case EventsRefused():
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(fact.reasons.items()))
+            return f"{fact.source}: refused: {reasons}"
         case TopicRecreated():
             return (
                 f"{fact.topic}[{fact.partition}] is another topic than the one read before:"

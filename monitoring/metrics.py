@@ -23,6 +23,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Fact,
     Promoted,
@@ -138,6 +139,12 @@ class _Counters:
         self._dead_letters = counter(
             "learnd_dead_letters", "Records that could not become events.", "source", "reason"
         )
+        self._refused = counter(
+            "learnd_events_refused",
+            "Events that were refused to their sender's face, and not kept.",
+            "source",
+            "reason",
+        )
         self._expired = counter("learnd_expired", "Held outputs whose time ran out.")
         self._recreated = counter(
             "learnd_topics_recreated", "Partitions found to be others than were read.", "topic"
@@ -171,6 +178,9 @@ class _Counters:
         match fact:
             case EventsStored():
                 self._count_stored(fact)
+            case EventsRefused():
+                for reason, n in fact.reasons.items():
+                    self._refused.labels(fact.source, reason).inc(n)
             case EventsExpired():
                 self._expired.inc(fact.count)
             case TopicRecreated():

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,9 +26,11 @@ from daemon.store.views import Views
 from learning.errors import ConflictError
 from learning.lines import ModelLine, ModelLines
 from monitoring.metrics import Metrics
+from tests.http_intake import http_source
 from tests.rows import START, Generations, Past, open_past
 from tests.scripted_operations import ScriptedOperations
 from tests.services.kafka import KafkaBroker
+from tests.services.postgres import PASSWORD, PostgresServer
 
 T = TypeVar("T")
 
@@ -107,9 +110,10 @@ async def serve_past(
     await asyncio.to_thread(data_dir.mkdir)
     database = await open_past(sqlite_url(data_dir / "learnd.db"))
     filled = await database.write(lambda tx: fill(Past(tx)))
+    lines = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
     views = Views.of(
         database,
-        lines=ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")]),
+        lines=lines,
         artifacts_dir=data_dir / "artifacts",
         wanted_held_out=32,
         clock=lambda: START,
@@ -119,6 +123,7 @@ async def serve_past(
     app = create_app(
         views=views,
         operations=operations,
+        http_source=http_source(database, lines, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, None, probes),
         token=ensure_token(data_dir),
@@ -347,12 +352,37 @@ async def test_check_says_which_server_does_not_answer(terminal: Terminal) -> No
         "--json",
         LEARND_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:9",
         LLM_ENDPOINT="http://127.0.0.1:9/v1",
-        LEARND_DATABASE_URL="postgresql+missing://me:hunter2@127.0.0.1:9/x",
+        LEARND_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:9/x",
     )
     assert ran.status == ExitStatus.REFUSED
     bad = {one["subject"] for one in ran.json["findings"] if one["grade"] == "bad"}
     assert bad >= {"kafka", "llm_endpoint", "database"}
     assert "hunter2" not in ran.out
+
+
+async def test_check_says_which_postgresql_answers_and_what_is_wrong_with_it(
+    terminal: Terminal, postgres_server: PostgresServer
+) -> None:
+    async def found(url: str) -> tuple[str, str]:
+        ran = await terminal.type("check", "--json", LEARND_DATABASE_URL=url)
+        assert PASSWORD not in ran.out
+        (one,) = [one for one in ran.json["findings"] if one["subject"] == "database"]
+        return one["grade"], one["detail"]
+
+    with postgres_server.database() as url:
+        grade, detail = await found(url)
+        assert grade == "ok"
+        assert re.search(r"learnd:\*+@.* answers: PostgreSQL \d+", detail)
+
+        with postgres_server.session(url.rpartition("/")[2]) as root:
+            root.execute("ALTER SCHEMA public OWNER TO postgres")
+        grade, detail = await found(url)
+        assert grade == "bad"
+        assert "make learnd the owner" in detail
+
+        grade, detail = await found(url.replace(PASSWORD, "wrong"))
+        assert grade == "bad"
+        assert "password authentication failed" in detail
 
 
 async def test_a_bad_settings_file_is_one_clear_error(terminal: Terminal) -> None:
@@ -408,6 +438,42 @@ async def test_a_file_and_standard_input_are_sent_to_a_real_broker(
     assert "line 2: not_json" in piped.err
     ends = await asyncio.to_thread(kafka_broker.end_offsets, outputs)
     assert sum(ends.values()) == 3
+
+
+async def test_a_file_and_standard_input_are_sent_to_the_daemon_itself(stage: Stage) -> None:
+    terminal = stage.terminal
+    task = {"producer": "p", "task_id": "t-http", "task_type": "audio"}
+    event = json.dumps({**task, "prompt": "a", "output": "b"}).encode()
+    opinion = json.dumps({**task, "approved": True}).encode()
+    file = terminal.folder / "events.jsonl"
+    file.write_bytes(event + b"\n\n" + opinion)
+    sent = await terminal.type("send", str(file), "--http")
+    assert (sent.status, sent.err) == (ExitStatus.DONE, "")
+    assert sent.out == "2 events sent, 0 lines refused\n"
+    again = await terminal.type("send", str(file), "--http")
+    assert again.out == "2 events sent (2 were there already), 0 lines refused\n"
+
+    piped = await terminal.type(
+        "send", "-", "--http", "--json", stdin=event + b"\nnonsense\n" + opinion + b"\n[1]\n"
+    )
+    assert piped.status == ExitStatus.REFUSED
+    assert (piped.json["sent"], piped.json["duplicates"]) == (2, 2)
+    assert [one["line"] for one in piped.json["refused"]] == [2, 4]
+    assert "line 2: not_json" in piped.err
+    wrong = await terminal.type("send", str(file), "--http", "--kind", "feedback", "--json")
+    assert wrong.json["refused"][0]["reason"].startswith("invalid: prompt: unknown field")
+
+
+async def test_sending_to_a_daemon_needs_one(terminal: Terminal) -> None:
+    events = terminal.folder / "events.jsonl"
+    events.write_text("{}\n")
+    away = await terminal.type(
+        "send", str(events), "--http", "--url", "http://127.0.0.1:9", LEARND_TOKEN="t"
+    )
+    assert away.status == ExitStatus.UNREACHABLE
+    assert "0 events or more are stored" in away.err
+    both = await terminal.type("send", str(events), "--http", "--topic", "outputs")
+    assert both.status == ExitStatus.USAGE
 
 
 async def test_help_names_every_command_and_the_exit_statuses(terminal: Terminal) -> None:

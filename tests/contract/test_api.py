@@ -15,15 +15,17 @@ from consumers.pressure import Pressure
 from daemon.api.app import LONGEST_BODY_BYTES, create_app
 from daemon.api.routes.probes import OPEN_PATHS
 from daemon.probes import DaemonMetrics, DaemonProbes
-from daemon.store.database import Database, sqlite_url
+from daemon.store.database import Database
 from daemon.store.views import Views
 from learning.errors import ConflictError, IllegalMoveError, NotFoundError
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
 from monitoring.metrics import Metrics
-from tests.rows import START, Generations, Past, open_past
+from tests.http_intake import http_source
+from tests.rows import START, Generations, Past
 from tests.scripted_operations import ScriptedOperations
 
+LINES = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
 TOKEN = "a-token-of-the-tests"
 WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -36,13 +38,6 @@ class Source:
 
     def lag(self) -> Mapping[tuple[str, int], int]:
         return {("learnd.outputs", 0): 12}
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await open_past(sqlite_url(tmp_path / "learnd.db"))
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
@@ -69,7 +64,7 @@ def probes(views: Views, source: Source) -> DaemonProbes:
 def views(database: Database, tmp_path: Path) -> Views:
     return Views.of(
         database,
-        lines=ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")]),
+        lines=LINES,
         artifacts_dir=tmp_path / "artifacts",
         wanted_held_out=32,
         clock=lambda: START,
@@ -78,11 +73,16 @@ def views(database: Database, tmp_path: Path) -> Views:
 
 @pytest.fixture
 def app(
-    views: Views, operations: ScriptedOperations, source: Source, probes: DaemonProbes
+    database: Database,
+    views: Views,
+    operations: ScriptedOperations,
+    source: Source,
+    probes: DaemonProbes,
 ) -> FastAPI:
     return create_app(
         views=views,
         operations=operations,
+        http_source=http_source(database, LINES, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, source, probes),
         token=TOKEN,
@@ -316,6 +316,7 @@ async def test_lineage_of_a_batch_and_of_its_run_is_one(
     [
         ("/v1/events/77", "learnd events list"),
         ("/v1/runs/r-77", "learnd runs"),
+        ("/v1/runs?before=r-77", "learnd runs"),
         ("/v1/dead-letters/77", "learnd dead-letters list"),
         ("/v1/models/game/versions", "learnd versions"),
         ("/v1/models/audio/versions/9.9.9", "learnd versions audio"),

@@ -92,6 +92,16 @@ class Learnd:
         return self.data_dir / "learnd.db"
 
     @property
+    def url(self) -> str:
+        """Where its API listens since it was started last."""
+        return self._url
+
+    @property
+    def token(self) -> str:
+        """What its API asks for."""
+        return (self.data_dir / "token").read_text().strip()
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         return self._running().pid
@@ -110,9 +120,9 @@ class Learnd:
             [sys.executable, *program, "run"], log=self._log, env=self._environment()
         )
 
-    def start(self) -> None:
+    def start(self, crash: Crash | None = None) -> None:
         """Start it, and return when it is up."""
-        self.launch()
+        self.launch(crash)
         self._url = self.wait_until("learnd is up", self._announced_url, seconds=START_SECONDS)
 
     def kill(self) -> None:
@@ -169,7 +179,7 @@ class Learnd:
         """The answer of its API."""
         answer = httpx.get(
             f"{self._url}{path}",
-            headers={"Authorization": f"Bearer {(self.data_dir / 'token').read_text().strip()}"},
+            headers={"Authorization": f"Bearer {self.token}"},
             timeout=ANSWER_SECONDS,
             trust_env=False,
         )

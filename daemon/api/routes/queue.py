@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter
 
 from daemon.api.ports import FlushResult, Operations
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, FlushRequest
 from daemon.store.views.overview import Overview, Overviews, Stats
 
@@ -23,7 +24,7 @@ def router(overviews: Overviews, operations: Operations) -> APIRouter:
         """Queue, active and completed runs, champions."""
         return await overviews.stats()
 
-    @routes.post("/queue/flush")
+    @routes.post("/queue/flush", responses=problems_of(*OF_A_CHANGE))
     async def flush(request: FlushRequest, actor: Actor) -> Sequence[FlushResult]:
         """Seal what waits; says for each line which batch that made, or why none."""
         return await operations.flush(request.task_type, actor=actor)

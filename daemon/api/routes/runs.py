@@ -1,9 +1,11 @@
 """Fine-tune runs."""
 
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from daemon.api.problems import problems_of
 from daemon.api.requests import RunsQuery
 from daemon.store.views.paging import Page
 from daemon.store.views.runs import RunDetail, Runs, RunSummary
@@ -12,7 +14,7 @@ from learning.errors import NotFoundError
 
 def router(runs: Runs) -> APIRouter:
     """List and show."""
-    routes = APIRouter(prefix="/runs", tags=["runs"])
+    routes = APIRouter(prefix="/runs", tags=["runs"], responses=problems_of(HTTPStatus.NOT_FOUND))
 
     @routes.get("")
     async def page(query: Annotated[RunsQuery, Query()]) -> Page[RunSummary, str]:

@@ -13,6 +13,7 @@ from daemon.store.views.events import Events
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
+from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
 from learning.clock import Clock
 from learning.lines import ModelLines
@@ -28,6 +29,7 @@ class Views:
     runs: Runs
     models: Models
     lineage: Lineages
+    positions: StoredPositions
 
     @classmethod
     def of(
@@ -47,4 +49,5 @@ class Views:
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
+            positions=StoredPositions(database),
         )
