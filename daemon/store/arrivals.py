@@ -9,6 +9,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
@@ -36,6 +37,8 @@ class Inserted(Generic[A]):
     """What became of a block's arrivals of one kind."""
 
     new: Sequence[A]
+    columns: Mapping[str, Sequence[Any]]
+    """What was stored of the new ones, by name of the column; empty without any."""
     repeated: Sequence[tuple[A, str]]
     """Arrivals whose id was taken, each with the text that is stored under it."""
 
@@ -96,10 +99,9 @@ class SqliteArrivals:
         """See Arrivals."""
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
-        self._names.add_tasks(
-            names_of_tasks((item.event.task_type, item.event.task_id) for item in inserted.new),
-            first_row,
-        )
+        if stored := inserted.columns:
+            tasks = zip(stored["task_type"], stored["task_id"], strict=True)
+            self._names.add_tasks(names_of_tasks(tasks), first_row)
         return inserted
 
     def insert_feedback(
@@ -142,25 +144,20 @@ class SqliteArrivals:
         self._names.committed()
 
     def _insert(
-        self, tx: Connection, table: Table, arrivals: Sequence[A], columns: "_Columns[A]"
+        self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        firsts, repeated = _first_of_each(arrivals)
-        if not firsts:
-            return Inserted([], [])
-        names = names_of_events(table, firsts)
+        block = _Block.of(arrivals, form)
+        names = names_of_events(table, block.first)
         stored = self._texts(tx, table, names)
-        new, new_names = list(firsts.values()), names
-        if stored:
-            is_new = [key not in stored for key in firsts]
-            new = list(itertools.compress(new, is_new))
-            new_names = list(itertools.compress(names, is_new))
-        if new:
-            ids = range(self._names.next_id(table), self._names.next_id(table) + len(new))
-            rows = zip(ids, *columns.values(new), strict=True)
-            values = list(itertools.chain.from_iterable(rows))
-            insert_rows(tx, columns.sqlite_insert, len(columns.types) + 1, values)
-        self._names.add_events(table, new_names)
-        return _sorted_out(firsts, new, repeated, stored)
+        is_new = [key not in stored for key in block.first] if stored else [True] * len(names)
+        rows = [block.rows[at] for at in itertools.compress(block.first.values(), is_new)]
+        values: list[Any] = []
+        for row_id, row in enumerate(rows, self._names.next_id(table)):
+            values.append(row_id)
+            values += row
+        insert_rows(tx, form.sqlite_insert, len(form.types) + 1, values)
+        self._names.add_events(table, list(itertools.compress(names, is_new)))
+        return block.inserted(form, is_new, stored)
 
     def _texts(
         self, tx: Connection, table: Table, names: Sequence[int]
@@ -232,27 +229,17 @@ class PostgresArrivals:
         """See Arrivals."""
 
     def _insert(
-        self, tx: Connection, table: Table, arrivals: Sequence[A], columns: "_Columns[A]"
+        self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        firsts, repeated = _first_of_each(arrivals)
-        if not firsts:
-            return Inserted([], [])
-        tx.exec_driver_sql(columns.postgres_stage)
-        rows = zip(*columns.values(list(firsts.values())), strict=True)
-        copy_rows(tx, columns.postgres_copy, rows)
-        inserted = set(map(tuple, tx.exec_driver_sql(columns.postgres_insert)))
-        new = [arrival for key, arrival in firsts.items() if key in inserted]
-        known = [key for key in firsts if key not in inserted]
-        stored = {
-            (row.producer, row.event_id): row.payload
-            for start in range(0, len(known), CHUNK)
-            for row in tx.execute(
-                select(table.c.producer, table.c.event_id, table.c.payload).where(
-                    tuple_(table.c.producer, table.c.event_id).in_(known[start : start + CHUNK])
-                )
-            )
-        }
-        return _sorted_out(firsts, new, repeated, stored)
+        block = _Block.of(arrivals, form)
+        if not block.first:
+            return block.inserted(form, [], {})
+        tx.exec_driver_sql(form.postgres_stage)
+        copy_rows(tx, form.postgres_copy, [block.rows[at] for at in block.first.values()])
+        inserted = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
+        is_new = [key in inserted for key in block.first]
+        known = self.rows_named(tx, table, [key for key in block.first if key not in inserted])
+        return block.inserted(form, is_new, {key: row.payload for key, row in known.items()})
 
 
 def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
@@ -280,27 +267,46 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
 _Key = tuple[str, str]
 
 
-def _first_of_each(arrivals: Sequence[A]) -> tuple[dict[_Key, A], list[A]]:
-    """The first arrival under each (producer, id) of a block, and all the others."""
-    keys = [(arrival.event.producer, arrival.event_id) for arrival in arrivals]
-    firsts = dict(zip(keys, arrivals, strict=True))
-    if len(firsts) == len(keys):
-        return firsts, []
-    firsts, others = {}, []
-    for key, arrival in zip(keys, arrivals, strict=True):
-        if firsts.setdefault(key, arrival) is not arrival:
-            others.append(arrival)
-    return firsts, others
+@dataclass(frozen=True)
+class _Block(Generic[A]):
+    """Arrivals with the rows that they would become."""
 
+    arrivals: Sequence[A]
+    rows: Sequence[tuple[Any, ...]]
+    first: Mapping[_Key, int]
+    """The index of the first arrival under each (producer, id)."""
 
-def _sorted_out(
-    firsts: dict[_Key, A], new: Sequence[A], others: Iterable[A], stored: dict[_Key, str]
-) -> Inserted[A]:
-    repeated = [(firsts[key], text) for key, text in stored.items() if key in firsts]
-    for arrival in others:
-        key = (arrival.event.producer, arrival.event_id)
-        repeated.append((arrival, stored.get(key, firsts[key].text)))
-    return Inserted(new, repeated)
+    @classmethod
+    def of(cls, arrivals: Sequence[A], form: "_Form[A]") -> "_Block[A]":
+        """The rows are made in one pass: each further one would fetch every event again."""
+        rows = form.rows(arrivals)
+        keys = [row[:2] for row in rows]
+        first = dict(zip(keys, range(len(keys)), strict=True))
+        if len(first) < len(keys):
+            first = {}
+            for at, key in enumerate(keys):
+                first.setdefault(key, at)
+        return cls(arrivals, rows, first)
+
+    def inserted(
+        self, form: "_Form[A]", is_new: Sequence[bool], stored: Mapping[_Key, str]
+    ) -> Inserted[A]:
+        """What became of it, given which of the first ones are new and what is stored else."""
+        new = list(itertools.compress(self.first.values(), is_new))
+        columns = zip(*(self.rows[at] for at in new), strict=True)
+        repeated = []
+        if len(new) < len(self.arrivals):
+            fresh = set(new)
+            for at, arrival in enumerate(self.arrivals):
+                if at not in fresh:
+                    key = self.rows[at][:2]
+                    text = stored.get(key) or self.arrivals[self.first[key]].text
+                    repeated.append((arrival, text))
+        return Inserted(
+            [self.arrivals[at] for at in new],
+            dict(zip(form.types, columns, strict=True)) if new else {},
+            repeated,
+        )
 
 
 def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterable[Row[Any]]:
@@ -319,15 +325,14 @@ def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterabl
 
 
 @dataclass(frozen=True)
-class _Columns(Generic[A]):
-    """The columns of a table that arrivals fill."""
+class _Form(Generic[A]):
+    """The columns of a table that arrivals fill, producer and event id first."""
 
     table: str
     types: Mapping[str, str]
     """By name, in PostgreSQL's words."""
-    values: Callable[[Sequence[A]], Sequence[Sequence[Any]]]
-    """For each column what it holds, by index of the arrivals. Made by column, because that
-    takes a third of the time that making rows takes."""
+    rows: Callable[[Iterable[A]], list[tuple[Any, ...]]]
+    """For each arrival what the columns hold, in their order."""
 
     @property
     def sqlite_insert(self) -> str:
@@ -387,45 +392,74 @@ _OF_OUTPUTS = _COMMON | {
 _PLAIN = {state: state.value for state in (*EventState, *FeedbackState)}
 
 
-def _common_values(arrivals: Sequence[JudgedOutput] | Sequence[ReceivedFeedback]) -> list[Any]:
-    events_sent = [item.event for item in arrivals]
-    received = [item.received_at for item in arrivals]
-    # A block's events arrived together: one conversion for all of them.
-    received_at = {time: microseconds(time) for time in set(received)}
-    return [
-        [event.producer for event in events_sent],
-        [item.event_id for item in arrivals],
-        [event.task_type for event in events_sent],
-        [event.task_id for event in events_sent],
-        [event.approved for event in events_sent],
-        [event.confidence for event in events_sent],
-        [item.text for item in arrivals],
-        [event.model_version for event in events_sent],
-        *zip(*(item.origin for item in arrivals), strict=True),
-        [
-            received_at[time] if (sent := event.timestamp) is None else microseconds(sent)
-            for event, time in zip(events_sent, received, strict=True)
-        ],
-        [received_at[time] for time in received],
-    ]
+_FIELDS = (
+    "producer",
+    "task_type",
+    "task_id",
+    "approved",
+    "confidence",
+    "model_version",
+    "timestamp",
+)
+_fields = attrgetter(*_FIELDS)
+_output_fields = attrgetter(*_FIELDS, "subject")
 
 
-def _output_values(arrivals: Sequence[JudgedOutput]) -> list[Any]:
-    common = _common_values(arrivals)
-    states, reasons, by_human = zip(*(item.verdict for item in arrivals), strict=True)
-    return [
-        *common,
-        [_PLAIN[state] for state in states],
-        common[-1],
-        reasons,
-        by_human,
-        [item.event.subject for item in arrivals],
-    ]
+def _output_rows(outputs: Iterable[JudgedOutput]) -> list[tuple[Any, ...]]:
+    rows = []
+    last, received = None, 0
+    for event_id, event, (state, reason, by_human), text, origin, received_at in outputs:
+        producer, task_type, task_id, approved, confidence, version, sent, subject = _output_fields(
+            event
+        )
+        if received_at is not last:  # a block's events arrived together
+            last, received = received_at, microseconds(received_at)
+        rows.append(
+            (
+                producer,
+                event_id,
+                task_type,
+                task_id,
+                approved,
+                confidence,
+                text,
+                version,
+                *origin,
+                received if sent is None else microseconds(sent),
+                received,
+                _PLAIN[state],
+                received,
+                reason,
+                by_human,
+                subject,
+            )
+        )
+    return rows
 
 
-def _feedback_values(arrivals: Sequence[ReceivedFeedback]) -> list[Any]:
-    return [*_common_values(arrivals), [FeedbackState.WAITING.value] * len(arrivals)]
+def _feedback_rows(feedback: Iterable[ReceivedFeedback]) -> list[tuple[Any, ...]]:
+    rows = []
+    for event_id, event, text, origin, received_at in feedback:
+        producer, task_type, task_id, approved, confidence, version, sent = _fields(event)
+        received = microseconds(received_at)
+        rows.append(
+            (
+                producer,
+                event_id,
+                task_type,
+                task_id,
+                approved,
+                confidence,
+                text,
+                version,
+                *origin,
+                received if sent is None else microseconds(sent),
+                received,
+                FeedbackState.WAITING.value,
+            )
+        )
+    return rows
 
 
-_OUTPUTS = _Columns("events", _OF_OUTPUTS, _output_values)
-_FEEDBACK = _Columns("feedback", _COMMON, _feedback_values)
+_OUTPUTS = _Form("events", _OF_OUTPUTS, _output_rows)
+_FEEDBACK = _Form("feedback", _COMMON, _feedback_rows)

@@ -215,12 +215,13 @@ class Intake:
         new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
-        confidences: defaultdict[tuple[str, EventState], list[float | None]] = defaultdict(list)
-        for output in outputs.new:
-            event = output.event
-            confidences[event.task_type, output.verdict.state].append(event.confidence)
-        for key, values in confidences.items():
-            tally.add_all(EventKind.OUTPUT, *key, values)
+        groups: defaultdict[tuple[str, str], list[float | None]] = defaultdict(list)
+        if new := outputs.columns:
+            kinds = zip(new["task_type"], new["state"], strict=True)
+            for kind, confidence in zip(kinds, new["confidence"], strict=True):
+                groups[kind].append(confidence)
+        for (task_type, state), confidences in groups.items():
+            tally.add_all(EventKind.OUTPUT, task_type, state, confidences)
         for item in received.new:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
         # Of two transactions that store the two sides at once neither would see the other's.
@@ -232,7 +233,10 @@ class Intake:
         self._arrivals.finish(tx)
         stored = EventsStored(
             source=block.source,
-            outputs={key: len(values) for key, values in confidences.items()},
+            outputs={
+                (task_type, EventState(state)): len(confidences)
+                for (task_type, state), confidences in groups.items()
+            },
             feedback=Counter(
                 (item.event.task_type, met.get(_task(item), FeedbackState.WAITING))
                 for item in received.new
