@@ -19,11 +19,15 @@ from learning.facts import (
     EventsExpired,
     EventsStored,
     Fact,
+    LaunchResolved,
     Promoted,
     RolledBack,
+    RunCancelAsked,
+    RunCancelled,
     RunFailed,
     RunLaunched,
     RunTrained,
+    RunWaits,
     TopicRecreated,
 )
 
@@ -106,7 +110,7 @@ class FactLog:
         fields = {"kind": type(fact).__name__}
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
-        elif isinstance(fact, RunFailed | TopicRecreated | RolledBack | EventsStored):
+        elif isinstance(fact, RunFailed | RunWaits | TopicRecreated | RolledBack | EventsStored):
             self._log.warning(said, **fields)
         else:
             self._log.info(said, **fields)
@@ -142,6 +146,15 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: run {fact.run_id} failed in attempt {fact.attempt}:"
                 f" {fact.error}: {fact.message} ({then})"
             )
+        case RunWaits():
+            return f"{fact.line}: run {fact.run_id} waits: {fact.reason}"
+        case RunCancelAsked():
+            return f"{fact.line}: run {fact.run_id} is being cancelled by {_who(fact)}"
+        case RunCancelled():
+            return f"{fact.line}: run {fact.run_id} cancelled by {_who(fact)}"
+        case LaunchResolved():
+            became = "no job" if fact.job_id is None else f"job {fact.job_id}"
+            return f"{fact.line}: the launch of run {fact.run_id} made {became}, says {fact.actor}"
         case RunTrained():
             return (
                 f"{fact.line}: run {fact.run_id} trained on {fact.trained_tokens} tokens"
@@ -157,6 +170,10 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
                 f"{f': {fact.reason}' if fact.reason else ''}"
             )
+
+
+def _who(fact: RunCancelAsked | RunCancelled) -> str:
+    return f"{fact.actor}: {fact.reason}" if fact.reason else fact.actor
 
 
 def _stored(fact: EventsStored) -> str:

@@ -27,7 +27,7 @@ def create_app(
     for router in (
         queue.router(views.overview, operations),
         events.router(views.events, operations),
-        runs.router(views.runs),
+        runs.router(views.runs, operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),

@@ -9,6 +9,7 @@ from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
+from daemon.store.interventions import Interventions
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
@@ -23,6 +24,7 @@ class Store:
     intake: Intake
     queue: Queue
     runs: Runs
+    interventions: Interventions
     registry: Registry
 
     @classmethod
@@ -39,6 +41,7 @@ class Store:
             Intake(database, judge, clock),
             Queue(database),
             Runs(database, artifacts_dir),
+            Interventions(database),
             Registry(database, artifacts_dir),
         )
 
