@@ -1,9 +1,13 @@
 """Checkpoints: complete, of this training, or not used."""
 
+import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
@@ -32,11 +36,19 @@ def test_a_checkpoint_comes_back_bit_by_bit(tmp_path: Path) -> None:
     assert torch.equal(loaded.tensors["weight/w"], torch.full((3,), 1 / 3))
 
 
-def test_only_the_newest_is_kept(tmp_path: Path) -> None:
+def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
     for step in (20, 40, 60):
         save(tmp_path, step)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000060"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000040", "step-00000060"]
+
+
+def test_one_of_a_later_step_of_another_training_does_not_stay(tmp_path: Path) -> None:
+    save(tmp_path, 90, ORIGIN.model_copy(update={"data": "other"}))
+
+    save(tmp_path, 20)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000020"]
 
 
 def test_what_is_not_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
@@ -79,31 +91,70 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def link(path: Path) -> None:
+    aside = path.parent.parent / "elsewhere"
+    path.rename(aside)
+    path.symlink_to(aside)
+
+
+def add_a_pickle(path: Path) -> None:
+    (path.parent / "optimizer.pt").write_bytes(b"\x80\x04N.")
+
+
+def put_a_pickle_there(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Bomb()))
+
+
+class Bomb:
+    """Says so when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return pytest.fail, ("it was unpickled",)
+
+
 @pytest.mark.parametrize("name", ["state.safetensors", "checkpoint.json"])
-@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
-def test_a_damaged_one_is_not_used(
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, Path.unlink, link, add_a_pickle, put_a_pickle_there]
+)
+def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     save(tmp_path, 20)
-    damage(tmp_path / "step-00000020" / name)
+    save(tmp_path, 40)
+    damage(tmp_path / "step-00000040" / name)
     said: list[str] = []
 
-    assert load_checkpoint(tmp_path, ORIGIN, said.append) is None
-    assert "damaged" in said[0]
-
-
-def test_a_damaged_newest_leaves_the_one_before(tmp_path: Path) -> None:
-    save(tmp_path, 20)
-    kept = tmp_path / "step-00000020"
-    kept.rename(tmp_path / "aside")
-    save(tmp_path, 40)
-    (tmp_path / "aside").rename(kept)
-    truncate(tmp_path / "step-00000040" / "state.safetensors")
-
-    loaded = load_checkpoint(tmp_path, ORIGIN, lambda _: None)
+    loaded = load_checkpoint(tmp_path, ORIGIN, said.append)
 
     assert loaded is not None
     assert loaded.counts.step == 20
+    assert "is not used and set aside as damaged-step-00000040" in said[0]
+    assert (tmp_path / "damaged-step-00000040").is_dir()
+
+
+def test_when_all_are_damaged_the_training_starts_afresh(tmp_path: Path) -> None:
+    for step in (20, 40):
+        save(tmp_path, step)
+    for state in tmp_path.glob("*/state.safetensors"):
+        truncate(state)
+
+    assert load_checkpoint(tmp_path, ORIGIN, lambda _: None) is None
+    save(tmp_path, 20)
+    assert load_checkpoint(tmp_path, ORIGIN, pytest.fail) is not None
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_of_any_file_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        save(Path(folder), 20)
+        file = data.draw(st.sampled_from(sorted(Path(folder, "step-00000020").iterdir())))
+        content = bytearray(file.read_bytes())
+        bit = data.draw(st.integers(0, len(content) * 8 - 1))
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+
+        assert load_checkpoint(Path(folder), ORIGIN, lambda _: None) is None
 
 
 def test_a_refused_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
