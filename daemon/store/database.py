@@ -19,6 +19,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
+from daemon.store.tables import POSTGRESQL_INDEXES
 from learning.ports import StoreUnavailableError
 
 T = TypeVar("T")
@@ -32,22 +33,29 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE") if self._is_sqlite else _engine(url)
-        self._reader = _sqlite_engine(url, "BEGIN") if self._is_sqlite else self._writer
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE") if self.is_sqlite else _engine(url)
+        self._reader = _sqlite_engine(url, "BEGIN") if self.is_sqlite else self._writer
         self._write_threads = ThreadPoolExecutor(
-            1 if self._is_sqlite else READERS, thread_name_prefix="store-write"
+            1 if self.is_sqlite else READERS, thread_name_prefix="store-write"
         )
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
 
-    async def write(self, transaction: Callable[[Connection], T]) -> T:
+    async def write(
+        self,
+        transaction: Callable[[Connection], T],
+        *,
+        committed: Callable[[], None] = lambda: None,
+    ) -> T:
         """Run a function in one transaction; its result is durable when this returns.
+
+        `committed` is called in the same thread once it is, before any other transaction.
 
         Raises StoreUnavailableError when the database cannot be reached, is locked or is
         full; whatever the function raises rolls back and is raised here. Cancelling the
         caller does not interrupt the transaction: it ends, one way or the other, first.
         """
-        return await _run(self._write_threads, self._writer, transaction)
+        return await _run(self._write_threads, self._writer, transaction, committed)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
@@ -71,6 +79,16 @@ def migration_config(connection: Connection) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     return config
+
+
+def comparable(connection: Connection) -> Callable[..., bool]:
+    """Alembic's `include_object`: it does not see by itself which database an index is for."""
+
+    def include(_object: Any, name: str | None, kind: str, *_others: Any) -> bool:
+        on_sqlite = connection.dialect.name == "sqlite"
+        return not (on_sqlite and kind == "index" and name in POSTGRESQL_INDEXES)
+
+    return include
 
 
 def sqlite_url(path: Path) -> str:
@@ -101,15 +119,22 @@ def _finite(value: Any) -> Any:
             return value
 
 
-async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]) -> T:
+async def _run(
+    threads: ThreadPoolExecutor,
+    engine: Engine,
+    work: Callable[[Connection], T],
+    committed: Callable[[], None] = lambda: None,
+) -> T:
     def transaction() -> T:
         try:
             with engine.begin() as connection:
-                return work(connection)
+                result = work(connection)
         except OperationalError as error:
             if _is_our_mistake(error.orig):
                 raise
             raise StoreUnavailableError(f"the database did not answer: {error.orig}") from error
+        committed()
+        return result
 
     future = asyncio.get_running_loop().run_in_executor(threads, transaction)
     try:
