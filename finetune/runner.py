@@ -31,6 +31,7 @@ from learning.facts import (
     RunTrained,
     RunWaits,
 )
+from learning.failpoints import reached
 from learning.gate import (
     GateReport,
     GateRules,
@@ -263,6 +264,7 @@ class Runner:
             if record.state is RunState.LAUNCHING:
                 await self._store.adopt(record.run_id, job.job_id, self._clock())
             await provider.cancel(job)
+            reached("job cancelled")
         return True
 
     async def _step(self, record: RunRecord) -> bool:
@@ -305,7 +307,9 @@ class Runner:
             return False
         record = await self._store.begin(record.run_id, line, self._clock())
         spec = await self._specify(record, line)
-        await self._adopt(record, line, await self._workbench(line).provider.launch(spec))
+        job = await self._workbench(line).provider.launch(spec)
+        reached("job launched")
+        await self._adopt(record, line, job)
         return True
 
     def _obstacle(self, line: ModelLine) -> str | None:
@@ -371,6 +375,7 @@ class Runner:
             reporter.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reporter
+        reached("job ended")
         published = await asyncio.to_thread(
             self._artifacts.publish, record.run_id, outcome.output_dir
         )
@@ -408,6 +413,7 @@ class Runner:
         """Hold the candidate against the champion, and act on the gate's verdict."""
         duel = await self._store.enter(record.run_id, self._clock())
         report, scores = await self._judge(record, line, duel)
+        reached("candidate judged")
         if report.outcome is Outcome.PROMOTE:
             # It was whole when it was loaded for the evaluation, which may be hours ago.
             await asyncio.to_thread(self._artifacts.verify_model, duel.candidate)

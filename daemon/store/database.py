@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
 from daemon.store.tables import POSTGRESQL_INDEXES
+from learning.failpoints import reached
 from learning.ports import StoreUnavailableError
 
 T = TypeVar("T")
@@ -55,7 +56,18 @@ class Database:
         full; whatever the function raises rolls back and is raised here. Cancelling the
         caller does not interrupt the transaction: it ends, one way or the other, first.
         """
-        return await _run(self._write_threads, self._writer, transaction, committed)
+        step = transaction.__qualname__.partition(".<locals>")[0]
+
+        def work(tx: Connection) -> T:
+            result = transaction(tx)
+            reached(f"{step} before its commit")
+            return result
+
+        def done() -> None:
+            reached(f"{step} after its commit")
+            committed()
+
+        return await _run(self._write_threads, self._writer, work, done)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from finetune.trainer.publication import published
+from learning.failpoints import reached
 
 _STATE = "state.safetensors"
 _SCALARS = "checkpoint.json"
@@ -90,7 +91,10 @@ def save_checkpoint(
     with published(directory / name) as staged:
         save_file(dict(tensors), staged / _STATE)
         scalars = _Scalars(origin=origin, counts=counts, state_sha256=_sha256(staged / _STATE))
+        reached("checkpoint state written")
         (staged / _SCALARS).write_bytes(scalars.sealed().text())
+        reached("checkpoint written")
+    reached("checkpoint named")
     # Those of later steps belong to another training: nothing went on from them.
     earlier = sorted(path for path in directory.glob("step-*") if path.name < name)
     kept = {name, *(path.name for path in earlier[-1:])}

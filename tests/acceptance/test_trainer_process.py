@@ -458,14 +458,15 @@ def test_a_checkpoint_of_other_data_is_not_used_and_it_says_so(
     assert isinstance(answer, Done)
     assert isinstance(answer.result, TrainResult)
     assert answer.result.resumed_from_step is None
-    said = [note.text for note in heard if isinstance(note, Note)]
-    assert ["another data" in text for text in said] == [True, True]
+    assert ["another data" in note.text for note in heard if isinstance(note, Note)] == [True]
 
 
 def test_a_damaged_checkpoint_is_not_used_and_it_says_so(
     trainer: Trainer, base: str, rows: Path, tmp_path: Path
 ) -> None:
-    request = short_training(ModelRef(base_model=base), rows, tmp_path, checkpoint_every_steps=1)
+    request = short_training(
+        ModelRef(base_model=base), rows, tmp_path, max_steps=3, checkpoint_every_steps=1
+    )
     trainer.train(request)
     before, newest = sorted(Path(request.checkpoint_dir).glob("*/state.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])

@@ -1,6 +1,10 @@
 """Checkpoints: complete, of this training, or not used."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +18,7 @@ pytest.importorskip("torch")
 import torch
 
 from finetune.trainer.checkpoint import Counts, Origin, load_checkpoint, save_checkpoint
+from tests.failpoints import ROOT, all_names
 
 ORIGIN = Origin(model="m", data="d", settings="s")
 
@@ -155,6 +160,50 @@ def test_any_flipped_bit_of_any_file_is_noticed(tmp_path: Path, data: st.DataObj
         file.write_bytes(content)
 
         assert load_checkpoint(Path(folder), ORIGIN, lambda _: None) is None
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+import torch
+from finetune.trainer.checkpoint import Counts, Origin, save_checkpoint
+from tests.crashing import die_at
+
+def save(directory, step):
+    counts = Counts(step=step, trained_tokens=7, rows_seen=3, first_loss=0.3, last_loss=1.5)
+    origin = Origin(model="m", data="d", settings="s")
+    save_checkpoint(directory, origin, counts, {"weight/w": torch.zeros(3)})
+
+for name in sys.argv[2:]:
+    directory = Path(sys.argv[1], name)
+    save(directory, 20)
+    save(directory, 40)
+    if os.fork() == 0:
+        die_at(name)
+        save(directory, 60)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_crash_at_any_moment_of_the_writing_leaves_a_sound_one(tmp_path: Path) -> None:
+    names = [name for name in all_names() if name.startswith("checkpoint")]
+    died = subprocess.run(
+        [sys.executable, "-c", DYING, str(tmp_path), *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert [int(status) for status in died.stdout.split()] == [-signal.SIGKILL] * len(names)
+
+    for name in names:
+        loaded = load_checkpoint(tmp_path / name, ORIGIN, pytest.fail)
+        assert loaded is not None
+        assert loaded.counts.step == (60 if name == "checkpoint named" else 40)
+        save(tmp_path / name, 80)
+        assert len(list((tmp_path / name).iterdir())) == 2
 
 
 def test_a_refused_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
