@@ -457,6 +457,7 @@ class Runner:
             path = self._work_dir / record.run_id / "evaluation.jsonl"
             await asyncio.to_thread(write_examples, path, line, [row for row, _ in chosen])
             champion, candidate = await self._score(line, duel, path, len(examples))
+        reached("candidate scored")
         # The test imports a numeric library the first time, which takes a second.
         report = await asyncio.to_thread(
             decide, examples, champion, candidate, self._rules.gate, duel.look
