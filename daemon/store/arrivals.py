@@ -5,8 +5,9 @@ Neither decides anything; what is done with an id that was used again is decided
 intake.py, which gets the stored text to compare with.
 """
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -120,18 +121,20 @@ class SqliteArrivals:
         self, tx: Connection, table: Table, arrivals: Sequence[A], columns: "_Columns[A]"
     ) -> Inserted[A]:
         firsts, repeated = _first_of_each(arrivals)
+        if not firsts:
+            return Inserted([], [])
         names = [event_name(table, *key) for key in firsts]
         stored = self._texts(tx, table, names)
-        new, new_names = [], []
-        for name, (key, arrival) in zip(names, firsts.items(), strict=True):
-            if key not in stored:
-                new.append(arrival)
-                new_names.append(name)
-        values: list[Any] = []
-        for row_id, arrival in enumerate(new, self._names.next_id(table)):
-            values.append(row_id)
-            values += columns.values(arrival)
-        insert_rows(tx, columns.sqlite_insert, len(columns.names) + 1, values)
+        new, new_names = list(firsts.values()), names
+        if stored:
+            is_new = [key not in stored for key in firsts]
+            new = list(itertools.compress(new, is_new))
+            new_names = list(itertools.compress(names, is_new))
+        if new:
+            ids = range(self._names.next_id(table), self._names.next_id(table) + len(new))
+            rows = zip(ids, *columns.values(new), strict=True)
+            values = list(itertools.chain.from_iterable(rows))
+            insert_rows(tx, columns.sqlite_insert, len(columns.types) + 1, values)
         self._names.add_events(table, new_names)
         return _sorted_out(firsts, new, repeated, stored)
 
@@ -188,10 +191,10 @@ class PostgresArrivals:
         firsts, repeated = _first_of_each(arrivals)
         if not firsts:
             return Inserted([], [])
-        values = zip(*map(columns.values, firsts.values()), strict=True)
+        values = tuple(list(column) for column in columns.values(list(firsts.values())))
         inserted = {
             (row.producer, row.event_id)
-            for row in tx.exec_driver_sql(columns.postgres_insert, tuple(map(list, values)))
+            for row in tx.exec_driver_sql(columns.postgres_insert, values)
         }
         new = [arrival for key, arrival in firsts.items() if key in inserted]
         known = [key for key in firsts if key not in inserted]
@@ -270,25 +273,26 @@ def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterabl
 
 @dataclass(frozen=True)
 class _Columns(Generic[A]):
-    """The columns of a table that an arrival fills, and the values it fills them with."""
+    """The columns of a table that arrivals fill."""
 
     table: str
-    names: Sequence[str]
-    types: Sequence[str]
-    """PostgreSQL's, by index."""
-    values: Callable[[A], tuple[Any, ...]]
+    types: Mapping[str, str]
+    """By name, in PostgreSQL's words."""
+    values: Callable[[Sequence[A]], Sequence[Sequence[Any]]]
+    """For each column what it holds, by index of the arrivals. Made by column, because that
+    takes a third of the time that making rows takes."""
 
     @property
     def sqlite_insert(self) -> str:
         """INSERT of rows, the id first, that stand at `{}`."""
-        names = ", ".join(f'"{name}"' for name in ("id", *self.names))
+        names = ", ".join(f'"{name}"' for name in ("id", *self.types))
         return f"INSERT INTO {self.table} ({names}) VALUES {{}}"  # noqa: S608  # our own names
 
     @property
     def postgres_insert(self) -> str:
         """INSERT of what is new from one array for each column; returns its keys."""
-        names = ", ".join(f'"{name}"' for name in self.names)
-        arrays = ", ".join(f"%s::{type_}[]" for type_ in self.types)
+        names = ", ".join(f'"{name}"' for name in self.types)
+        arrays = ", ".join(f"%s::{type_}[]" for type_ in self.types.values())
         return (
             f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608
             " ON CONFLICT (producer, event_id) DO NOTHING RETURNING producer, event_id"
@@ -322,33 +326,45 @@ _OF_OUTPUTS = _COMMON | {
 _PLAIN = {state: state.value for state in (*EventState, *FeedbackState)}
 
 
-def _common_values(item: JudgedOutput | ReceivedFeedback) -> tuple[Any, ...]:
-    event = item.event
-    received_at = microseconds(item.received_at)
-    return (
-        event.producer,
-        item.event_id,
-        event.task_type,
-        event.task_id,
-        event.approved,
-        event.confidence,
-        item.text,
-        event.model_version,
-        *item.origin,
-        received_at if event.timestamp is None else microseconds(event.timestamp),
-        received_at,
-    )
+def _common_values(arrivals: Sequence[JudgedOutput] | Sequence[ReceivedFeedback]) -> list[Any]:
+    events_sent = [item.event for item in arrivals]
+    received = [item.received_at for item in arrivals]
+    # A block's events arrived together: one conversion for all of them.
+    received_at = {time: microseconds(time) for time in set(received)}
+    return [
+        [event.producer for event in events_sent],
+        [item.event_id for item in arrivals],
+        [event.task_type for event in events_sent],
+        [event.task_id for event in events_sent],
+        [event.approved for event in events_sent],
+        [event.confidence for event in events_sent],
+        [item.text for item in arrivals],
+        [event.model_version for event in events_sent],
+        *zip(*(item.origin for item in arrivals), strict=True),
+        [
+            received_at[time] if (sent := event.timestamp) is None else microseconds(sent)
+            for event, time in zip(events_sent, received, strict=True)
+        ],
+        [received_at[time] for time in received],
+    ]
 
 
-def _output_values(item: JudgedOutput) -> tuple[Any, ...]:
-    state, reason, by_human = item.verdict
-    common = _common_values(item)
-    return (*common, _PLAIN[state], common[-1], reason, by_human, item.event.subject)
+def _output_values(arrivals: Sequence[JudgedOutput]) -> list[Any]:
+    common = _common_values(arrivals)
+    states, reasons, by_human = zip(*(item.verdict for item in arrivals), strict=True)
+    return [
+        *common,
+        [_PLAIN[state] for state in states],
+        common[-1],
+        reasons,
+        by_human,
+        [item.event.subject for item in arrivals],
+    ]
 
 
-def _feedback_values(item: ReceivedFeedback) -> tuple[Any, ...]:
-    return (*_common_values(item), FeedbackState.WAITING.value)
+def _feedback_values(arrivals: Sequence[ReceivedFeedback]) -> list[Any]:
+    return [*_common_values(arrivals), [FeedbackState.WAITING.value] * len(arrivals)]
 
 
-_OUTPUTS = _Columns("events", tuple(_OF_OUTPUTS), tuple(_OF_OUTPUTS.values()), _output_values)
-_FEEDBACK = _Columns("feedback", tuple(_COMMON), tuple(_COMMON.values()), _feedback_values)
+_OUTPUTS = _Columns("events", _OF_OUTPUTS, _output_values)
+_FEEDBACK = _Columns("feedback", _COMMON, _feedback_values)

@@ -4,7 +4,7 @@ Decides nothing: verdicts come with the events, and the judge that it is given i
 again when feedback meets its output.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -187,20 +187,22 @@ class Intake:
         _insert_dead_letters(tx, letters)
 
         tally = Tally()
+        confidences: defaultdict[tuple[str, EventState], list[float | None]] = defaultdict(list)
         for output in outputs.new:
             event = output.event
-            tally.add(EventKind.OUTPUT, event.task_type, output.verdict.state, event.confidence)
+            confidences[event.task_type, output.verdict.state].append(event.confidence)
+        for key, values in confidences.items():
+            tally.add_all(EventKind.OUTPUT, *key, values)
         for letter in letters:
             tally.add("dead_letter", letter.kind, letter.reason)
 
         for item in received.new:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
-        arrived = {_task(item) for item in received.new} | {_task(item) for item in outputs.new}
-        met, rejudged = self._join(tx, arrived, tally)
+        met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
         tally.write(tx)
         stored = EventsStored(
             source=block.source,
-            outputs=Counter((item.event.task_type, item.verdict.state) for item in outputs.new),
+            outputs={key: len(values) for key, values in confidences.items()},
             feedback=Counter(
                 (item.event.task_type, met.get(_task(item), FeedbackState.WAITING))
                 for item in received.new
@@ -212,14 +214,16 @@ class Intake:
         return stored, letters
 
     def _join(
-        self, tx: Connection, arrived: Collection[TaskKey], tally: Tally
+        self, tx: Connection, arrived: Sequence[JudgedOutput | ReceivedFeedback], tally: Tally
     ) -> tuple[Mapping[TaskKey, FeedbackState], Mapping[tuple[str, EventState], int]]:
         """Bring feedback and outputs together, whichever of them came first.
 
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
-        waiting = _count_waiting_feedback(tx, arrived)
+        if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
+            return {}, {}
+        waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})
         outputs = self._arrivals.outputs_of(tx, waiting)
         met = {key: _met_by(output) for key, output in outputs.items()}
         _settle_feedback(tx, met, outputs)
@@ -349,8 +353,6 @@ def _people_on(tx: Connection, outputs: Collection[int]) -> dict[int, tuple[bool
 
 def _count_waiting_feedback(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, int]:
     """How many feedback wait for each of some tasks; those without any are left out."""
-    if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
-        return {}
     counts = select(feedback.c.task_type, feedback.c.task_id, func.count().label("n"))
     return {
         TaskKey(row.task_type, row.task_id): row.n
