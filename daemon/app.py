@@ -286,7 +286,7 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
             case RunCancelled():
                 sealer.wake()
                 runner.wake()
-            case BatchSealed() | RunCancelAsked():
+            case BatchSealed() | RunCancelAsked() | LaunchResolved(job_id=None):
                 runner.wake()
             case LaunchResolved():
                 runner.take_up(fact.run_id)

@@ -256,7 +256,10 @@ class Runner:
         elif provider.recovery is Recovery.LOOKUP:
             job = await provider.lookup(record.run_id, record.attempt)
         elif provider.recovery is Recovery.IDEMPOTENCY and (line := self._lines.get(record.line)):
-            job = await provider.launch(await self._specify(record, line))
+            try:
+                job = await provider.launch(await self._specify(record, line))
+            except JobFailedError:
+                job = None  # it is refused, so it was never made
         else:
             await self._wait_for_resolution(record, provider)
             return False
