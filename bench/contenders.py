@@ -51,14 +51,14 @@ class Stopwatch:
     wanted: int
     seen: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    _first: tuple[int, float] | None = None
-    _last: float = 0.0
+    _first: tuple[int, float, float] | None = None
+    _last: tuple[float, float] = (0.0, 0.0)
 
     def add(self, n: int) -> None:
         """A block of `n` records is done."""
         self.seen += n
-        self._last = time.perf_counter()
-        self._first = self._first or (n, self._last)
+        self._last = (time.perf_counter(), time.process_time())
+        self._first = self._first or (n, *self._last)
 
     @property
     def done(self) -> bool:
@@ -68,9 +68,10 @@ class Stopwatch:
     def result(self) -> dict[str, Any]:
         """What the parent process reads."""
         assert self._first is not None, "no record came"
-        untimed, began = self._first
+        untimed, began, cpu_began = self._first
         return {
-            "seconds": self._last - began,
+            "seconds": self._last[0] - began,
+            "cpu_seconds": self._last[1] - cpu_began,
             "timed": self.seen - untimed,
             "counts": dict(self.counts),
             "peak_mib": _status("VmHWM"),
@@ -117,7 +118,7 @@ async def _read(task: Task, watch: Stopwatch, look: Callable[[Sequence[Any]], No
 
 async def learnd(task: Task, watch: Stopwatch) -> None:
     """The whole daemon, its real database included; nothing trains, as no base model is set."""
-    from daemon.app import build_daemon
+    from daemon.app import build_daemon, tune_interpreter
 
     settings = Settings.model_validate(
         {
@@ -146,6 +147,7 @@ async def learnd(task: Task, watch: Stopwatch) -> None:
             stopping.set()
 
     async with build_daemon(settings) as daemon:
+        tune_interpreter()
         daemon.announcer.listen(count)
         await daemon.run(stopping)
 

@@ -35,4 +35,6 @@ def _is_transaction(node: ast.AST) -> bool:
     match node:
         case ast.Call(func=ast.Attribute(attr="write", value=ast.Attribute(attr="_database"))):
             return True
+        case ast.Call(func=ast.Attribute(attr="write", value=ast.Name(id="self"))):
+            return True  # the database's own: its migration
     return False

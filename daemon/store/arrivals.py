@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
 
 from daemon.store.bulk import insert_rows
 from daemon.store.dialect import CHUNK
-from daemon.store.names import SEVERAL, Names, event_name, task_name
+from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.tables import events, feedback, microseconds
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import JudgedOutput, ReceivedFeedback
@@ -64,6 +64,10 @@ class Arrivals(Protocol):
         """The output of each task, locked; None where there are several, unknown ones left out."""
         ...
 
+    def finish(self, tx: Connection) -> None:
+        """Comes last in a transaction."""
+        ...
+
     def committed(self) -> None:
         """The transaction was committed. Called in the thread that ran it."""
         ...
@@ -72,8 +76,8 @@ class Arrivals(Protocol):
 class SqliteArrivals:
     """Inserts many rows at once under ids of its own choosing; see daemon/store/names.py."""
 
-    def __init__(self) -> None:
-        self._names = Names()
+    def __init__(self, most_recent_names: int = MOST_RECENT) -> None:
+        self._names = Names(most_recent_names)
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
@@ -86,10 +90,9 @@ class SqliteArrivals:
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
         self._names.add_tasks(
-            [task_name(item.event.task_type, item.event.task_id) for item in inserted.new],
+            names_of_tasks((item.event.task_type, item.event.task_id) for item in inserted.new),
             first_row,
         )
-        self._names.move(tx)
         return inserted
 
     def insert_feedback(
@@ -102,16 +105,23 @@ class SqliteArrivals:
         self, tx: Connection, tasks: Collection[TaskKey]
     ) -> dict[TaskKey, Row[Any] | None]:
         """See Arrivals."""
-        names = {task_name(*task): task for task in tasks}
-        found = self._names.find_tasks(tx, list(names))
+        names = names_of_tasks(tasks)
+        found = self._names.find_tasks(tx, names)
         row_ids = [row_id for row_id in found.values() if row_id != SEVERAL]
         rows = {row.id: row for row in _rows_by_id(tx, events, row_ids)}
         outputs: dict[TaskKey, Row[Any] | None] = {}
-        for name, row_id in found.items():
-            task, row = names[name], rows.get(row_id)
-            if row is None or (row.task_type, row.task_id) == task:
+        for task, name in zip(tasks, names, strict=True):
+            row_id = found.get(name, 0)
+            row = rows.get(row_id)
+            if row_id == SEVERAL:
+                outputs[task] = None
+            elif row is not None and TaskKey(row.task_type, row.task_id) == task:
                 outputs[task] = row
         return outputs
+
+    def finish(self, tx: Connection) -> None:
+        """See Arrivals."""
+        self._names.move(tx)
 
     def committed(self) -> None:
         """See Arrivals."""
@@ -123,7 +133,7 @@ class SqliteArrivals:
         firsts, repeated = _first_of_each(arrivals)
         if not firsts:
             return Inserted([], [])
-        names = [event_name(table, *key) for key in firsts]
+        names = names_of_events(table, firsts)
         stored = self._texts(tx, table, names)
         new, new_names = list(firsts.values()), names
         if stored:
@@ -181,6 +191,9 @@ class PostgresArrivals:
         single = [row.first for row in found if row.n == 1]
         rows = {row.id: row for row in _rows_by_id(tx, events, single)}
         return {TaskKey(row.task_type, row.task_id): rows.get(row.first) for row in found}
+
+    def finish(self, tx: Connection) -> None:
+        """See Arrivals."""
 
     def committed(self) -> None:
         """See Arrivals."""

@@ -23,7 +23,7 @@ from daemon.store.arrivals import (
 )
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
-from daemon.store.dialect import CHUNK, insert_new
+from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
 from learning.clock import Clock
 from learning.errors import ConflictError, NotFoundError
@@ -86,9 +86,13 @@ class Intake:
         self, source: str, partitions: Collection[tuple[str, int]]
     ) -> Sequence[Position]:
         """See learning.ports.IntakeStore."""
-        return await self._database.write(
-            lambda tx: [self._claim(tx, source, topic, number) for topic, number in partitions]
-        )
+
+        def transaction(tx: Connection) -> list[Position]:
+            # In one order, so that two consumers cannot wait for each other.
+            claimed = {key: self._claim(tx, source, *key) for key in sorted(partitions)}
+            return [claimed[key] for key in partitions]
+
+        return await self._database.write(transaction)
 
     async def rewind(self, source: str, claimed: Position, next_offset: int) -> Position:
         """See learning.ports.IntakeStore."""
@@ -200,6 +204,7 @@ class Intake:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
         met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
         tally.write(tx)
+        self._arrivals.finish(tx)
         stored = EventsStored(
             source=block.source,
             outputs={key: len(values) for key, values in confidences.items()},
@@ -221,6 +226,8 @@ class Intake:
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
+        # Of two transactions that store the two sides at once neither would see the other's.
+        take_turns(tx, {f"join:{item.event.task_type}" for item in arrived})
         if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
             return {}, {}
         waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})

@@ -63,9 +63,10 @@ from learning.versioning import Recipe, next_candidate, parse
 
 RUNNER = "runner"
 _IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
-
 _MOVES_OF_THE_CANCELLED = frozenset({RunState.RUNNING, RunState.WAITING, RunState.CANCELLED})
 
+LONGEST_CODE = 64
+"""Characters of a provider's error code that are kept."""
 ABSTENTIONS = 3
 """How often a training row comes back after the gate abstained; after a rejection, once."""
 
@@ -193,7 +194,8 @@ class Runs:
                     runs.c.state == RunState.WAITING,
                     ~unresolved,
                 )
-                .with_for_update()
+                .order_by(runs.c.line, runs.c.planned_at)
+                .with_for_update(key_share=True)
             ).all()
             for row in rows:
                 move_run(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
@@ -236,7 +238,7 @@ class Runs:
                 f"{code}: {message}",
                 now,
                 failures=row.failures + 1,
-                error=code,
+                error=code[:LONGEST_CODE],
                 message=message,
                 not_before=retry_at,
                 **end,
@@ -463,7 +465,8 @@ class Runs:
 
 def locked_run(tx: Connection, run_id: str) -> Row[Any]:
     """A run, locked: whoever reads it here is about to move it. Raises UnknownRunError."""
-    row = tx.execute(select(runs).where(runs.c.id == run_id).with_for_update()).first()
+    query = select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)
+    row = tx.execute(query).first()
     if row is None:
         raise UnknownRunError(run_id)
     return row

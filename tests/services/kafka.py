@@ -6,14 +6,12 @@ use, so a misspelt name is an error and a deleted topic stays deleted.
 
 import base64
 import contextlib
-import random
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -24,6 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from tests.services.java import OLDEST_JAVA, find_java
+from tests.services.ports import free_ports
 from tests.services.process import TiedProcess
 
 KAFKA_VERSION = "4.1.0"
@@ -33,11 +32,6 @@ START_SECONDS = 90.0
 STOP_SECONDS = 20.0
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.05
-
-# Below the ports that the kernel hands out by itself (from 32768 on Linux, 49152 on macOS).
-# From there, a client that keeps calling a broker which is down can be given the broker's own
-# port as its source, connect to itself, and so keep the broker from coming back.
-_PORTS = range(20_000, 32_000)
 
 # C1 and the serial collector: up sooner, and the second core stays free.
 _JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -112,7 +106,7 @@ class KafkaBroker:
             self._java = java
             self._log = folder / "broker.log"
             self._properties = folder / "server.properties"
-            self._port, controller_port = _free_ports(2)
+            self._port, controller_port = free_ports(2)
             self._properties.write_text(
                 _PROPERTIES.format(
                     port=self._port, controller_port=controller_port, data=folder / "data"
@@ -171,9 +165,13 @@ class KafkaBroker:
         with self.outage(how):
             pass
 
-    def create_topic(self, name: str, partitions: int = 1) -> None:
+    def create_topic(
+        self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None
+    ) -> None:
         """Make a topic, and return when every partition serves."""
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
+        topic = NewTopic(
+            name, num_partitions=partitions, replication_factor=1, config=dict(config or {})
+        )
         self._admin.create_topics([topic])[name].result(ANSWER_SECONDS)
         self._await(f"topic {name}", ANSWER_SECONDS, lambda: bool(self.end_offsets(name)))
 
@@ -193,16 +191,19 @@ class KafkaBroker:
         *,
         keys: Sequence[bytes | None] | None = None,
         partition: int | None = None,
+        client: Mapping[str, str | int] | None = None,
     ) -> list[Position]:
         """Store one record per value and return where, in the order of the values.
 
         `keys` goes with `values` by index. Without `partition` a record goes where its key
-        puts it, or anywhere. Raises KafkaException when one of them was not stored.
+        puts it, or anywhere. `client` adds to the producer's settings. Raises KafkaException
+        when one of them was not stored.
         """
         # One request at a time keeps the order; idempotence would too, but half a second later.
         producer = Producer(
             self._client_settings()
             | {"max.in.flight": 1, "topic.metadata.propagation.max.ms": 1000}
+            | dict(client or {})
         )
         stored: dict[int, Position] = {}
         refused: list[KafkaError] = []
@@ -311,15 +312,3 @@ class KafkaBroker:
             "reconnect.backoff.max.ms": 200,
             "log_level": 0,  # a broker that is not up yet is no news
         }
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now. Another process may still be quicker."""
-    found: list[int] = []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise OSError(f"no {count} free ports from {_PORTS.start} to {_PORTS.stop}")

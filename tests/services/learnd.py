@@ -86,6 +86,11 @@ class Learnd:
         """Its SQLite file."""
         return self.data_dir / "learnd.db"
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._running().pid
+
     # --- its life -------------------------------------------------------------------
 
     def launch(
@@ -178,6 +183,13 @@ class Learnd:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        page = httpx.get(f"{self._url}/metrics", timeout=ANSWER_SECONDS, trust_env=False).text
+        found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
+        assert found is not None, page
+        return float(found.group(1))
 
     def post(self, path: str, body: Any = None, *, content: bytes | None = None) -> httpx.Response:
         """The answer of its API to a POST, also one that refuses."""
