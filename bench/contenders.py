@@ -1,4 +1,4 @@
-"""The programs that bench.intake times, each in a process of its own.
+"""The programs that bench.intake runs, each in a process of its own.
 
 `python -m bench.contenders NAME JSON` reads one topic from its start to its end and prints
 one JSON object: seconds, records timed, the counts it ended with, and its peak memory.
@@ -8,9 +8,11 @@ start-up nor joining the group counts.
 
 import asyncio
 import json
+import re
 import sqlite3
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from bench.stream import make
+from consumers.ingest import Ingest, Record
 from consumers.wire import Decoded, decode
 from daemon.settings import Settings
 from learning.events import OutputEvent
@@ -30,6 +34,7 @@ from learning.validators import built_in
 
 BLOCK = 2_000
 LONGEST_OUTPUT = 100_000
+LOAD_SEED = 1_000
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,41 @@ async def learnd(task: Task, watch: Stopwatch) -> None:
         tune_interpreter()
         daemon.announcer.listen(count)
         await daemon.run(stopping)
+
+
+async def load(task: Task, watch: Stopwatch) -> None:
+    """Not a contender: store events by way of the intake, to have them there."""
+    from daemon.app import utc_now
+    from daemon.store import Store
+    from daemon.store.database import sqlite_url
+
+    folder = Path(task.folder) / "data"
+    folder.mkdir()
+    settings = Settings()
+    policy = settings.policy_rules()
+    judge = Judge(lambda: policy, built_in(LONGEST_OUTPUT))
+    store = await Store.open(
+        sqlite_url(folder / "learnd.db"), artifacts_dir=folder, judge=judge, clock=utc_now
+    )
+    ingest = Ingest(store.intake, settings.model_lines(), judge, lambda fact: None, utc_now)
+    template, _ = make(BLOCK, LOAD_SEED, utc_now())
+    try:
+        for start in range(0, task.records, BLOCK):
+            # Other ids, the same texts: making texts takes longer than storing them.
+            await ingest.store_block(
+                "load",
+                [
+                    Record(EventKind.OUTPUT, _renamed(text), Origin("load", "load", 0, start + n))
+                    for n, text in enumerate(template)
+                ],
+            )
+            watch.add(BLOCK)
+    finally:
+        await store.close()
+
+
+def _renamed(record: bytes) -> bytes:
+    return re.sub(rb'_id":"[^"]*"', lambda _: b'_id":"%s"' % uuid.uuid4().hex.encode(), record)
 
 
 async def faststream(task: Task, watch: Stopwatch) -> None:
@@ -294,6 +334,7 @@ CONTENDERS: dict[str, Callable[[Task, Stopwatch], Coroutine[Any, Any, None]]] = 
     "raw": raw,
     "validate": validate,
     "learnd": learnd,
+    "load": load,
     "faststream": faststream,
 }
 

@@ -18,7 +18,7 @@ What it knows of aiokafka 0.14, read in its source:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -356,7 +356,7 @@ class Membership:
                 try:
                     for start in range(0, len(records), self._max_records):
                         part = records[start : start + self._max_records]
-                        block = await self._ingest.prepare(self._name, map(self._record, part))
+                        block = await self._ingest.prepare(self._name, self._records(part))
                         if storing is not None:
                             await storing
                         if self._claims.get(tp) is not claim:
@@ -391,8 +391,15 @@ class Membership:
         claim.passed = witness + 1
         return records
 
-    def _record(self, record: Any) -> Record:
-        origin = Origin(self._name, record.topic, record.partition, record.offset)
+    def _records(self, records: Sequence[Any]) -> Iterable[Record]:
+        for record in records:
+            origin = Origin(self._name, record.topic, record.partition, record.offset)
+            if record.headers or isinstance(record.value, UnreadableBatch):
+                yield self._odd_record(record, origin)
+            else:
+                yield Record(self._kinds[record.topic], record.value, origin)
+
+    def _odd_record(self, record: Any, origin: Origin) -> Record:
         if isinstance(record.value, UnreadableBatch):
             return Record(
                 self._kinds[record.topic], bytes(record.value), origin, record.value.fault

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
 from daemon.store.bulk import insert_rows
 from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
+from daemon.store.postgresql import copy_rows
 from daemon.store.tables import events, feedback, microseconds
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import JudgedOutput, ReceivedFeedback
@@ -160,7 +161,7 @@ class SqliteArrivals:
 
 
 class PostgresArrivals:
-    """Leaves it to unique indexes which rows are new."""
+    """Copies rows in, and leaves it to unique indexes which of them are new."""
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
@@ -204,11 +205,10 @@ class PostgresArrivals:
         firsts, repeated = _first_of_each(arrivals)
         if not firsts:
             return Inserted([], [])
-        values = tuple(list(column) for column in columns.values(list(firsts.values())))
-        inserted = {
-            (row.producer, row.event_id)
-            for row in tx.exec_driver_sql(columns.postgres_insert, values)
-        }
+        tx.exec_driver_sql(columns.postgres_stage)
+        rows = zip(*columns.values(list(firsts.values())), strict=True)
+        copy_rows(tx, columns.postgres_copy, rows)
+        inserted = set(map(tuple, tx.exec_driver_sql(columns.postgres_insert)))
         new = [arrival for key, arrival in firsts.items() if key in inserted]
         known = [key for key in firsts if key not in inserted]
         stored = {
@@ -248,12 +248,14 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
 _Key = tuple[str, str]
 
 
-def _first_of_each(arrivals: Iterable[A]) -> tuple[dict[_Key, A], list[A]]:
+def _first_of_each(arrivals: Sequence[A]) -> tuple[dict[_Key, A], list[A]]:
     """The first arrival under each (producer, id) of a block, and all the others."""
-    firsts: dict[_Key, A] = {}
-    others: list[A] = []
-    for arrival in arrivals:
-        key = (arrival.event.producer, arrival.event_id)
+    keys = [(arrival.event.producer, arrival.event_id) for arrival in arrivals]
+    firsts = dict(zip(keys, arrivals, strict=True))
+    if len(firsts) == len(keys):
+        return firsts, []
+    firsts, others = {}, []
+    for key, arrival in zip(keys, arrivals, strict=True):
         if firsts.setdefault(key, arrival) is not arrival:
             others.append(arrival)
     return firsts, others
@@ -262,7 +264,7 @@ def _first_of_each(arrivals: Iterable[A]) -> tuple[dict[_Key, A], list[A]]:
 def _sorted_out(
     firsts: dict[_Key, A], new: Sequence[A], others: Iterable[A], stored: dict[_Key, str]
 ) -> Inserted[A]:
-    repeated = [(arrival, stored[key]) for key, arrival in firsts.items() if key in stored]
+    repeated = [(firsts[key], text) for key, text in stored.items() if key in firsts]
     for arrival in others:
         key = (arrival.event.producer, arrival.event_id)
         repeated.append((arrival, stored.get(key, firsts[key].text)))
@@ -302,14 +304,28 @@ class _Columns(Generic[A]):
         return f"INSERT INTO {self.table} ({names}) VALUES {{}}"  # noqa: S608  # our own names
 
     @property
+    def postgres_stage(self) -> str:
+        """Make the table, of this session and empty in each transaction, to copy rows into."""
+        types = ", ".join(f'"{name}" {type_}' for name, type_ in self.types.items())
+        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._stage} ({types}) ON COMMIT DELETE ROWS"
+
+    @property
+    def postgres_copy(self) -> str:
+        """COPY of rows."""
+        return f"COPY {self._stage} FROM STDIN"
+
+    @property
     def postgres_insert(self) -> str:
-        """INSERT of what is new from one array for each column; returns its keys."""
+        """INSERT of what is new among the rows that were copied; returns its keys."""
         names = ", ".join(f'"{name}"' for name in self.types)
-        arrays = ", ".join(f"%s::{type_}[]" for type_ in self.types.values())
         return (
-            f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608
+            f"INSERT INTO {self.table} ({names}) SELECT * FROM {self._stage}"  # noqa: S608
             " ON CONFLICT (producer, event_id) DO NOTHING RETURNING producer, event_id"
         )
+
+    @property
+    def _stage(self) -> str:
+        return f"arriving_{self.table}"
 
 
 _COMMON = {

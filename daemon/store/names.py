@@ -16,7 +16,7 @@ import hashlib
 import itertools
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, func, select, update
 
@@ -169,7 +169,16 @@ class _Recent:
     def add_events(self, names: Iterable[int], row_ids: Iterable[int]) -> None:
         """Rows with their event names; what is known already changes nothing."""
         pairs = list(zip(names, row_ids, strict=True))
-        added = dict(pairs)
+        self._add_events(dict(pairs), pairs)
+
+    def add_tasks(self, names: Iterable[int], row_ids: Iterable[int]) -> None:
+        """Outputs with the names of their tasks."""
+        pairs = list(zip(names, row_ids, strict=True))
+        self._add_tasks(dict(pairs), pairs)
+
+    # Nearly always no name is known yet, and all of them are taken over at once.
+
+    def _add_events(self, added: dict[int, int], pairs: Collection[tuple[int, int]]) -> None:
         if len(added) == len(pairs) and self.events.keys().isdisjoint(added):
             self.events.update(added)
             return
@@ -177,10 +186,7 @@ class _Recent:
             if self.events.setdefault(name, row_id) != row_id:
                 self.namesakes.append((name, row_id))
 
-    def add_tasks(self, names: Iterable[int], row_ids: Iterable[int]) -> None:
-        """Outputs with the names of their tasks."""
-        pairs = list(zip(names, row_ids, strict=True))
-        added = dict(pairs)
+    def _add_tasks(self, added: dict[int, int], pairs: Collection[tuple[int, int]]) -> None:
         if len(added) == len(pairs) and self.tasks.keys().isdisjoint(added):
             self.tasks.update(added)
             return
@@ -189,10 +195,8 @@ class _Recent:
 
     def take(self, added: "_Recent") -> None:
         """Everything that another one has."""
-        self.add_events(added.events.keys(), added.events.values())
-        for name, row_id in added.namesakes:
-            self.add_events([name], [row_id])
-        self.add_tasks(added.tasks.keys(), added.tasks.values())
+        self._add_events(added.events, (*added.events.items(), *added.namesakes))
+        self._add_tasks(added.tasks, added.tasks.items())
 
     def read(self, tx: Connection, table: Table, after: int) -> None:
         """The names of the rows of a table after one of them."""
