@@ -5,14 +5,17 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
+from consumers.pressure import Pressure
 from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
 from learning.clock import Clock
 from learning.events import FeedbackEvent, OutputEvent
 from learning.facts import Announce, EventsStored
+from learning.lifecycle import EventState
 from learning.lines import ModelLines
 from learning.policy import Verdict
 from learning.ports import (
@@ -24,6 +27,7 @@ from learning.ports import (
     Origin,
     PositionMove,
     ReceivedFeedback,
+    StoreUnavailableError,
 )
 
 _BYTES_BETWEEN_PAUSES = 256_000
@@ -52,6 +56,7 @@ class Ingest:
         clock: Clock,
         *,
         limits: Limits = STANDARD_LIMITS,
+        pressure: Pressure | None = None,
     ) -> None:
         self._store = store
         self._lines = lines
@@ -59,6 +64,8 @@ class Ingest:
         self._announce = announce
         self._clock = clock
         self._limits = limits
+        self.pressure = pressure or Pressure(time.monotonic)
+        """Told of each attempt to store; a source asks it before it takes more."""
 
     async def store_block(
         self, source: str, records: Iterable[Record], move: PositionMove | None = None
@@ -94,7 +101,15 @@ class Ingest:
 
     async def store(self, block: Block) -> EventsStored:
         """Store a prepared block and announce it. Raises as `store_block`."""
-        stored = await self._store.append(block)
+        try:
+            stored = await self._store.append(block)
+        except StoreUnavailableError as error:
+            self.pressure.store_failed(str(error))
+            raise
+        self.pressure.store_answered()
+        self.pressure.add(
+            sum(n for (_, state), n in stored.outputs.items() if state is EventState.QUEUED)
+        )
         self._announce(stored)
         return stored
 

@@ -42,6 +42,7 @@ from learning.facts import Announce, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
     Block,
+    EventKind,
     IntakeStore,
     Origin,
     Position,
@@ -66,6 +67,12 @@ REVOKE_SECONDS = 5.0
 LOOK_UP_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 30.0
+LAST_STORE_PAUSE_SECONDS = 5.0
+ASK_SECONDS = 5.0
+"""A broker that said nothing for so long is asked something."""
+ANSWER_SECONDS = 2.0
+AWAY_SECONDS = 15.0
+"""A broker that said nothing for so long is away."""
 REJOIN_SECONDS = 60.0
 STUCK_SECONDS = 60.0
 
@@ -73,12 +80,13 @@ STUCK_SECONDS = 60.0
 class Pauses:
     """How long to wait before each further attempt: doubled each time, up to a bound."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_seconds: float = LAST_PAUSE_SECONDS) -> None:
         self._seconds = 0.0
+        self._last_seconds = last_seconds
 
     def next(self) -> float:
         """The next pause in seconds."""
-        self._seconds = min(LAST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * self._seconds))
+        self._seconds = min(self._last_seconds, max(FIRST_PAUSE_SECONDS, 2 * self._seconds))
         return self._seconds
 
     def reset(self) -> None:
@@ -101,6 +109,8 @@ class _Claim:
     """It was not."""
     committed: int | None = None
     stuck_until: float | None = None
+    held_back: bool = False
+    """Too many events wait already."""
 
 
 class Membership:
@@ -136,18 +146,26 @@ class Membership:
         self._fenced_at: float | None = None
         self._commit_due_at = 0.0
         self._missing_topics: frozenset[str] = frozenset()
+        self._store_pauses = Pauses(LAST_STORE_PAUSE_SECONDS)
+        self._ends: Mapping[TopicPartition, int] = {}
+        self._fetched_at_ms = 0
+        self._heard_at = self._ask_at = monotonic()
+        self._is_away = False
 
     # --- what health and metrics ask ----------------------------------------------------
 
     @property
-    def ready(self) -> bool:
+    def trouble(self) -> str:
         """See KafkaSource."""
-        return (
-            self._joined
-            and not self._unclaimed
-            and self._fenced_at is None
-            and all(claim.placed for claim in self._claims.values())
-        )
+        if (silent := self._silent_seconds()) > AWAY_SECONDS:
+            return f"the broker has not answered for {silent:.0f} s"
+        if not self._joined:
+            return "waiting for the consumer group to assign partitions"
+        if self._fenced_at is not None:
+            return "a partition has another owner now; the group is joined again soon"
+        if self._unclaimed or not all(claim.placed for claim in self._claims.values()):
+            return "the assigned partitions are not read yet: do the store and the broker answer?"
+        return ""
 
     @property
     def assigned(self) -> frozenset[tuple[str, int]]:
@@ -166,10 +184,15 @@ class Membership:
     def lag(self) -> Mapping[tuple[str, int], int]:
         """See KafkaSource."""
         return {
-            (tp.topic, tp.partition): max(0, end - claim.passed)
+            (tp.topic, tp.partition): max(0, max(known) - claim.passed)
             for tp, claim in self._placed()
-            if (end := self._consumer.highwater(tp)) is not None
+            if (known := self._known_ends(tp))
         }
+
+    def _known_ends(self, tp: TopicPartition) -> Sequence[int]:
+        """A paused partition is not fetched, so that its high-water mark grows old."""
+        ends = (self._consumer.highwater(tp), self._ends.get(tp))
+        return [end for end in ends if end is not None]
 
     # --- the poll loop ------------------------------------------------------------------
 
@@ -183,7 +206,7 @@ class Membership:
             try:
                 await self._step(stopping)
             except StoreUnavailableError as error:
-                pause = self._pauses.next()
+                pause = self._store_pauses.next()
                 log.warning(
                     "the store is not available: reading is paused",
                     error=str(error),
@@ -199,9 +222,11 @@ class Membership:
         if not await self._place_claimed():
             await self._idle(self._pauses.next(), stopping)
             return
+        self._hold_back()
         for tp, records in (await self._fetch()).items():
             await self._store_records(tp, records)
         await self._measure()
+        await self._keep_in_touch()
         self._retry_stuck()
         self._say_missing_topics()
         if self._monotonic() >= self._commit_due_at:
@@ -214,8 +239,66 @@ class Membership:
             self._consumer.pause(*self._consumer.assignment())
             with contextlib.suppress(NoOffsetForPartitionError, OffsetOutOfRangeError):
                 await self._getmany(max_records=1)
-        self._consumer.resume(*(tp for tp, claim in self._placed() if claim.stuck_until is None))
+            await self._keep_in_touch()
+        for tp, claim in self._placed():
+            claim.held_back = False
+            if claim.stuck_until is None:
+                self._consumer.resume(tp)
         self._seek_all()
+
+    # --- pressure, and whether the broker is there ----------------------------------------
+
+    def _hold_back(self) -> None:
+        """Leave outputs in Kafka while too many events wait; feedback goes on."""
+        is_full = self._ingest.pressure.is_full
+        changed = [
+            (tp, claim)
+            for tp, claim in self._placed()
+            if self._kinds[tp.topic] is EventKind.OUTPUT
+            and claim.stuck_until is None
+            and claim.held_back != is_full
+        ]
+        for tp, claim in changed:
+            claim.held_back = is_full
+            if is_full:
+                self._consumer.pause(tp)
+            else:
+                self._consumer.resume(tp)
+                self._consumer.seek(tp, claim.passed)
+        if changed and is_full:
+            why = self._ingest.pressure.refusal(EventKind.OUTPUT)
+            log.warning("outputs stay in kafka for now", why=why)
+        elif changed:
+            log.info("outputs are read again")
+
+    async def _keep_in_touch(self) -> None:
+        """Find out whether the broker answers, and where paused partitions end."""
+        fetched_at_ms = max(
+            (self._consumer.last_poll_timestamp(tp) or 0 for tp in self._claims), default=0
+        )
+        if fetched_at_ms > self._fetched_at_ms:
+            self._fetched_at_ms, self._heard_at = fetched_at_ms, self._monotonic()
+        is_paused = any(claim.held_back for claim in self._claims.values())
+        if (is_paused or self._silent_seconds() > ASK_SECONDS) and self._monotonic() > self._ask_at:
+            await self._ask_broker()
+        if self._is_away != (self._silent_seconds() > AWAY_SECONDS):
+            self._is_away = not self._is_away
+            log.warning("kafka does not answer" if self._is_away else "kafka answers again")
+
+    async def _ask_broker(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if self._claims:
+                    self._ends = await self._consumer.end_offsets(list(self._claims))
+                else:
+                    await self._consumer.topics()
+            self._heard_at = self._monotonic()
+        except (KafkaError, TimeoutError):
+            pass  # it is said when it lasts
+        self._ask_at = self._monotonic() + ASK_SECONDS
+
+    def _silent_seconds(self) -> float:
+        return self._monotonic() - self._heard_at
 
     # --- rebalances ---------------------------------------------------------------------
 
@@ -377,6 +460,7 @@ class Membership:
         claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
         claim.passed = next_offset
         self._pauses.reset()
+        self._store_pauses.reset()
 
     def _after_witness(self, claim: _Claim, records: Sequence[Any]) -> Sequence[Any]:
         """The records that are new; none when the witness proves to be another record."""

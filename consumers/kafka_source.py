@@ -51,8 +51,15 @@ class KafkaSource:
 
     @property
     def ready(self) -> bool:
-        """Whether the group was joined and every assigned partition is claimed and read."""
-        return self._membership is not None and self._membership.ready
+        """Whether the group was joined, the broker answers, and what is assigned is read."""
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not ready, in words; empty when it is."""
+        if self._membership is None:
+            return "no connection to kafka yet: is the broker reachable?"
+        return self._membership.trouble
 
     @property
     def assigned(self) -> frozenset[tuple[str, int]]:

@@ -19,15 +19,17 @@ from pathlib import Path
 
 import structlog
 
+from consumers.dead_letter_topic import DeadLetterTopic
 from consumers.ingest import Ingest
 from consumers.kafka_source import KafkaSource
+from consumers.pressure import Pressure
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.kafka import kafka_connection
-from daemon.loops import Sealer, expire_held
+from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.settings import Settings
@@ -102,6 +104,8 @@ class Daemon:
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
+    pressure: Pressure
+    letter_topic: DeadLetterTopic | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set, then stop in the order that loses nothing.
@@ -121,7 +125,10 @@ class Daemon:
                     name="expiry",
                 ),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
+                tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
+            if self.letter_topic is not None:
+                loops.append(tasks.create_task(self.letter_topic.run(), name="dead letters"))
             intake = (
                 tasks.create_task(self.source.run(stopping), name="kafka")
                 if self.source is not None
@@ -172,6 +179,17 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         metrics, loop_lag = Metrics(), LoopLag(time.monotonic)
         metrics.show_loop_lag(lambda: loop_lag.longest_seconds)
         announcer = Announcer(FactLog(), metrics.count)
+        pressure = Pressure(
+            time.monotonic,
+            high_water=settings.queue.high_water,
+            low_water=settings.queue.low_water,
+        )
+        metrics.show_intake_waits(
+            {
+                "store": lambda: pressure.store_fault is not None,
+                "high_water": lambda: pressure.is_full,
+            }
+        )
         ingest = Ingest(
             store.intake,
             lines,
@@ -179,6 +197,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             announcer,
             utc_now,
             limits=Limits(max_bytes=settings.kafka.max_message_bytes),
+            pressure=pressure,
         )
         host = await stack.enter_async_context(
             TrainerHost(
@@ -212,11 +231,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store, lines, settings.batch_rules(), settings.split_rules(), announcer, utc_now
         )
         announcer.listen(_alarm(sealer, runner))
-        source = (
-            KafkaSource(kafka_connection(settings.kafka), ingest, store.intake, announcer)
-            if settings.kafka.configured
-            else None
-        )
+        source: KafkaSource | None = None
+        letter_topic: DeadLetterTopic | None = None
+        if settings.kafka.configured:
+            connection = kafka_connection(settings.kafka)
+            source = KafkaSource(connection, ingest, store.intake, announcer)
+            if (topic := settings.kafka.dead_letter_topic) is not None:
+                letter_topic = DeadLetterTopic(connection, topic, store.outbox)
+                announcer.listen(_new_letters(letter_topic))
         views = Views.of(
             store.database,
             lines=lines,
@@ -224,7 +246,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             wanted_held_out=settings.gate.wanted_evidence,
             clock=utc_now,
         )
-        probes = DaemonProbes(views.overview, source, utc_now)
+        probes = DaemonProbes(views.overview, source, pressure, utc_now)
         app = create_app(
             views=views,
             operations=DaemonOperations(
@@ -255,6 +277,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             server,
             probes,
             loop_lag,
+            pressure,
+            letter_topic,
         )
 
 
@@ -326,6 +350,14 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
                 runner.take_up(fact.run_id)
             case _:
                 pass
+
+    return listener
+
+
+def _new_letters(topic: DeadLetterTopic) -> Listener:
+    def listener(fact: Fact) -> None:
+        if isinstance(fact, EventsStored) and fact.dead_letters:
+            topic.wake()
 
     return listener
 

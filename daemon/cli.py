@@ -623,6 +623,9 @@ def list_letters(
         bool | None,
         typer.Option("--replayed/--open", help="Only those that were replayed, or not."),
     ] = None,
+    before: Annotated[
+        int | None, typer.Option(metavar="ID", min=1, help="Only older ones: the next page.")
+    ] = None,
     limit: Limit = 20,
     url: Url = None,
     config: Config = None,
@@ -634,7 +637,9 @@ def list_letters(
     from daemon.printing import show_json
 
     with _daemon(url, config, data_dir) as daemon:
-        listed = list(daemon.pages("/v1/dead-letters", limit, reason=reason, replayed=replayed))
+        listed = list(
+            daemon.pages("/v1/dead-letters", limit, before=before, reason=reason, replayed=replayed)
+        )
     show_json(listed) if as_json else screens.dead_letters(listed)
 
 
@@ -662,20 +667,50 @@ def show_letter(
 
 @letters_app.command()
 def replay(
-    letters: Annotated[list[int], typer.Argument(metavar="ID...", min=1)],
+    letters: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", min=1)] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="All open ones with this reason, such as unknown_task_type.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All open ones.")] = False,
     url: Url = None,
     config: Config = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters down the path of intake again; stops at the first refusal."""
-    from daemon import screens
-    from daemon.printing import show_json
+    """Send dead letters down the path of intake again, oldest first.
 
+    Goes on after a refusal; the exit status is 1 when there was one.
+    """
+    from daemon import screens
+    from daemon.client import RefusedError
+    from daemon.printing import complain, say, show_json
+
+    if [bool(letters), reason is not None, every].count(True) != 1:
+        raise typer.BadParameter("name dead letters by their IDs, or by --reason, or take --all")
+    answers: list[dict[str, Any]] = []
+    n_refused = 0
     with _daemon(url, config, data_dir) as daemon:
+        if not letters:
+            found = daemon.pages("/v1/dead-letters", sys.maxsize, reason=reason, replayed=False)
+            letters = sorted(letter["id"] for letter in found)
         for letter in letters:
-            became = daemon.post(f"/v1/dead-letters/{letter}/replay")
-            show_json(became) if as_json else screens.replayed(letter, became)
+            try:
+                became = daemon.post(f"/v1/dead-letters/{letter}/replay")
+            except RefusedError as error:
+                n_refused += 1
+                answers.append({"id": letter, "refused": str(error)})
+                if not as_json:
+                    complain(str(error))
+            else:
+                answers.append({"id": letter, **became})
+                if not as_json:
+                    screens.replayed(letter, became)
+    if as_json:
+        show_json(answers)
+    elif len(letters) != 1:
+        say(f"{len(letters) - n_refused:,} replayed, {n_refused:,} refused")
+    if n_refused:
+        raise typer.Exit(ExitStatus.REFUSED)
 
 
 # --- data in --------------------------------------------------------------------------

@@ -112,9 +112,11 @@ class Client:
         """The answer to a POST of a file's bytes. Errors as in `get`."""
         return self._ask("POST", path, content=file.read_bytes(), params=query)
 
-    def pages(self, path: str, most: int, **query: Any) -> Iterator[Any]:
+    def pages(
+        self, path: str, most: int, *, before: int | None = None, **query: Any
+    ) -> Iterator[Any]:
         """The items of a long list, page after page, at most `most` of them."""
-        key = None
+        key: Any = before
         while most > 0:
             page = self.get(path, limit=min(most, LONGEST_PAGE), before=key, **query)
             yield from page["items"]

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import structlog
 
+from consumers.pressure import Pressure
 from daemon.store import Store
 from learning.batching import BatchRules, due
 from learning.clock import Clock
@@ -25,6 +26,8 @@ SEAL_PAUSE_SECONDS = 0.2
 """A stream wakes the sealer with each block that is stored; so often it may look."""
 EXPIRE_SECONDS = 60.0
 STORE_RETRY_SECONDS = 2.0
+COUNT_SECONDS = 1.0
+STORE_QUIET_SECONDS = 30.0
 
 
 class Sealer:
@@ -78,6 +81,20 @@ class Sealer:
             )
             if sealed is not None:
                 self._announce(sealed)
+
+
+async def watch_pressure(store: Store, pressure: Pressure) -> None:
+    """Count what waits, and find out when the store takes writes again, until cancelled."""
+    while True:
+        try:
+            pressure.count(await store.queue.count_waiting())
+            # A source that has something to store tries again by itself, and knows better.
+            if pressure.quiet_seconds > STORE_QUIET_SECONDS:
+                await store.queue.try_to_write()
+                pressure.store_answered()
+        except StoreUnavailableError as error:
+            pressure.store_failed(str(error))
+        await asyncio.sleep(COUNT_SECONDS)
 
 
 async def expire_held(store: Store, hold: timedelta, announce: Announce, clock: Clock) -> None:

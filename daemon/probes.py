@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from consumers.pressure import Pressure
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
-from learning.ports import StoreUnavailableError
+from learning.ports import EventKind, StoreUnavailableError
 from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
 from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
 
@@ -17,13 +18,13 @@ class Source(Protocol):
     """A consumer, as far as it can be asked how it is; consumers.kafka_source.KafkaSource."""
 
     @property
-    def ready(self) -> bool:
-        """Whether it reads everything that is its own."""
+    def stuck(self) -> Mapping[tuple[str, int], int]:
+        """The offset that cannot be read, by (topic, partition)."""
         ...
 
     @property
-    def stuck(self) -> Mapping[tuple[str, int], int]:
-        """The offset that cannot be read, by (topic, partition)."""
+    def trouble(self) -> str:
+        """Why it does not read everything that is its own, in words; empty when it does."""
         ...
 
     def lag(self) -> Mapping[tuple[str, int], int]:
@@ -35,12 +36,17 @@ class DaemonProbes:
     """Implements daemon.api.ports.Probes.
 
     Live: every loop works. Ready: live, not stopping, the consumer reads, the store
-    answers. `source` is None where no Kafka is configured.
+    answers and takes writes. A daemon with too many waiting events is ready: only outputs
+    have to wait, and who took it out of rotation could not reach what helps. `source` is
+    None where no Kafka is configured.
     """
 
-    def __init__(self, overviews: Overviews, source: Source | None, clock: Clock) -> None:
+    def __init__(
+        self, overviews: Overviews, source: Source | None, pressure: Pressure, clock: Clock
+    ) -> None:
         self._overviews = overviews
         self._source = source
+        self._pressure = pressure
         self._clock = clock
         self._loops: Sequence[asyncio.Task[Any]] = ()
         self._draining = False
@@ -74,15 +80,19 @@ class DaemonProbes:
         stopping = "the daemon is stopping" if self._draining else ""
         checks = [*self.live(), Check("running", ok=not self._draining, detail=stopping)]
         if self._source is not None:
-            advice = "" if self._source.ready else "not reading yet: is the broker reachable?"
-            checks.append(Check("consumer", ok=self._source.ready, detail=advice))
+            trouble = self._source.trouble
+            checks.append(Check("consumer", ok=not trouble, detail=trouble))
+        fault = self._pressure.store_fault
+        checks.append(Check("store takes writes", ok=fault is None, detail=fault or ""))
         return checks
 
     async def health(self) -> HealthReport:
         """See daemon.api.ports.Probes."""
         store, overview = await self._ask_store()
         measured = measurements(overview) if overview is not None else Measurements()
-        checks = [*self.at_hand(), store, *self._stuck_partitions()]
+        full = self._pressure.refusal(EventKind.OUTPUT) if self._pressure.is_full else None
+        room = Check("room for events", ok=full is None, detail=full or "")
+        checks = [*self.at_hand(), store, room, *self._stuck_partitions()]
         return assess(measured, checks, self._clock())
 
     def _stuck_partitions(self) -> Sequence[Check]:

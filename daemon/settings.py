@@ -126,6 +126,8 @@ class KafkaSettings(_Section):
     group_id: Text = "learnd"
     outputs_topics: Topics = ("learnd.outputs",)
     feedback_topics: Topics = ("learnd.feedback",)
+    dead_letter_topic: Topic | None = None
+    """Each dead letter is copied to it; it has to exist."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: Text | None = None
@@ -169,6 +171,12 @@ class KafkaSettings(_Section):
                 "topics",
                 "{topics} is named for outputs and for feedback: a topic carries one kind of event",
                 {"topics": ", ".join(sorted(shared))},
+            )
+        if self.dead_letter_topic in {*self.outputs_topics, *self.feedback_topics}:
+            raise PydanticCustomError(
+                "dead_letters",
+                "dead_letter_topic {topic} is one of those that are read: letters would go round",
+                {"topic": self.dead_letter_topic},
             )
         missing = [
             name
@@ -216,9 +224,19 @@ class QueueSettings(_Section):
     batch_size: int = Field(20, ge=1, le=100_000)
     max_queue_size: int = Field(100, ge=1, le=1_000_000)
     max_wait_seconds: Seconds = 900.0
+    high_water: int = Field(100_000, ge=1, le=1_000_000_000)
+    """So many events of all task types may wait; then outputs wait where they come from."""
+    low_water: int = Field(80_000, ge=1, le=1_000_000_000)
+    """Below it they are taken again."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        if self.high_water < self.low_water:
+            raise PydanticCustomError(
+                "water",
+                "high_water {high} is smaller than low_water {low}",
+                {"high": self.high_water, "low": self.low_water},
+            )
         if self.max_queue_size < self.batch_size:
             raise PydanticCustomError(
                 "queue",

@@ -129,6 +129,32 @@ class StoreUnavailableError(LearningError):
     """
 
 
+@dataclass(frozen=True)
+class OutgoingLetter:
+    """A stored dead letter that is on its way to a topic."""
+
+    id: int
+    letter: DeadLetter
+    """With the beginning of its raw bytes."""
+    n_bytes: int
+    """As many it has."""
+
+
+class Outbox(Protocol):
+    """Dead letters that were not published yet."""
+
+    async def take(self, most: int) -> Sequence[OutgoingLetter]:
+        """The oldest that nobody has taken, at most `most`; this caller's for some seconds.
+
+        What is not marked by then is taken again, by whoever asks first.
+        """
+        ...
+
+    async def mark(self, letter_ids: Collection[int]) -> None:
+        """These are published, for good. Repeated, it changes nothing."""
+        ...
+
+
 ID_REUSED = "id_reused"
 """The reason of a dead letter whose (producer, event_id) names another body already."""
 

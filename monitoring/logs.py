@@ -5,9 +5,11 @@ looks like a secret is written, whoever logs it.
 """
 
 import logging
+import math
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -32,6 +34,7 @@ from learning.facts import (
 )
 
 MASK = "********"
+DAMPED_SECONDS = 60.0
 NOISY_LIBRARIES = ("aiokafka", "uvicorn", "alembic", "sqlalchemy", "httpx", "httpcore")
 
 _SECRET_NAME = re.compile(
@@ -39,6 +42,34 @@ _SECRET_NAME = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@")
+
+
+class Damping(logging.Filter):
+    """Lets each complaint of a library through once a minute, with the number of those between.
+
+    A client whose server is away says so ten times a second.
+    """
+
+    def __init__(self, library: str, monotonic: Callable[[], float]) -> None:
+        super().__init__(library)
+        self._monotonic = monotonic
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is written. What is alike comes from the same line of code."""
+        if record.levelno < logging.WARNING or not super().filter(record):
+            return True
+        place = (record.pathname, record.lineno)
+        said_at, n_kept_back = self._seen.get(place, (-math.inf, 0))
+        now = self._monotonic()
+        if now - said_at < DAMPED_SECONDS:
+            self._seen[place] = said_at, n_kept_back + 1
+            return False
+        self._seen[place] = now, 0
+        if n_kept_back:
+            record.msg = f"{record.getMessage()} (and {n_kept_back:,} more like this before)"
+            record.args = None
+        return True
 
 
 def configure(level: str, style: Literal["json", "console"]) -> None:
@@ -55,6 +86,7 @@ def configure(level: str, style: Literal["json", "console"]) -> None:
         else [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Damping("aiokafka", time.monotonic))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],

@@ -99,6 +99,11 @@ class Metrics:
         """Ask for the event loop's longest stall at each rendering."""
         self._gauges.loop_lag.set_function(longest_seconds)
 
+    def show_intake_waits(self, waits: Mapping[str, Callable[[], bool]]) -> None:
+        """Ask for each reason at each rendering whether intake waits for it."""
+        for reason, is_so in waits.items():
+            self._gauges.waits.labels(reason).set_function(is_so)
+
     def render(self) -> bytes:
         """The page, in Prometheus' text format."""
         return generate_latest(_WithoutCreationTimes(self._registry))
@@ -226,6 +231,11 @@ class _Gauges:
         self.loop_lag = gauge(
             "learnd_event_loop_lag_seconds_max",
             "The longest stall of the event loop in the last one to two minutes.",
+        )
+        self.waits = gauge(
+            "learnd_intake_waits",
+            "1 while sources wait: for the store, or for events to go into batches.",
+            "reason",
         )
         self._queued = gauge("learnd_queue_events", "Events that wait for a batch.", "task_type")
         self._held = gauge("learnd_held_events", "Outputs that wait for a verdict.", "task_type")

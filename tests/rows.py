@@ -3,6 +3,7 @@
 `Past` puts rows into the real tables with plausible values for whatever a test leaves open.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -130,6 +131,7 @@ class Past:
             "reason": reason,
             "detail": "line 1 column 2",
             "raw": raw,
+            "raw_digest": hashlib.blake2b(raw, digest_size=16).digest(),
             "source": "kafka",
             "topic": "learnd.outputs",
             "partition": 1,

@@ -12,7 +12,7 @@ from learning.lifecycle import EventState, RunState
 LARGEST_PAGE = 500
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)]
-JobId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
+JobId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\x21-\x7e]+$")]
 VersionText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 _NOT_IN_ACTOR = re.compile(r"[^A-Za-z0-9_.:@-]")

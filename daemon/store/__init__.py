@@ -10,6 +10,7 @@ from typing import Self
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
+from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
@@ -26,6 +27,7 @@ class Store:
     runs: Runs
     interventions: Interventions
     registry: Registry
+    outbox: Outbox
 
     @classmethod
     async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
@@ -43,6 +45,7 @@ class Store:
             Runs(database, artifacts_dir),
             Interventions(database),
             Registry(database, artifacts_dir),
+            Outbox(database, clock),
         )
 
     async def close(self) -> None:

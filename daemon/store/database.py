@@ -43,6 +43,9 @@ class Database:
         self.url = url
         address = address_of(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
+        in_file = self.is_sqlite and address.database not in (None, "", ":memory:")
+        self._file = Path(str(address.database)) if in_file else None
+        self._inode: tuple[int, int] | None = None
         if self.is_sqlite:
             self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE", SQLITE_CACHE_BYTES)
             self._reader = _sqlite_engine(address, "BEGIN", SQLITE_READER_CACHE_BYTES)
@@ -73,9 +76,10 @@ class Database:
         caller that tries again must be ready to find it done.
         """
         step = transaction.__qualname__.partition(".<locals>")[0]
+        in_its_file = self._in_its_file(transaction)
 
         def work(tx: Connection) -> T:
-            result = transaction(tx)
+            result = in_its_file(tx)
             reached(f"{step} before its commit")
             return result
 
@@ -88,6 +92,28 @@ class Database:
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
         return await _run(self._read_threads, self._reader, query)
+
+    def _in_its_file(self, transaction: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """The transaction, refused when the SQLite file is not where it was.
+
+        SQLite goes on writing to a file that was deleted or moved, and nobody finds it again.
+        """
+        if self._file is None:
+            return transaction
+        file = self._file
+
+        def guarded(connection: Connection) -> T:
+            here = _identity(file)
+            self._inode = self._inode or here
+            if here != self._inode:
+                raise StoreUnavailableError(
+                    f"the database file {file} is gone"
+                    if here is None
+                    else f"the database file {file} is another one: restart the daemon"
+                )
+            return transaction(connection)
+
+        return guarded
 
     async def migrate(self) -> None:
         """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
@@ -105,6 +131,15 @@ class Database:
         await asyncio.to_thread(self._read_threads.shutdown)
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one under its name; None when there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def address_of(url: str) -> URL:
@@ -186,9 +221,8 @@ def _is_outage(error: DBAPIError) -> bool:
 
 
 def _sqlite_engine(url: URL, begin: str, cache_bytes: int) -> Engine:
-    engine = create_engine(
-        url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, json_serializer=to_json
-    )
+    patience = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
+    engine = create_engine(url, connect_args=patience, json_serializer=to_json)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:

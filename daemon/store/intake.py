@@ -4,13 +4,14 @@ Decides nothing: verdicts come with the events, and the judge that it is given i
 again when feedback meets its output.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from daemon.store.arrivals import (
     A,
@@ -188,7 +189,7 @@ class Intake:
         received = self._arrivals.insert_feedback(tx, block.feedback)
         reused = [*_reused(EventKind.OUTPUT, outputs), *_reused(EventKind.FEEDBACK, received)]
         letters = [*block.dead_letters, *reused]
-        _insert_dead_letters(tx, letters)
+        new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
         confidences: defaultdict[tuple[str, EventState], list[float | None]] = defaultdict(list)
@@ -202,7 +203,7 @@ class Intake:
         # Of two transactions that store the two sides at once neither would see the other's.
         take_turns(tx, {f"join:{task_type}" for _, task_type, _ in tally.counts})
         met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
-        for letter in letters:
+        for letter in new_letters:
             tally.add("dead_letter", letter.kind, letter.reason)
         tally.write(tx)
         self._arrivals.finish(tx)
@@ -214,8 +215,12 @@ class Intake:
                 for item in received.new
             ),
             rejudged=rejudged,
-            dead_letters=Counter(letter.reason for letter in letters),
-            duplicates=len(outputs.repeated) + len(received.repeated) - len(reused),
+            dead_letters=Counter(letter.reason for letter in new_letters),
+            duplicates=len(outputs.repeated)
+            + len(received.repeated)
+            - len(reused)
+            + len(letters)
+            - len(new_letters),
         )
         return stored, letters
 
@@ -398,19 +403,37 @@ def _origin_row(origin: Origin) -> dict[str, Any]:
     }
 
 
-def _insert_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> None:
-    if letters:
-        tx.execute(
-            insert(dead_letters),
-            [
-                {
-                    "kind": letter.kind,
-                    "reason": letter.reason,
-                    "detail": letter.detail,
-                    "raw": letter.raw,
-                    **_origin_row(letter.origin),
-                    "received_at": letter.received_at,
-                }
-                for letter in letters
-            ],
-        )
+def _insert_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+    """Insert those that are new: other bytes, or from another place. Returns them."""
+    rows = {_letter_key(letter): letter for letter in reversed(letters)}
+    if not rows:
+        return []
+    inserted = tx.execute(
+        insert_new(tx, dead_letters).returning(
+            dead_letters.c.source,
+            dead_letters.c.topic,
+            dead_letters.c.partition,
+            dead_letters.c.offset,
+            dead_letters.c.raw_digest,
+        ),
+        [
+            {
+                "kind": letter.kind,
+                "reason": letter.reason,
+                "detail": letter.detail,
+                "raw": letter.raw,
+                "raw_digest": key[1],
+                **_origin_row(letter.origin),
+                "received_at": letter.received_at,
+            }
+            for key, letter in reversed(rows.items())
+        ],
+    )
+    return [
+        rows[Origin(row.source, row.topic, row.partition, row.offset), row.raw_digest]
+        for row in inserted
+    ]
+
+
+def _letter_key(letter: DeadLetter) -> tuple[Origin, bytes]:
+    return letter.origin, hashlib.blake2b(letter.raw, digest_size=16).digest()

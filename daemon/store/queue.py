@@ -116,6 +116,17 @@ class Queue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def count_waiting(self) -> int:
+        """How many events of all task types are queued."""
+        total = select(func.coalesce(func.sum(tallies.c.n), 0)).where(
+            tallies.c.kind == EventKind.OUTPUT, tallies.c.state == EventState.QUEUED
+        )
+        return await self._database.read(lambda tx: int(tx.execute(total).scalar_one()))
+
+    async def try_to_write(self) -> None:
+        """Write something that changes nothing. Raises StoreUnavailableError."""
+        await self._database.write(lambda tx: tx.execute(update(tallies).values(n=tallies.c.n)))
+
     async def waiting_task_types(self) -> Sequence[str]:
         """The task types with queued events."""
         return await self._database.read(

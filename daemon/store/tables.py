@@ -242,9 +242,20 @@ dead_letters = Table(
     Column("detail", Words, nullable=False),
     Column("raw", LargeBinary, nullable=False),
     *_origin(),
+    Column("raw_digest", _Key, nullable=False),
     Column("received_at", UtcTime, nullable=False),
     Column("replayed_at", UtcTime),
+    Column("published_at", UtcTime, comment="When the dead-letter topic had it."),
+    Column("taken_until", UtcTime, comment="So long one daemon is trying to publish it."),
+    # A record that is read again is the same letter; a topic made anew may hold others.
+    UniqueConstraint("source", "topic", "partition", "offset", "raw_digest"),
     sqlite_autoincrement=True,
+)
+Index(
+    "ix_dead_letters_unpublished",
+    dead_letters.c.id,
+    sqlite_where=dead_letters.c.published_at.is_(None),
+    postgresql_where=dead_letters.c.published_at.is_(None),
 )
 
 transitions = Table(
@@ -349,7 +360,7 @@ runs = Table(
     Column("not_before", UtcTime),
     Column("cancel_asked_at", UtcTime),
     Column("cancel_actor", String(64)),
-    Column("cancel_reason", Text),
+    Column("cancel_reason", Words),
     Column("planned_at", UtcTime, nullable=False),
     Column("launched_at", UtcTime),
     Column("finished_at", UtcTime),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from consumers.pressure import Pressure
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
@@ -115,7 +117,7 @@ async def serve_past(
         clock=lambda: START,
     )
     operations = ScriptedOperations()
-    probes = DaemonProbes(views.overview, None, lambda: START)
+    probes = DaemonProbes(views.overview, None, Pressure(time.monotonic), lambda: START)
     app = create_app(
         views=views,
         operations=operations,

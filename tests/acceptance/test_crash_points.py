@@ -220,8 +220,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def here(
     database_url: str, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
 ) -> Iterator[Installation]:
-    outputs, feedback = topic_names("outputs"), topic_names("feedback")
-    for topic in (outputs, feedback):
+    outputs, feedback, letters = (topic_names(stem) for stem in ("outputs", "feedback", "letters"))
+    for topic in (outputs, feedback, letters):
         kafka_broker.create_topic(topic)
     settings = {
         "database_url": database_url,
@@ -229,6 +229,7 @@ def here(
             "bootstrap_servers": kafka_broker.bootstrap,
             "outputs_topics": [outputs],
             "feedback_topics": [feedback],
+            "dead_letter_topic": letters,
         },
         "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 4 * BATCH_SIZE},
         "finetune": {

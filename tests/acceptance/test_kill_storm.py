@@ -1,4 +1,4 @@
-"""P1, P2 and P3 under SIGKILL: 5,000 outputs over 6 partitions, the daemon killed five times.
+"""P1, P2 and P3 under SIGKILL: 20,000 outputs, 6 partitions, 30 kills, two broker restarts.
 
 The judge is the producer's own log, which this test keeps: what was sent, where the broker
 put it, and what may become of it. KILL_STORM_SEEDS=1,2,3 plays other storms than the usual.
@@ -24,14 +24,16 @@ from tests.waiting import StillWaitingError
 
 SEEDS = [int(seed) for seed in os.environ.get("KILL_STORM_SEEDS", "1").split(",")]
 
-N_OUTPUTS = 5_000
-N_KILLS = 5
+N_OUTPUTS = 20_000
+N_KILLS = 30
+BROKER_DIES_BEFORE = (10, 20)
+"""Numbers of kills; the broker is killed, too, while the daemon runs."""
 PARTITIONS = {"outputs": 6, "feedback": 2}
-CHUNK = 250
+CHUNK = 500
 """Records that are produced at once."""
-LEAD = 750
+LEAD = 2_000
 """So many records the producer is ahead of the store, at most."""
-BATCH_SIZE = 120
+BATCH_SIZE = 300
 LINES = ("coding", "normalize")
 PLAN = "improve; equal; fail,improve; worsen; lose_reply; improve; die,improve; improve"
 """What the runs of each line come to; see finetune/scripted_provider.py."""
@@ -450,7 +452,7 @@ class Numbers:
 # --- the storm ------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
     seed: int, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
@@ -472,7 +474,9 @@ def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
         daemon.wait_until("early feedback", lambda: n_stored(books) == len(feedback))
         producer.send(outputs)
 
-        for moment in moments(rng):
+        for number, moment in enumerate(moments(rng), start=1):
+            if number in BROKER_DIES_BEFORE:
+                kafka_broker.restart()
 
             def send_until(moment: Moment = moment) -> bool:
                 producer.keep_ahead(records)
@@ -494,7 +498,7 @@ def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
             return n_stored(books) >= producer.n_expected() and _is_idle(books)
 
         try:
-            daemon.wait_until("the end", send_to_the_end, seconds=60)
+            daemon.wait_until("the end", send_to_the_end, seconds=180)
             producer.send(stream.late(_sealed_tasks(books)))
             daemon.wait_until("late feedback", send_to_the_end)
         except StillWaitingError as error:

@@ -1,6 +1,7 @@
 """The HTTP API on the real application and a real database; only the operations are scripted."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumers.pressure import Pressure
 from daemon.api.app import LONGEST_BODY_BYTES, create_app
 from daemon.api.routes.probes import OPEN_PATHS
 from daemon.probes import DaemonMetrics, DaemonProbes
@@ -29,7 +31,7 @@ WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 class Source:
     """A consumer that is as the test says."""
 
-    ready = True
+    trouble = ""
     stuck: Mapping[tuple[str, int], int] = {}
 
     def lag(self) -> Mapping[tuple[str, int], int]:
@@ -53,7 +55,7 @@ def source() -> Source:
 
 @pytest.fixture
 def probes(views: Views, source: Source) -> DaemonProbes:
-    return DaemonProbes(views.overview, source, lambda: START)
+    return DaemonProbes(views.overview, source, Pressure(time.monotonic), lambda: START)
 
 
 @pytest.fixture
@@ -177,12 +179,12 @@ async def test_probes_say_what_they_found(
 ) -> None:
     assert (await client.get("/livez")).status_code == 200
     assert (await client.get("/readyz")).json()["checks"]["store"] == "ok"
-    source.ready = False
+    source.trouble = "the broker has not answered for 20 s"
     answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert "broker" in answer.json()["checks"]["consumer"]
     assert (await client.get("/livez")).status_code == 200
-    source.ready = True
+    source.trouble = ""
     probes.drain()
     assert "stopping" in (await client.get("/readyz")).json()["checks"]["running"]
 

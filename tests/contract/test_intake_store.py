@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from daemon.store import Store
 from daemon.store.bookkeeping import Tally
 from daemon.store.intake import ReplayRefusedError, UnknownDeadLetterError
+from daemon.store.outbox import TAKEN_FOR, Outbox
 from daemon.store.tables import dead_letters, events, feedback, positions, tallies, transitions
 from learning.facts import EventsStored
 from learning.judge import Judge
@@ -19,6 +20,7 @@ from learning.policy import Policy
 from learning.ports import (
     Block,
     IntakeStore,
+    OutgoingLetter,
     Position,
     PositionFencedError,
     PositionMove,
@@ -212,7 +214,7 @@ async def test_a_stored_body_beats_the_first_in_the_block(drive: Driver) -> None
 
     stored = await drive.send(two, one, two)
 
-    assert (stored.dead_letters, stored.duplicates) == ({"id_reused": 2}, 1)
+    assert (stored.dead_letters, stored.duplicates) == ({"id_reused": 1}, 2)
 
 
 async def test_feedback_with_a_used_id_is_a_dead_letter_too(drive: Driver) -> None:
@@ -543,6 +545,41 @@ async def test_a_dead_letter_is_kept_with_its_raw_bytes(drive: Driver) -> None:
     first, second = await drive.rows(dead_letters)
     assert (first.raw, second.raw) == (raw, b"")
     assert await drive.store.intake.dead_letter(first.id) == dead_letter(raw)
+
+
+async def test_a_dead_letter_that_is_read_again_is_the_same_one(drive: Driver) -> None:
+    await drive.store.intake.append(block(dead_letter(b"{"), dead_letter(b"[")))
+
+    again = await drive.store.intake.append(
+        block(dead_letter(b"{", reason="renamed", at=later(days=1)), dead_letter(b"other"))
+    )
+
+    assert (again.dead_letters, again.duplicates) == ({"not_json": 1}, 1)
+    assert [row.raw for row in await drive.rows(dead_letters)] == [b"{", b"[", b"other"]
+    assert {row.reason for row in await drive.rows(dead_letters)} == {"not_json"}
+
+
+async def test_letters_are_published_once_by_one_daemon_and_again_after_a_crash(
+    store: Store,
+) -> None:
+    now = NOON
+    first, second = (Outbox(store.database, lambda: now) for _ in range(2))
+    await store.intake.append(block(*(dead_letter(b"%d" % number) for number in range(5))))
+
+    taken = await first.take(3)
+    assert taken == [
+        OutgoingLetter(number + 1, dead_letter(b"%d" % number), 1) for number in range(3)
+    ]
+    assert [one.id for one in await second.take(10)] == [4, 5]
+    await first.mark([1, 2])
+    await first.mark([2])
+    assert await first.take(10) == []
+
+    now += TAKEN_FOR  # both died
+    assert [one.id for one in await first.take(10)] == [3, 4, 5]
+    await first.mark([3, 4, 5])
+    now += TAKEN_FOR
+    assert await second.take(10) == []
 
 
 async def test_a_replayed_dead_letter_is_stored_and_marked_at_once(drive: Driver) -> None:

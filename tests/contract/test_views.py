@@ -237,6 +237,13 @@ async def test_a_dead_letter_is_shown_as_text_and_exactly(database: Database, vi
     assert (shown.n_bytes, shown.truncated) == (len(raw), False)
 
 
+async def test_a_dead_letter_without_bytes_is_shown(database: Database, views: Views) -> None:
+    letter = await database.write(lambda tx: Past(tx).dead_letter(raw=b""))
+    shown = await views.dead_letters.one(letter)
+    assert shown is not None
+    assert (shown.n_bytes, shown.text, shown.truncated) == (0, "", False)
+
+
 async def test_a_long_dead_letter_is_cut(database: Database, views: Views) -> None:
     letter = await database.write(lambda tx: Past(tx).dead_letter(raw=b"x" * (SHOWN_BYTES + 1)))
     shown = await views.dead_letters.one(letter)

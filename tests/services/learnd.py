@@ -66,7 +66,8 @@ class Learnd:
         )
         self._process: TiedProcess | Forked | None = None
         self._log = folder / "learnd-0.log"
-        self._starts = 0
+        # Another one may have run in this folder, under other settings.
+        self._starts = len(list(folder.glob("learnd-*.log")))
         self._url = ""
 
     def __enter__(self) -> Self:
@@ -184,12 +185,9 @@ class Learnd:
         answer.raise_for_status()
         return answer.json()
 
-    def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
-        page = httpx.get(f"{self._url}/metrics", timeout=ANSWER_SECONDS, trust_env=False).text
-        found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
-        assert found is not None, page
-        return float(found.group(1))
+    def probe(self, path: str) -> httpx.Response:
+        """The answer of a probe, whatever its status."""
+        return httpx.get(f"{self._url}{path}", timeout=ANSWER_SECONDS, trust_env=False)
 
     def post(self, path: str, body: Any = None, *, content: bytes | None = None) -> httpx.Response:
         """The answer of its API to a POST, also one that refuses."""
@@ -202,8 +200,14 @@ class Learnd:
             trust_env=False,
         )
 
-    def command(self, *arguments: str) -> str:
-        """What `learnd ARGUMENTS` prints; it must end with status 0."""
+    def metric(self, name: str) -> float:
+        """The value of a metric, whose labels are part of its name; 0 when it is not there."""
+        page = self.probe("/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+        return float(found.group(1)) if found is not None else 0.0
+
+    def command(self, *arguments: str, status: int = 0) -> str:
+        """What `learnd ARGUMENTS` prints; it must end with this status."""
         done = subprocess.run(
             [sys.executable, "-m", "daemon", *arguments],
             env=self._environment() | {"LEARND_URL": self._url},
@@ -213,7 +217,9 @@ class Learnd:
             timeout=COMMAND_SECONDS,
             check=False,
         )
-        assert done.returncode == 0, f"learnd {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        assert done.returncode == status, (
+            f"learnd {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        )
         return done.stdout
 
     # --- inside ---------------------------------------------------------------------

@@ -25,7 +25,7 @@ from learning.facts import (
     TopicRecreated,
 )
 from learning.lifecycle import EventState
-from monitoring.logs import FactLog, configure, in_words, mask_secrets
+from monitoring.logs import DAMPED_SECONDS, Damping, FactLog, configure, in_words, mask_secrets
 
 FACTS: list[tuple[Fact, str]] = [
     (EventsStored("kafka", {("audio", EventState.QUEUED): 2}), "kafka: 2 audio outputs queued"),
@@ -119,3 +119,23 @@ def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], style: st
 
 def test_numbers_of_tokens_are_no_secrets() -> None:
     assert mask_secrets(None, "info", {"trained_tokens": 9}) == {"trained_tokens": 9}
+
+
+def test_a_library_that_repeats_itself_is_heard_once_a_minute() -> None:
+    now = 0.0
+    damping = Damping("aiokafka", lambda: now)
+
+    def complain(
+        line: int, logger: str = "aiokafka.conn", level: int = logging.ERROR
+    ) -> str | None:
+        record = logging.LogRecord(logger, level, "conn.py", line, "no %s", ("answer",), None)
+        return record.getMessage() if damping.filter(record) else None
+
+    assert complain(1) == "no answer"
+    assert [complain(1) for _ in range(1_234)] == [None] * 1_234
+    assert complain(2) == "no answer", "another complaint"
+    assert complain(1, logger="daemon") == "no answer", "another library"
+    assert complain(1, level=logging.INFO) == "no answer", "no complaint"
+    now += DAMPED_SECONDS
+    assert complain(1) == "no answer (and 1,234 more like this before)"
+    assert complain(1) is None

@@ -1,10 +1,12 @@
 """Live and ready are different questions, and a stop answers only one of them."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
+from consumers.pressure import Pressure
 from daemon.probes import DaemonProbes
 from daemon.store.database import Database
 from daemon.store.views import Views
@@ -22,7 +24,7 @@ def probes(database: Database, tmp_path: Path) -> DaemonProbes:
         wanted_held_out=32,
         clock=lambda: START,
     )
-    return DaemonProbes(views.overview, None, lambda: START)
+    return DaemonProbes(views.overview, None, Pressure(time.monotonic), lambda: START)
 
 
 async def test_a_loop_that_ended_is_not_live(probes: DaemonProbes) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from consumers.pressure import Pressure
 from daemon import app
 from daemon.app import Daemon
 from daemon.settings import Settings
@@ -37,6 +38,9 @@ class Idle:
     @property
     def queue(self) -> "Idle":
         return self
+
+    async def count_waiting(self) -> int:
+        return 0
 
     async def expire(self, held_before: object, now: object) -> int:
         return 0
@@ -77,6 +81,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         idle,
         idle,
         LoopLag(time.monotonic),
+        Pressure(time.monotonic),
     )
     stopping = asyncio.Event()
     stopping.set()

@@ -90,7 +90,7 @@ class DeadLetters:
             ).first()
             if row is None:
                 return None
-            shown = bytes(row.shown)
+            shown = bytes(row.shown or b"")  # SQLite: nothing of nothing is null
             return DeadLetterDetail(
                 summary=_summary(row),
                 n_bytes=row.n_bytes,

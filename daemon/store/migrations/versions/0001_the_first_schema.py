@@ -38,11 +38,41 @@ def upgrade() -> None:
         sa.Column("topic", sa.String(length=256), nullable=False),
         sa.Column("partition", sa.Integer(), nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("raw_digest", sa.LargeBinary(length=16), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.Column("replayed_at", sa.BigInteger(), nullable=True),
+        sa.Column(
+            "published_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="When the dead-letter topic had it.",
+        ),
+        sa.Column(
+            "taken_until",
+            sa.BigInteger(),
+            nullable=True,
+            comment="So long one daemon is trying to publish it.",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
+        sa.UniqueConstraint(
+            "source",
+            "topic",
+            "partition",
+            "offset",
+            "raw_digest",
+            name=op.f("uq_dead_letters_source_topic_partition_offset_raw_digest"),
+        ),
         sqlite_autoincrement=True,
     )
+    with op.batch_alter_table("dead_letters", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_dead_letters_unpublished",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("published_at IS NULL"),
+            postgresql_where=sa.text("published_at IS NULL"),
+        )
+
     op.create_table(
         "events",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
