@@ -34,6 +34,7 @@ LINE = "coding"
 BATCH_SIZE = 24
 ELSEWHERE = {
     "Intake.rewind": "a recreated topic: tests/acceptance/test_kafka_source.py",
+    "Queue.try_to_write": "changes nothing, and only after half a minute without events",
     "Interventions.resolve": "needs a provider without lookup: tests/contract/test_runner.py",
     "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
 }
