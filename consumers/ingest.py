@@ -42,6 +42,8 @@ class Record(NamedTuple):
     origin: Origin
     fault: Undecodable | None = None
     """What the source found wrong with it; then the value is kept, and not read."""
+    identity: Origin | None = None
+    """What the id of an event without one is derived from; the origin unless given here."""
 
 
 class Ingest:
@@ -132,9 +134,8 @@ class Ingest:
     def _judged(
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
-        decoded = record.fault or decode(
-            record.kind, record.value, record.origin, now, self._limits
-        )
+        identity = record.identity or record.origin
+        decoded = record.fault or decode(record.kind, record.value, identity, now, self._limits)
         if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"

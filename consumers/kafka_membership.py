@@ -9,6 +9,10 @@ What it knows of aiokafka 0.14, read in its source:
   what happened, and the poll loop does the work and raises the errors.
 - Records can come before `on_partitions_assigned` is called, read from the position that
   was committed to Kafka. So what comes for a partition without a claim is dropped.
+- A batch is inflated in the event loop without a limit, and stops its partition when that
+  fails. So the consumer is bounded (consumers/kafka_batches.py) before it gets here, and only
+  a wrong checksum is left to be isolated below.
+- A paused partition is not fetched, and what was fetched of it is thrown away.
 - `getmany` throws away what it took from other partitions when one of them raises. So
   after an error every partition is sought again.
 - `getmany` waits for the end of a rebalance whatever its timeout says.
@@ -36,6 +40,7 @@ from aiokafka.errors import (
 from consumers.ingest import Ingest, Record
 from consumers.kafka_batches import Bounds, UnreadableBatch
 from consumers.kafka_connection import KafkaConnection
+from consumers.kafka_contact import Contact
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.wire import fault_in_content_type
 from learning.facts import Announce, TopicRecreated
@@ -68,11 +73,6 @@ LOOK_UP_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.5
 LAST_PAUSE_SECONDS = 30.0
 LAST_STORE_PAUSE_SECONDS = 5.0
-ASK_SECONDS = 5.0
-"""A broker that said nothing for so long is asked something."""
-ANSWER_SECONDS = 2.0
-AWAY_SECONDS = 15.0
-"""A broker that said nothing for so long is away."""
 REJOIN_SECONDS = 60.0
 STUCK_SECONDS = 60.0
 
@@ -147,18 +147,15 @@ class Membership:
         self._commit_due_at = 0.0
         self._missing_topics: frozenset[str] = frozenset()
         self._store_pauses = Pauses(LAST_STORE_PAUSE_SECONDS)
-        self._ends: Mapping[TopicPartition, int] = {}
-        self._fetched_at_ms = 0
-        self._heard_at = self._ask_at = monotonic()
-        self._is_away = False
+        self._contact = Contact(consumer, monotonic)
 
     # --- what health and metrics ask ----------------------------------------------------
 
     @property
     def trouble(self) -> str:
         """See KafkaSource."""
-        if (silent := self._silent_seconds()) > AWAY_SECONDS:
-            return f"the broker has not answered for {silent:.0f} s"
+        if self._contact.is_away:
+            return f"the broker has not answered for {self._contact.silent_seconds:.0f} s"
         if not self._joined:
             return "waiting for the consumer group to assign partitions"
         if self._fenced_at is not None:
@@ -184,15 +181,10 @@ class Membership:
     def lag(self) -> Mapping[tuple[str, int], int]:
         """See KafkaSource."""
         return {
-            (tp.topic, tp.partition): max(0, max(known) - claim.passed)
+            (tp.topic, tp.partition): max(0, end - claim.passed)
             for tp, claim in self._placed()
-            if (known := self._known_ends(tp))
+            if (end := self._contact.end(tp)) is not None
         }
-
-    def _known_ends(self, tp: TopicPartition) -> Sequence[int]:
-        """A paused partition is not fetched, so that its high-water mark grows old."""
-        ends = (self._consumer.highwater(tp), self._ends.get(tp))
-        return [end for end in ends if end is not None]
 
     # --- the poll loop ------------------------------------------------------------------
 
@@ -272,33 +264,8 @@ class Membership:
             log.info("outputs are read again")
 
     async def _keep_in_touch(self) -> None:
-        """Find out whether the broker answers, and where paused partitions end."""
-        fetched_at_ms = max(
-            (self._consumer.last_poll_timestamp(tp) or 0 for tp in self._claims), default=0
-        )
-        if fetched_at_ms > self._fetched_at_ms:
-            self._fetched_at_ms, self._heard_at = fetched_at_ms, self._monotonic()
-        is_paused = any(claim.held_back for claim in self._claims.values())
-        if (is_paused or self._silent_seconds() > ASK_SECONDS) and self._monotonic() > self._ask_at:
-            await self._ask_broker()
-        if self._is_away != (self._silent_seconds() > AWAY_SECONDS):
-            self._is_away = not self._is_away
-            log.warning("kafka does not answer" if self._is_away else "kafka answers again")
-
-    async def _ask_broker(self) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                if self._claims:
-                    self._ends = await self._consumer.end_offsets(list(self._claims))
-                else:
-                    await self._consumer.topics()
-            self._heard_at = self._monotonic()
-        except (KafkaError, TimeoutError):
-            pass  # it is said when it lasts
-        self._ask_at = self._monotonic() + ASK_SECONDS
-
-    def _silent_seconds(self) -> float:
-        return self._monotonic() - self._heard_at
+        held_back = any(claim.held_back for claim in self._claims.values())
+        await self._contact.keep(self._claims, fetching=not held_back)
 
     # --- rebalances ---------------------------------------------------------------------
 

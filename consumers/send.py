@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from consumers.kafka_connection import KafkaConnection
+from consumers.lines import LineCutter
 from consumers.wire import STANDARD_LIMITS, Limits, Undecodable, decode
 from learning.clock import Clock
 from learning.ports import EventKind, Origin
@@ -52,6 +53,8 @@ class SendReport:
     n_refused: int
     refused: tuple[RefusedLine, ...]
     """The first MAX_LISTED of them."""
+    duplicates: int = 0
+    """Of those sent, how many the daemon had already; Kafka does not tell."""
 
 
 class SendFailedError(Exception):
@@ -67,16 +70,12 @@ class SendFailedError(Exception):
 
 async def read_lines(file: ReadableFile) -> AsyncIterator[bytes]:
     """The lines of a file, without their ends, as they come. The file is read in a thread."""
-    pending = b""
+    cutter = LineCutter(MAX_LINE_BYTES)
     while chunk := await asyncio.to_thread(file.read1, _CHUNK_BYTES):
-        *lines, rest = chunk.split(b"\n")
-        for line in lines:
-            yield (pending + line).removesuffix(b"\r")
-            pending = b""
-        if len(pending) <= MAX_LINE_BYTES:
-            pending += rest
-    if pending:
-        yield pending
+        for line in cutter.cut(chunk):
+            yield line.raw
+    if (last := cutter.last()) is not None:
+        yield last.raw
 
 
 async def send(
@@ -116,7 +115,7 @@ async def send(
             number += 1
             if not line.strip():
                 continue
-            content = _parsed(line)
+            content = parsed(line)
             line_kind = kind or kind_of(content)
             refusal = _refusal(line, line_kind, number, clock, limits if validate else None)
             if refusal is not None:
@@ -137,7 +136,8 @@ def kind_of(content: object) -> EventKind:
     return EventKind.FEEDBACK if is_feedback or not is_output else EventKind.OUTPUT
 
 
-def _parsed(line: bytes) -> object:
+def parsed(line: bytes) -> object:
+    """What a line holds, as far as its kind and its task are asked; None when it is no JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

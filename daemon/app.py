@@ -20,9 +20,12 @@ from pathlib import Path
 import structlog
 
 from consumers.dead_letter_topic import DeadLetterTopic
+from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
+from consumers.jsonl_source import JsonlSource
 from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
+from consumers.rate_limit import RateLimit
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
@@ -32,6 +35,7 @@ from daemon.kafka import kafka_connection
 from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.store.views import Views
@@ -52,6 +56,7 @@ from learning.facts import (
 )
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
+from learning.ports import EventKind
 from learning.validators import Validator, built_in
 from monitoring.logs import FactLog, configure
 from monitoring.loop_lag import LoopLag
@@ -99,6 +104,7 @@ class Daemon:
     store: Store
     announcer: Announcer
     source: KafkaSource | None
+    files: JsonlSource | None
     sealer: Sealer
     runner: Runner
     server: ApiServer
@@ -129,18 +135,18 @@ class Daemon:
             ]
             if self.letter_topic is not None:
                 loops.append(tasks.create_task(self.letter_topic.run(), name="dead letters"))
-            intake = (
-                tasks.create_task(self.source.run(stopping), name="kafka")
-                if self.source is not None
-                else None
-            )
-            self.probes.watch([serving, *loops, *([intake] if intake is not None else [])])
+            intake = []
+            if self.source is not None:
+                intake.append(tasks.create_task(self.source.run(stopping), name="kafka"))
+            if self.files is not None:
+                intake.append(tasks.create_task(self.files.run(stopping), name="files"))
+            self.probes.watch([serving, *loops, *intake])
             log.info("learnd is up", url=self.url, data_dir=str(self.settings.data_dir))
             await stopping.wait()
             log.info("stopping")
             self.probes.drain()
-            if intake is not None:
-                await _end(intake, INTAKE_STOP_SECONDS)
+            for source in intake:
+                await _end(source, INTAKE_STOP_SECONDS)
             for task in reversed(loops):
                 task.cancel()
                 await asyncio.wait([task])
@@ -169,16 +175,22 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         policy = settings.policy_rules()
         judge = Judge(lambda: policy, _validators(settings))
         store = await Store.open(
-            settings.database_url, artifacts_dir=artifacts_dir, judge=judge, clock=utc_now
+            settings.database_url,
+            artifacts_dir=artifacts_dir,
+            judge=judge,
+            clock=utc_now,
+            size_rules=settings.size_rules(),
         )
         stack.push_async_callback(store.close)
         now = utc_now()
         await store.registry.ensure_lines(_named_lines(settings, lines), now)
         await store.runs.resume_waiting(now)
+        resized = await store.batch_sizes.follow_settings(now)
 
         metrics, loop_lag = Metrics(), LoopLag(time.monotonic)
         metrics.show_loop_lag(lambda: loop_lag.longest_seconds)
-        announcer = Announcer(FactLog(), metrics.count)
+        recent = RecentFacts(utc_now)
+        announcer = Announcer(FactLog(), metrics.count, recent)
         pressure = Pressure(
             time.monotonic,
             high_water=settings.queue.high_water,
@@ -190,13 +202,15 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 "high_water": lambda: pressure.is_full,
             }
         )
+        for fact in resized:
+            announcer(fact)
         ingest = Ingest(
             store.intake,
             lines,
             judge,
             announcer,
             utc_now,
-            limits=Limits(max_bytes=settings.kafka.max_message_bytes),
+            limits=_wire_limits(settings),
             pressure=pressure,
         )
         host = await stack.enter_async_context(
@@ -244,6 +258,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             lines=lines,
             artifacts_dir=artifacts_dir,
             wanted_held_out=settings.gate.wanted_evidence,
+            size_rules=settings.size_rules(),
             clock=utc_now,
         )
         probes = DaemonProbes(views.overview, source, pressure, utc_now)
@@ -259,8 +274,10 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 announcer,
                 utc_now,
             ),
+            http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            facts=recent,
             token=token,
             version=version("learnd"),
         )
@@ -272,6 +289,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store,
             announcer,
             source,
+            _jsonl_source(settings, ingest, store, views, announcer, probes),
             sealer,
             runner,
             server,
@@ -318,6 +336,46 @@ def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
     return [line for line in lines if line.name in settings.lines]
 
 
+def _http_source(
+    settings: Settings, ingest: Ingest, store: Store, announcer: Announcer, probes: DaemonProbes
+) -> HttpSource:
+    http = settings.http
+    return HttpSource(
+        ingest,
+        store.intake,
+        announcer,
+        probes.closed,
+        limits=HttpLimits(http.max_stream_bytes, http.body_seconds, _wire_limits(settings)),
+        rate_limit=RateLimit(http.events_per_second, http.burst_events, time.monotonic),
+    )
+
+
+def _jsonl_source(
+    settings: Settings,
+    ingest: Ingest,
+    store: Store,
+    views: Views,
+    announcer: Announcer,
+    probes: DaemonProbes,
+) -> JsonlSource | None:
+    files = settings.intake.files
+    if not files.configured:
+        return None
+    return JsonlSource(
+        ingest,
+        store.intake,
+        views.positions,
+        announcer,
+        probes.closed,
+        {EventKind.OUTPUT: files.outputs, EventKind.FEEDBACK: files.feedback},
+        limits=_wire_limits(settings),
+    )
+
+
+def _wire_limits(settings: Settings) -> Limits:
+    return Limits(max_bytes=settings.kafka.max_message_bytes)
+
+
 def _runner_rules(settings: Settings) -> RunnerRules:
     return RunnerRules(
         max_failures=settings.finetune.max_attempts,
@@ -339,8 +397,10 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
 
     def listener(fact: Fact) -> None:
         match fact:
-            case EventsStored() | CandidateDecided() | RunFailed():
+            case EventsStored():
                 sealer.wake()
+            case CandidateDecided() | RunFailed():
+                sealer.size_anew()
             case RunCancelled():
                 sealer.wake()
                 runner.wake()

@@ -7,7 +7,7 @@ are imported by the command that needs them, so that the others start at once.
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -241,12 +241,28 @@ def check(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fal
 
 @app.command()
 def status(
-    url: Url = None, config: Config = None, data_dir: DataDir = None, as_json: AsJson = False
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep it on the screen until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=3_600, help="With --watch: seconds between two looks.")
+    ] = 2.0,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """What waits, what runs, what each model line can prove."""
     from daemon import screens
     from daemon.printing import show_json
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for people; a script asks `learnd status --json` anew")
+    if watch:
+        from daemon.watching import watch as keep_watching
+
+        with _daemon(url, config, data_dir) as daemon:
+            raise typer.Exit(keep_watching(daemon, interval))
     with _daemon(url, config, data_dir) as daemon:
         overview, health = daemon.get("/v1/status"), daemon.get("/healthz")
     if as_json:
@@ -272,6 +288,43 @@ def flush(
     with _daemon(url, config, data_dir) as daemon:
         results = daemon.post("/v1/queue/flush", {"task_type": task_type})
     show_json(results) if as_json else screens.flushed(results)
+
+
+@app.command("batch-size")
+def batch_size(
+    line: Annotated[str | None, typer.Argument(metavar="[LINE]", help="A model line.")] = None,
+    size: Annotated[
+        int | None, typer.Option("--set", min=1, metavar="N", help="Pin it to N events.")
+    ] = None,
+    auto: Annotated[bool, typer.Option("--auto", help="Let it adapt again.")] = False,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show each line's batch size and why; pin one, or let it adapt again."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    if auto and size is not None:
+        raise typer.BadParameter("--set pins the size, --auto releases it: give one of them")
+    show: Callable[[Any], None]
+    changes = auto or size is not None
+    if changes and line is None:
+        raise typer.BadParameter("name the model line whose batch size is to change")
+    with _daemon(url, config, data_dir) as daemon:
+        if line is None:
+            found, show = daemon.get("/v1/queue/batch-sizes"), screens.batch_sizes
+        elif changes:
+            body = {"size": size, "reason": reason}
+            found = daemon.post(f"/v1/queue/batch-sizes/{part(line)}", body)
+            show = screens.batch_size_set
+        else:
+            found = daemon.get(f"/v1/queue/batch-sizes/{part(line)}")
+            show = screens.batch_size
+    show_json(found) if as_json else show(found)
 
 
 # --- runs and versions ----------------------------------------------------------------
@@ -735,16 +788,26 @@ def send(
     feedback_topic: Annotated[
         str | None, typer.Option("--feedback-topic", help="Topic for feedback. [likewise]")
     ] = None,
+    http: Annotated[
+        bool, typer.Option("--http", help="Send to the daemon itself, which answers each line.")
+    ] = False,
     kind: Annotated[Kind | None, typer.Option(help="Of every line. [seen from each line]")] = None,
     validate: Annotated[
-        bool, typer.Option("--check/--no-check", help="Refuse lines that would be dead letters.")
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Refuse lines that would be dead letters; with --http the daemon does anyway.",
+        ),
     ] = True,
+    url: Url = None,
     config: Config = None,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send events from a file to Kafka, where the daemon reads them."""
+    """Send events from a file to Kafka, where the daemon reads them, or to the daemon."""
     from daemon.printing import complain, say, show_json
     from daemon.sending import send_file
+    from daemon.sending_http import post_file
 
     given = {
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -752,23 +815,32 @@ def send(
         "kafka.feedback_topics": feedback_topic,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
-    settings = _settings(config, None, **overrides)
-    if not settings.kafka.configured:
-        raise typer.BadParameter(
-            "no broker is known: give --bootstrap-servers HOST:PORT, or set kafka.bootstrap_servers"
-        )
-    _quiet("critical")  # the client's own words about a broker that is away are ours to say
-    report = send_file(file, settings.kafka, kind=kind, validate=validate)
+    if http:
+        if overrides:
+            raise typer.BadParameter("--http sends to the daemon: leave the options of Kafka out")
+        with _daemon(url, config, data_dir) as daemon:
+            report = post_file(file, daemon, kind=kind)
+    else:
+        settings = _settings(config, data_dir, **overrides)
+        if not settings.kafka.configured:
+            raise typer.BadParameter(
+                "no broker is known: give --bootstrap-servers HOST:PORT, set"
+                " kafka.bootstrap_servers, or send to the daemon itself with --http"
+            )
+        _quiet("critical")  # the client's own words about a broker that is away are ours to say
+        report = send_file(file, settings.kafka, kind=kind, validate=validate)
     if as_json:
         show_json(
             {
                 "sent": report.sent,
+                "duplicates": report.duplicates,
                 "n_refused": report.n_refused,
                 "refused": [one._asdict() for one in report.refused],
             }
         )
     else:
-        say(f"{report.sent} events sent, {report.n_refused} lines refused")
+        known = f" ({report.duplicates} were there already)" if report.duplicates else ""
+        say(f"{report.sent} events sent{known}, {report.n_refused} lines refused")
     for refused in report.refused:
         complain(f"line {refused.line}: {refused.reason}")
     if report.n_refused:

@@ -4,6 +4,8 @@ Answers are the API's JSON as it is. Every failure is one error with what to do 
 """
 
 import getpass
+import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +68,14 @@ class NotUnderstoodError(RefusedError):
     exit_status = ExitStatus.USAGE
 
 
+class TooManyError(RefusedError):
+    """More was sent than the daemon allows; it says when to come back."""
+
+    def __init__(self, detail: str, retry_after_seconds: float) -> None:
+        super().__init__(httpx.codes.TOO_MANY_REQUESTS, detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Client:
     """One daemon. Whoever opens it closes it. Raises DaemonUnreachableError for a bad address."""
 
@@ -104,6 +114,10 @@ class Client:
         given = {name: value for name, value in query.items() if value is not None}
         return self._ask("GET", path, params=given)
 
+    def get_text(self, path: str) -> str:
+        """The answer to a GET that is no JSON. Errors as in `get`."""
+        return self._request("GET", path).text
+
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The answer to a POST of a JSON document. Errors as in `get`."""
         return self._ask("POST", path, json=body)
@@ -111,6 +125,25 @@ class Client:
     def post_file(self, path: str, file: Path, **query: Any) -> Any:
         """The answer to a POST of a file's bytes. Errors as in `get`."""
         return self._ask("POST", path, content=file.read_bytes(), params=query)
+
+    def post_lines(self, path: str, lines: bytes) -> list[dict[str, Any]]:
+        """The answer to each line of an NDJSON body, in order. Errors as in `get`.
+
+        Waits as long as the daemon asks when it is sent more than it allows. An answer that
+        stops early is a DaemonUnavailableError, though lines before may be stored.
+        """
+        headers = {"Content-Type": "application/x-ndjson"}
+        while True:
+            try:
+                answer = self._request("POST", path, content=lines, headers=headers)
+            except TooManyError as error:
+                time.sleep(error.retry_after_seconds)
+                continue
+            *told, end = [json.loads(line) for line in answer.text.splitlines()] or [{}]
+            if end.get("status") != "done":
+                why = end.get("detail", "it ended in the middle of its answer")
+                raise DaemonUnavailableError(f"the daemon did not take all of it: {why}")
+            return told
 
     def pages(
         self, path: str, most: int, *, before: int | None = None, **query: Any
@@ -126,6 +159,9 @@ class Client:
                 return
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:
+        return self._request(method, path, **request).json()
+
+    def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **request)
         except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
@@ -135,10 +171,12 @@ class Client:
         except httpx.HTTPError as error:
             raise DaemonUnreachableError(self.url, str(error)) from error
         if answer.is_success:
-            return answer.json()
+            return answer
         detail = _detail(answer)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise TokenRefusedError(self.url)
+        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise TooManyError(detail, float(answer.headers.get("Retry-After", 1)))
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise DaemonUnavailableError(f"the daemon cannot do it now: {detail}")
         if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:

@@ -1,20 +1,22 @@
-"""The daemon's own clockwork: seal batches when they are due, let held events expire.
+"""The daemon's own clockwork: seal batches when they are due, size them, expire what is held.
 
 Each loop is a coroutine that works until it is cancelled; daemon/app.py owns their tasks.
 """
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
 from consumers.pressure import Pressure
 from daemon.store import Store
+from learning.batch_sizing import choose_size
 from learning.batching import BatchRules, due
 from learning.clock import Clock
 from learning.facts import Announce, EventsExpired
-from learning.lines import ModelLines
+from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
 from learning.sampling import SplitRules
 
@@ -24,6 +26,8 @@ SEAL_SECONDS = 1.0
 """How often age is looked at; new events wake the sealer at once."""
 SEAL_PAUSE_SECONDS = 0.2
 """A stream wakes the sealer with each block that is stored; so often it may look."""
+SIZE_EVERY = timedelta(seconds=30)
+"""How often a line's batch size is thought over; the end of a run asks for it at once."""
 EXPIRE_SECONDS = 60.0
 STORE_RETRY_SECONDS = 2.0
 COUNT_SECONDS = 1.0
@@ -31,7 +35,7 @@ STORE_QUIET_SECONDS = 30.0
 
 
 class Sealer:
-    """Turns queues into batches by size and by age."""
+    """Turns queues into batches by size and by age, and lets the size follow what is learned."""
 
     def __init__(
         self,
@@ -49,6 +53,12 @@ class Sealer:
         self._announce = announce
         self._clock = clock
         self._wake = asyncio.Event()
+        self._sized_at: dict[str, datetime] = {}
+
+    def size_anew(self) -> None:
+        """A run has ended: think over the batch sizes, then look what is due."""
+        self._sized_at.clear()
+        self.wake()
 
     def wake(self) -> None:
         """Look now: events were queued, or a line became idle."""
@@ -71,9 +81,16 @@ class Sealer:
 
     async def seal_due(self) -> None:
         """Seal one batch of each line where one is due."""
-        for line in self._lines.owners(await self._store.queue.waiting_task_types()):
+        lines = self._lines.owners(await self._store.queue.waiting_task_types())
+        for line in lines:
+            await self._size(line)
+        sizes = await self._store.batch_sizes.current()
+        for line in lines:
+            rules = self._batch_rules
+            if line.name in sizes:
+                rules = replace(rules, batch_size=sizes[line.name].size)
             queue = await self._store.queue.look(line)
-            batch = due(queue, self._batch_rules, self._clock())
+            batch = due(queue, rules, self._clock())
             if batch is None or line.base_model is None:
                 continue  # without a base model the events wait where feedback reaches them
             sealed = await self._store.queue.seal(
@@ -81,6 +98,20 @@ class Sealer:
             )
             if sealed is not None:
                 self._announce(sealed)
+
+    async def _size(self, line: ModelLine) -> None:
+        """Let a line's batch size follow its experience, unless that was done just now."""
+        sizes, now = self._store.batch_sizes, self._clock()
+        last = self._sized_at.get(line.name)
+        if not sizes.rules.adaptive or (last is not None and now - last < SIZE_EVERY):
+            return
+        self._sized_at[line.name] = now
+        present, experience = await sizes.experience(line, now)
+        if present.pinned:
+            return
+        changed = await sizes.change(present, choose_size(experience, sizes.rules), now)
+        if changed is not None:
+            self._announce(changed)
 
 
 async def watch_pressure(store: Store, pressure: Pressure) -> None:

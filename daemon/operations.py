@@ -18,6 +18,7 @@ from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, prompt_key
 from learning.facts import (
     Announce,
+    BatchSizeChanged,
     EventsStored,
     LaunchResolved,
     Promoted,
@@ -38,6 +39,24 @@ class UnknownTaskTypeError(NotFoundError):
     def __init__(self, task_type: str) -> None:
         super().__init__(f"no model line learns from {task_type!r}; `learnd status` lists them")
         self.task_type = task_type
+
+
+class UnknownLineError(NotFoundError):
+    """No model line has this name."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(f"there is no model line {line!r}; `learnd status` lists them")
+        self.line = line
+
+
+class BatchSizeTooLargeError(ConflictError):
+    """A batch of this size would be larger than a queue may become."""
+
+    def __init__(self, size: int, max_queue_size: int) -> None:
+        super().__init__(
+            f"a batch of {size} events is larger than queue.max_queue_size, {max_queue_size}"
+        )
+        self.size, self.max_queue_size = size, max_queue_size
 
 
 class StillUndecodableError(ConflictError):
@@ -114,6 +133,20 @@ class DaemonOperations:
         else:
             reason = "sealed; its run starts now"
         return FlushResult(line.name, batch, reason)
+
+    async def set_batch_size(
+        self, line: str, size: int | None, *, reason: str, actor: str
+    ) -> BatchSizeChanged:
+        """See daemon.api.ports.Operations."""
+        if self._lines.get(line) is None:
+            raise UnknownLineError(line)
+        if size is not None and size > self._max_queue_size:
+            raise BatchSizeTooLargeError(size, self._max_queue_size)
+        changed = await self._store.batch_sizes.set_by_hand(
+            line, size, reason, actor, self._clock()
+        )
+        self._announce(changed)
+        return changed
 
     async def promote(
         self, line: str, version: str, *, force: bool, reason: str, actor: str

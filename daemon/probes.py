@@ -13,6 +13,8 @@ from learning.ports import EventKind, StoreUnavailableError
 from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
 from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
 
+STOPPING = "the daemon is stopping"
+
 
 class Source(Protocol):
     """A consumer, as far as it can be asked how it is; consumers.kafka_source.KafkaSource."""
@@ -59,6 +61,10 @@ class DaemonProbes:
         """The daemon stops: take no more work. Loops that end now are no fault."""
         self._draining = True
 
+    def closed(self, kind: EventKind) -> str | None:
+        """Why no event of a kind may be taken now, or None."""
+        return STOPPING if self._draining else self._pressure.refusal(kind)
+
     def live(self) -> Sequence[Check]:
         """See daemon.api.ports.Probes."""
         return [
@@ -77,8 +83,8 @@ class DaemonProbes:
 
     def at_hand(self) -> Sequence[Check]:
         """What `ready` says without asking the store."""
-        stopping = "the daemon is stopping" if self._draining else ""
-        checks = [*self.live(), Check("running", ok=not self._draining, detail=stopping)]
+        stopping = STOPPING if self._draining else ""
+        checks = [*self.live(), Check("running", ok=not stopping, detail=stopping)]
         if self._source is not None:
             trouble = self._source.trouble
             checks.append(Check("consumer", ok=not trouble, detail=trouble))
@@ -165,6 +171,7 @@ def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], i
         },
         runs_by_state=overview.runs_by_state,
         lag=lag,
+        batch_sizes={line.line: line.batch_size.size for line in overview.lines},
         lines=[
             LineHealth(
                 line.line,

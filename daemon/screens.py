@@ -23,6 +23,8 @@ from daemon.printing import (
 
 Json = Mapping[str, Any]
 
+UNREMARKABLE = ("configured", "too_few_runs", "steady", "idle")
+"""Causes of a batch size that need no word."""
 STATES = ("queued", "sealed", "held", "rejected", "quarantined", "withdrawn", "expired")
 
 
@@ -35,7 +37,7 @@ def status(url: str, overview: Json, health: Json) -> None:
     show_pairs(
         [
             ("daemon", url),
-            ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(_complaints(health))}"),
+            ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(complaints(health))}"),
             ("outputs accepted", _rate(health["metrics"]["success_rate"])),
             ("queued", f"{queued} events{age}"),
             (
@@ -58,7 +60,8 @@ def status(url: str, overview: Json, health: Json) -> None:
         )
 
 
-def _complaints(health: Json) -> Sequence[str]:
+def complaints(health: Json) -> Sequence[str]:
+    """Why a daemon is not healthy, one sentence each."""
     low = [
         f"{name} {_rate(part['success_rate'])}, needed > {_rate(part['threshold'])}"
         for name, part in (("outputs accepted", health["metrics"]), ("runs", health["finetune"]))
@@ -90,7 +93,7 @@ def lines(found: Sequence[Json]) -> None:
             (
                 one["line"],
                 one["champion"] or "no base model",
-                one["waiting"],
+                f"{one['waiting']} of {one['batch_size']['size']}",
                 one["run_state"],
                 f"{one['held_out']} of {one['wanted_held_out']}",
                 _decision(one["last_decision"]),
@@ -99,6 +102,11 @@ def lines(found: Sequence[Json]) -> None:
         ],
         title="Model lines",
     )
+    told = [one["batch_size"] for one in found if one["batch_size"]["cause"] not in UNREMARKABLE]
+    for one in told:
+        say(f"{one['line']}: batches of {_size(one)}: {one['reason']}")
+    if told:
+        say("")
 
 
 def _decision(last: Json | None) -> str:
@@ -157,6 +165,43 @@ def flushed(results: Sequence[Json]) -> None:
         say("Nothing was sealed." if idle else "Nothing is waiting, so nothing was sealed.")
     for reason, names in idle.items():
         say(f"{reason}: {some_of(names)}")
+
+
+def batch_sizes(found: Sequence[Json]) -> None:
+    """The batch size of every line."""
+    show_table(
+        [Column("line"), number("batch size"), Column("cause"), words("why")],
+        [(one["line"], _size(one), one["cause"], one["reason"]) for one in found],
+    )
+    say("`learnd batch-size LINE` shows how one came about; --set N pins it, --auto lets it adapt.")
+
+
+def batch_size(found: Json) -> None:
+    """One line's batch size with its past."""
+    current, rules = found["current"], found["rules"]
+    adapts = rules["adaptive"] and not current["pinned"]
+    show_pairs(
+        [
+            ("line", current["line"]),
+            ("batch size", _size(current)),
+            ("cause", current["cause"]),
+            ("why", current["reason"]),
+            ("adapts", f"between {rules['least']} and {rules['most']}" if adapts else "no"),
+            ("not below", current["needed"] or None),
+            ("since (UTC)", when(current["changed_at"]) if current["changed_at"] else None),
+        ]
+    )
+    say("")
+    history(found["history"])
+
+
+def batch_size_set(found: Json) -> None:
+    """A batch size that an operator set."""
+    say(f"{found['line']}: batch size {found['before']} -> {found['after']} ({found['reason']})")
+
+
+def _size(one: Json) -> str:
+    return f"{one['size']}{' (pinned)' if one['pinned'] else ''}"
 
 
 def runs(found: Sequence[Json], title: str | None = None) -> None:

@@ -44,7 +44,7 @@ def send_file(name: str, kafka: KafkaSettings, *, kind: str | None, validate: bo
     """
     connection = kafka_connection(kafka)
     wanted = EventKind(kind) if kind is not None else None
-    with _opened(name) as file, _progress(file) as (counted, on_progress):
+    with opened(name) as file, progress(file) as (counted, on_progress):
         try:
             return asyncio.run(
                 send(
@@ -65,7 +65,8 @@ def send_file(name: str, kafka: KafkaSettings, *, kind: str | None, validate: bo
 
 
 @contextlib.contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
+def opened(name: str) -> Iterator[BinaryIO]:
+    """A file, or for "-" standard input. Raises FileUnreadableError."""
     if name == STANDARD_INPUT:
         yield sys.stdin.buffer
         return
@@ -92,7 +93,7 @@ class _Counted:
 
 
 @contextlib.contextmanager
-def _progress(file: BinaryIO) -> Iterator[tuple[ReadableFile, Callable[[int], None]]]:
+def progress(file: BinaryIO) -> Iterator[tuple[ReadableFile, Callable[[int], None]]]:
     """A bar on stderr, when somebody watches: bytes read, and events acknowledged."""
     with Progress(
         TextColumn("{task.fields[sent]} events"),

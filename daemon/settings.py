@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from finetune.trainer.protocol import TrainingSettings
+from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
@@ -112,10 +113,19 @@ class _Section(BaseModel):
 
 
 class HttpSettings(_Section):
-    """Where the API listens. Port 0 takes a free one."""
+    """Where the API listens, and what a sender of events may ask of it."""
 
     host: Text = "127.0.0.1"
     port: int = Field(8700, ge=0, le=65_535)
+    """0 takes a free one."""
+    max_stream_bytes: int = Field(1_073_741_824, ge=1_000, le=2**53)
+    """Of one NDJSON body, after decompression."""
+    body_seconds: float = Field(30.0, ge=0.1, le=3_600.0, allow_inf_nan=False)
+    """A single event, or one line of a stream, has to arrive within so long."""
+    events_per_second: float = Field(10_000.0, gt=0, le=1e9, allow_inf_nan=False)
+    """What one address may send for long."""
+    burst_events: int = Field(20_000, ge=1, le=1_000_000_000)
+    """What one address may send at once after a rest."""
 
 
 class KafkaSettings(_Section):
@@ -205,6 +215,36 @@ class KafkaSettings(_Section):
         return bool(self.bootstrap_servers)
 
 
+def _watched(path: Path) -> Path:
+    if any("**" in part and part != "**" for part in path.parts):
+        raise PydanticCustomError("glob", "** stands for folders, and alone between two slashes")
+    return path
+
+
+Watched = Annotated[
+    tuple[Annotated[AbsolutePath, AfterValidator(_watched)], ...], BeforeValidator(_listed)
+]
+"""Folders, whose *.jsonl are meant, globs, or files."""
+
+
+class FileSettings(_Section):
+    """JSONL files that are followed as they grow."""
+
+    outputs: Watched = ()
+    feedback: Watched = ()
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is anything to follow."""
+        return bool(self.outputs or self.feedback)
+
+
+class IntakeSettings(_Section):
+    """Where events come from, beside Kafka and HTTP."""
+
+    files: FileSettings = FileSettings()
+
+
 class PolicySettings(_Section):
     """The bars that an output has to clear (LP1, LP2)."""
 
@@ -228,6 +268,14 @@ class QueueSettings(_Section):
     """So many events of all task types may wait; then outputs wait where they come from."""
     low_water: int = Field(80_000, ge=1, le=1_000_000_000)
     """Below it they are taken again."""
+    adaptive: bool = True
+    """Whether a line's batch size follows its stream and its runs; see learning.batch_sizing."""
+    min_batch_size: int | None = Field(None, ge=1, le=100_000)
+    """Adapting never goes below; without one, not below batch_size."""
+    max_batch_size: int | None = Field(None, ge=1, le=1_000_000)
+    """Adapting never goes above; without one, not above max_queue_size."""
+    max_size_changes_a_day: int = Field(4, ge=0, le=1_000)
+    """Automatic changes of one line's size in 24 hours."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -242,6 +290,20 @@ class QueueSettings(_Section):
                 "queue",
                 "max_queue_size {full} is smaller than batch_size {size}",
                 {"full": self.max_queue_size, "size": self.batch_size},
+            )
+        least = self.batch_size if self.min_batch_size is None else self.min_batch_size
+        most = self.max_queue_size if self.max_batch_size is None else self.max_batch_size
+        if not least <= self.batch_size <= most <= self.max_queue_size:
+            raise PydanticCustomError(
+                "queue",
+                "needed: min_batch_size {least} <= batch_size {size}"
+                " <= max_batch_size {most} <= max_queue_size {full}",
+                {
+                    "least": least,
+                    "size": self.batch_size,
+                    "most": most,
+                    "full": self.max_queue_size,
+                },
             )
         return self
 
@@ -369,6 +431,7 @@ class Settings(BaseSettings):
     """Everything runs, but no job is launched."""
     http: HttpSettings = HttpSettings()
     kafka: KafkaSettings = KafkaSettings()
+    intake: IntakeSettings = IntakeSettings()
     policy: PolicySettings = PolicySettings()
     queue: QueueSettings = QueueSettings()
     split: SplitSettings = SplitSettings()
@@ -440,6 +503,17 @@ class Settings(BaseSettings):
             batch_size=self.queue.batch_size,
             max_queue_size=self.queue.max_queue_size,
             max_wait=timedelta(seconds=self.queue.max_wait_seconds),
+        )
+
+    def size_rules(self) -> SizeRules:
+        """Within which bounds a batch size may adapt, as the core knows it."""
+        queue = self.queue
+        return SizeRules(
+            adaptive=queue.adaptive,
+            start=queue.batch_size,
+            least=queue.batch_size if queue.min_batch_size is None else queue.min_batch_size,
+            most=queue.max_queue_size if queue.max_batch_size is None else queue.max_batch_size,
+            max_changes_a_day=queue.max_size_changes_a_day,
         )
 
     def split_rules(self) -> SplitRules:

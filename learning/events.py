@@ -162,6 +162,14 @@ class FeedbackEvent(_Wire):
         return digest(self.model_dump_json(exclude={"event_id"}, exclude_none=True))
 
 
+def is_same_body(event: OutputEvent | FeedbackEvent, text: str, stored: str) -> bool:
+    """Whether an event, and the JSON that it was read from, says what a stored JSON of its kind
+    says: byte for byte, or in all but the spelling and the id."""
+    if text == stored:
+        return True
+    return type(event).model_validate_json(stored).content_hash() == event.content_hash()
+
+
 def digest(text: str) -> bytes:
     """16 bytes of BLAKE2b over the UTF-8 text: an identity, not a secret."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -27,6 +27,14 @@ class EventsStored:
 
 
 @dataclass(frozen=True)
+class EventsRefused:
+    """Arrivals that were no events, of a sender who was told so and still has them."""
+
+    source: str
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class TopicRecreated:
     """A partition no longer holds what was read from it; it is read again from its start."""
 
@@ -166,8 +174,21 @@ class RolledBack:
     reason: str
 
 
+@dataclass(frozen=True)
+class BatchSizeChanged:
+    """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
+
+    line: str
+    before: int
+    after: int
+    cause: str
+    reason: str
+    actor: str
+
+
 Fact = (
     EventsStored
+    | EventsRefused
     | TopicRecreated
     | EventsExpired
     | BatchSealed
@@ -181,6 +202,7 @@ Fact = (
     | CandidateDecided
     | Promoted
     | RolledBack
+    | BatchSizeChanged
 )
 
 Announce = Callable[[Fact], None]

@@ -189,6 +189,41 @@ class IntakeStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What the store has under one (producer, event_id)."""
+
+    row_id: int
+    state: str
+    """Of an output its EventState, of feedback its FeedbackState."""
+    reason: str
+    """Why an output is in its state; empty for feedback."""
+    text: str
+    """The JSON that was stored."""
+    origin: Origin
+
+
+class Receipts(Protocol):
+    """Where a source that has to answer its sender looks up what it has stored."""
+
+    async def receipts(
+        self, kind: EventKind, keys: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], Receipt]:
+        """The receipts of (producer, event_id) pairs; unknown ones are left out.
+
+        Raises StoreUnavailableError.
+        """
+        ...
+
+
+class KnownPositions(Protocol):
+    """Where a source looks up how far everything was read, its own claims or not."""
+
+    async def of(self, source: str) -> Sequence[Position]:
+        """The positions of a source, as stored now. Raises StoreUnavailableError."""
+        ...
+
+
 # --- fine-tuning ----------------------------------------------------------------------
 
 

@@ -17,8 +17,10 @@ from structlog.typing import Processor
 
 from learning.facts import (
     BatchSealed,
+    BatchSizeChanged,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Fact,
     LaunchResolved,
@@ -83,7 +85,14 @@ def configure(level: str, style: Literal["json", "console"]) -> None:
     last: list[Processor] = (
         [structlog.processors.format_exc_info, mask_secrets, structlog.processors.JSONRenderer()]
         if style == "json"
-        else [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            mask_secrets,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The default shows local variables: secrets among them, and seconds of work.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Damping("aiokafka", time.monotonic))
@@ -142,7 +151,9 @@ class FactLog:
         fields = {"kind": type(fact).__name__}
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
-        elif isinstance(fact, RunFailed | RunWaits | TopicRecreated | RolledBack | EventsStored):
+        elif isinstance(
+            fact, RunFailed | RunWaits | TopicRecreated | RolledBack | EventsStored | EventsRefused
+        ):
             self._log.warning(said, **fields)
         else:
             self._log.info(said, **fields)
@@ -153,6 +164,9 @@ def in_words(fact: Fact) -> str:
     match fact:
         case EventsStored():
             return _stored(fact)
+        case EventsRefused():
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(fact.reasons.items()))
+            return f"{fact.source}: refused: {reasons}"
         case TopicRecreated():
             return (
                 f"{fact.topic}[{fact.partition}] is another topic than the one read before:"
@@ -201,6 +215,11 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
                 f"{f': {fact.reason}' if fact.reason else ''}"
+            )
+        case BatchSizeChanged():
+            return (
+                f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
+                f" ({fact.cause}): {fact.reason}"
             )
 
 

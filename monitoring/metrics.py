@@ -21,8 +21,10 @@ from prometheus_client.registry import Collector
 
 from learning.facts import (
     BatchSealed,
+    BatchSizeChanged,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Fact,
     LaunchResolved,
@@ -72,6 +74,8 @@ class Snapshot:
     runs_by_state: Mapping[str, int] = field(default_factory=dict)
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """Records not yet read, by topic and partition."""
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Events in a batch, by line."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
     success_rate: float | None = None
@@ -142,6 +146,12 @@ class _Counters:
         self._dead_letters = counter(
             "learnd_dead_letters", "Records that could not become events.", "source", "reason"
         )
+        self._refused = counter(
+            "learnd_events_refused",
+            "Events that were refused to their sender's face, and not kept.",
+            "source",
+            "reason",
+        )
         self._expired = counter("learnd_expired", "Held outputs whose time ran out.")
         self._recreated = counter(
             "learnd_topics_recreated", "Partitions found to be others than were read.", "topic"
@@ -171,11 +181,17 @@ class _Counters:
             "learnd_promotions", "Versions that became champion.", "line", "forced"
         )
         self._rollbacks = counter("learnd_rollbacks", "Champions that were taken back.", "line")
+        self._resized = counter(
+            "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
+        )
 
     def count(self, fact: Fact) -> None:
         match fact:
             case EventsStored():
                 self._count_stored(fact)
+            case EventsRefused():
+                for reason, n in fact.reasons.items():
+                    self._refused.labels(fact.source, reason).inc(n)
             case EventsExpired():
                 self._expired.inc(fact.count)
             case TopicRecreated():
@@ -207,6 +223,8 @@ class _Counters:
                 self._promotions.labels(fact.line, _yes_no(fact.forced)).inc()
             case RolledBack():
                 self._rollbacks.labels(fact.line).inc()
+            case BatchSizeChanged():
+                self._resized.labels(fact.line, fact.cause).inc()
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():
@@ -242,6 +260,7 @@ class _Gauges:
         self._oldest = gauge(
             "learnd_oldest_queued_age_seconds", "Age of the oldest queued event.", "task_type"
         )
+        self._batch_size = gauge("learnd_batch_size_events", "Events in a batch.", "line")
         self._runs = gauge("learnd_runs", "Fine-tune runs.", "state")
         self._lag = gauge(
             "learnd_consumer_lag_records", "Records not yet read.", "topic", "partition"
@@ -272,6 +291,7 @@ class _Gauges:
             self._queued,
             self._held,
             self._oldest,
+            self._batch_size,
             self._runs,
             self._lag,
             self._champion,
@@ -291,6 +311,8 @@ class _Gauges:
             self._held.labels(task_type).set(n)
         for task_type, seconds in snapshot.oldest_queued_seconds.items():
             self._oldest.labels(task_type).set(seconds)
+        for line_name, size in snapshot.batch_sizes.items():
+            self._batch_size.labels(line_name).set(size)
         for state, n in snapshot.runs_by_state.items():
             self._runs.labels(state).set(n)
         for (topic, partition), records in snapshot.lag.items():

@@ -1,11 +1,12 @@
 """Daemons that die where a test says, each forked from one process that has imported everything.
 
-    python -m tests.crashing
+    python -m tests.crashing FAILPOINT NTH run
 
-reads orders from stdin, one JSON object a line, and answers on stdout: `{"pid": 7}` when the
-daemon is there, `{"status": -9}` when it has ended. An order names the failpoint, which of its
-passages is the last, and the daemon's environment and log. Forking saves two seconds of
-imports a life, and there is a life for each failpoint.
+is one `learnd run` that dies when it comes there for the nth time. Without arguments it reads
+orders from stdin, one JSON object a line, and answers on stdout: `{"pid": 7}` when the daemon is
+there, `{"status": -9}` when it has ended. An order names the failpoint, which of its passages is
+the last, and the daemon's environment and log. Forking saves two seconds of imports a life, and
+there is a life for each failpoint.
 """
 
 import ctypes
@@ -22,7 +23,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Be one daemon, or serve until stdin ends."""
+    if len(sys.argv) > 1:
+        name, nth, *arguments = sys.argv[1:]
+        die_at(name, int(nth))
+        _be_learnd(arguments)
+        return
     _die_with_parent()
     for name in HEAVY:
         importlib.import_module(name)
@@ -45,7 +51,11 @@ def _live(order: dict[str, Any]) -> None:
     os.environ.update(order["environment"])
     if order["failpoint"] is not None:
         die_at(order["failpoint"], order["nth"])
-    sys.argv = ["learnd", "run"]
+    _be_learnd(["run"])
+
+
+def _be_learnd(arguments: list[str]) -> None:
+    sys.argv = ["learnd", *arguments]
     from daemon.cli import main as learnd
 
     learnd()

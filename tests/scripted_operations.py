@@ -7,6 +7,7 @@ from typing import Any
 from daemon.api.ports import FlushResult, HeldOutImport
 from learning.facts import (
     BatchSealed,
+    BatchSizeChanged,
     EventsStored,
     LaunchResolved,
     Promoted,
@@ -36,6 +37,12 @@ class ScriptedOperations:
             FlushResult("audio", sealed, "sealed; its run starts now"),
             FlushResult("game", None, "nothing is waiting"),
         ]
+
+    async def set_batch_size(
+        self, line: str, size: int | None, *, reason: str, actor: str
+    ) -> BatchSizeChanged:
+        self._hear("set_batch_size", line, size, reason, actor)
+        return BatchSizeChanged(line, 20, size or 20, "by_hand", reason, actor)
 
     async def promote(
         self, line: str, version: str, *, force: bool, reason: str, actor: str

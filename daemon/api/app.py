@@ -1,37 +1,71 @@
 """Put the API together from its collaborators."""
 
-from fastapi import APIRouter, FastAPI
+from http import HTTPStatus
 
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import HTTPBearer
+
+from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
 from daemon.api.ports import MetricsPage, Operations, Probes
-from daemon.api.problems import answer_errors
-from daemon.api.routes import dead_letters, events, held_out, lineage, models, probes, queue, runs
+from daemon.api.problems import answer_errors, problems_of
+from daemon.api.routes import (
+    dead_letters,
+    events,
+    held_out,
+    intake,
+    lineage,
+    models,
+    probes,
+    queue,
+    runs,
+)
+from daemon.api.routes import facts as facts_route
+from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 
 LONGEST_BODY_BYTES = 1024 * 1024
+EVERYWHERE = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+"""What every address below /v1 may answer, beside what it is for."""
+DESCRIBED_TOKEN = HTTPBearer(
+    auto_error=False,
+    description="The daemon's token, in the file `token` of its data directory.",
+)
+"""For the description of the API only: `guard.RequireToken` asks for it, everywhere."""
 
 
 def create_app(
     *,
     views: Views,
     operations: Operations,
+    http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
+    facts: RecentFacts,
     token: str,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but the probes and the metrics needs the token."""
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
-    v1 = APIRouter(prefix="/v1")
+    v1 = APIRouter(
+        prefix="/v1", responses=problems_of(*EVERYWHERE), dependencies=[Security(DESCRIBED_TOKEN)]
+    )
     for router in (
-        queue.router(views.overview, operations),
+        intake.router(http_source),
+        queue.router(views.overview, views.batch_sizes, operations),
         events.router(views.events, operations),
         runs.router(views.runs, operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),
+        facts_route.router(facts),
     ):
         v1.include_router(router)
     app.include_router(probes.router(health, metrics))
@@ -41,7 +75,8 @@ def create_app(
     app.add_middleware(
         LimitBody,
         max_bytes=LONGEST_BODY_BYTES,
-        max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES},
+        max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES}
+        | dict.fromkeys(intake.PATHS, None),
     )
     app.add_middleware(PlainAddress)
     app.add_middleware(RequireToken, token=token, open_paths=probes.OPEN_PATHS)

@@ -6,7 +6,7 @@ whether it exists or not.
 
 import contextlib
 import hmac
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -68,10 +68,16 @@ class PlainAddress:
 
 
 class LimitBody:
-    """Answers 413 to a request whose body is longer than allowed, whatever it declares."""
+    """Answers 413 to a request whose body is longer than allowed, whatever it declares.
+
+    Paths with the limit None are let through: they count for themselves, while they answer.
+    """
 
     def __init__(
-        self, app: ASGIApp, max_bytes: int, max_bytes_of: dict[str, int] | None = None
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        max_bytes_of: Mapping[str, int | None] | None = None,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
@@ -79,10 +85,10 @@ class LimitBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer it."""
-        if scope["type"] != "http":
+        limit = self._max_bytes_of.get(scope.get("path", ""), self._max_bytes)
+        if scope["type"] != "http" or limit is None:
             await self._app(scope, receive, send)
             return
-        limit = self._max_bytes_of.get(scope["path"], self._max_bytes)
         refusal = problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the body may have {limit} bytes here; send less at once",

@@ -10,6 +10,7 @@ from typing import Protocol
 from daemon.store.queue import HeldOutImport as HeldOutImport  # a part of these ports
 from learning.facts import (
     BatchSealed,
+    BatchSizeChanged,
     EventsStored,
     LaunchResolved,
     Promoted,
@@ -43,6 +44,12 @@ class Operations(Protocol):
 
         A batch under way does not stop it: the new batch's run waits for its turn.
         """
+        ...
+
+    async def set_batch_size(
+        self, line: str, size: int | None, *, reason: str, actor: str
+    ) -> BatchSizeChanged:
+        """Pin a line's batch size, in events, or release it with None: it adapts again."""
         ...
 
     async def promote(

@@ -8,8 +8,10 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from consumers.http_source import BodyTooSlowError, HttpRefusal
 from learning.errors import (
     ConflictError,
     IllegalMoveError,
@@ -21,6 +23,13 @@ from learning.ports import StoreUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+OF_A_CHANGE = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+)
+"""What an address that changes something may answer, beside what it is for."""
 
 _STATUS_OF: Sequence[tuple[type[LearningError], HTTPStatus]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
@@ -54,6 +63,26 @@ def problem(
     )
 
 
+class Problem(BaseModel):
+    """What went wrong, and what to do about it (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def problems_of(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The answers of an address that are problems, for the description of the API."""
+    return {
+        status.value: {
+            "description": status.phrase,
+            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+        }
+        for status in statuses
+    }
+
+
 def answer_errors(app: FastAPI) -> None:
     """Make every error of an application a problem document."""
     app.add_exception_handler(LearningError, _learning_error)
@@ -63,6 +92,8 @@ def answer_errors(app: FastAPI) -> None:
 
 
 async def _learning_error(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, HttpRefusal):
+        return _not_taken(error)
     for kind, status in _STATUS_OF:
         if isinstance(error, kind):
             wait = {"Retry-After": str(RETRY_AFTER_SECONDS)}
@@ -72,6 +103,15 @@ async def _learning_error(_request: Request, error: Exception) -> JSONResponse:
                 wait if status is HTTPStatus.SERVICE_UNAVAILABLE else None,
             )
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+
+
+def _not_taken(error: HttpRefusal) -> JSONResponse:
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, BodyTooSlowError):
+        headers["Connection"] = "close"  # whoever stalls would hold it for ever
+    return problem(error.status, str(error), headers, reason=error.reason)
 
 
 async def _bad_request(_request: Request, error: Exception) -> JSONResponse:

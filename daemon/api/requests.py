@@ -39,6 +39,13 @@ class FlushRequest(_Body):
     task_type: Name | None = None
 
 
+class BatchSizeRequest(_Body):
+    """Events in a line's batch from now on; null lets it adapt again."""
+
+    size: int | None = Field(ge=1, le=1_000_000)
+    reason: Reason = ""
+
+
 class VerdictRequest(_Body):
     """A person's word on a stored output."""
 

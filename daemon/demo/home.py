@@ -93,7 +93,12 @@ class Home:
         """Everything that the demo sets; the rest are the defaults of learnd."""
         settings: dict[str, Any] = {
             "data_dir": str(self.data_dir),
-            "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 10 * BATCH_SIZE},
+            # The story counts on this size.
+            "queue": {
+                "batch_size": BATCH_SIZE,
+                "max_queue_size": 10 * BATCH_SIZE,
+                "adaptive": False,
+            },
             # The imported examples are enough to judge by, so every event may train.
             "split": {"held_out_share": 0.0},
             "finetune": {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
@@ -14,6 +15,7 @@ from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
+from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 
 
@@ -28,9 +30,18 @@ class Store:
     interventions: Interventions
     registry: Registry
     outbox: Outbox
+    batch_sizes: BatchSizes
 
     @classmethod
-    async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        artifacts_dir: Path,
+        judge: Judge,
+        clock: Clock,
+        size_rules: SizeRules | None = None,
+    ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         database = Database(url)
         try:
@@ -46,6 +57,7 @@ class Store:
             Interventions(database),
             Registry(database, artifacts_dir),
             Outbox(database, clock),
+            BatchSizes(database, size_rules or SizeRules()),
         )
 
     async def close(self) -> None:

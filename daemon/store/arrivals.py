@@ -65,6 +65,12 @@ class Arrivals(Protocol):
         """The output of each task, locked; None where there are several, unknown ones left out."""
         ...
 
+    def rows_named(
+        self, tx: Connection, table: Table, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], Row[Any]]:
+        """The row of each (producer, id) in one of the two tables; unknown ones left out."""
+        ...
+
     def finish(self, tx: Connection) -> None:
         """Comes last in a transaction."""
         ...
@@ -120,6 +126,13 @@ class SqliteArrivals:
                 outputs[task] = row
         return outputs
 
+    def rows_named(
+        self, tx: Connection, table: Table, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], Row[Any]]:
+        """See Arrivals."""
+        rows = self._rows(tx, table, names_of_events(table, keys))
+        return {key: row for key, row in rows.items() if key in keys}
+
     def finish(self, tx: Connection) -> None:
         """See Arrivals."""
         self._names.move(tx)
@@ -153,11 +166,15 @@ class SqliteArrivals:
         self, tx: Connection, table: Table, names: Sequence[int]
     ) -> dict[tuple[str, str], str]:
         """The stored text under each (producer, id) that may have one of some names."""
+        return {key: row.payload for key, row in self._rows(tx, table, names).items()}
+
+    def _rows(
+        self, tx: Connection, table: Table, names: Sequence[int]
+    ) -> dict[tuple[str, str], Row[Any]]:
+        """By (producer, id), the rows that may have one of some names."""
         found = self._names.find_events(tx, names)
         row_ids = [row_id for row_ids in found.values() for row_id in row_ids]
-        return {
-            (row.producer, row.event_id): row.payload for row in _rows_by_id(tx, table, row_ids)
-        }
+        return {(row.producer, row.event_id): row for row in _rows_by_id(tx, table, row_ids)}
 
 
 class PostgresArrivals:
@@ -192,6 +209,21 @@ class PostgresArrivals:
         single = [row.first for row in found if row.n == 1]
         rows = {row.id: row for row in _rows_by_id(tx, events, single)}
         return {TaskKey(row.task_type, row.task_id): rows.get(row.first) for row in found}
+
+    def rows_named(
+        self, tx: Connection, table: Table, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], Row[Any]]:
+        """See Arrivals."""
+        wanted = sorted(keys)
+        return {
+            (row.producer, row.event_id): row
+            for start in range(0, len(wanted), CHUNK)
+            for row in tx.execute(
+                select(table).where(
+                    tuple_(table.c.producer, table.c.event_id).in_(wanted[start : start + CHUNK])
+                )
+            )
+        }
 
     def finish(self, tx: Connection) -> None:
         """See Arrivals."""

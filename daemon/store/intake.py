@@ -28,7 +28,7 @@ from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
 from learning.clock import Clock
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent
+from learning.events import OutputEvent, is_same_body
 from learning.facts import EventsStored
 from learning.lifecycle import EventState, FeedbackState, require_event_move
 from learning.policy import Verdict, confirms, rejudge
@@ -41,6 +41,7 @@ from learning.ports import (
     Origin,
     Position,
     PositionFencedError,
+    Receipt,
     ReceivedFeedback,
 )
 
@@ -75,7 +76,7 @@ def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
 
 
 class Intake:
-    """The store's front door; implements learning.ports.IntakeStore."""
+    """The store's front door; implements learning.ports.IntakeStore and Receipts."""
 
     def __init__(self, database: Database, judge: Judge, clock: Clock) -> None:
         self._database = database
@@ -109,6 +110,28 @@ class Intake:
         return await self._database.write(
             lambda tx: self._append(tx, block)[0], committed=self._arrivals.committed
         )
+
+    async def receipts(
+        self, kind: EventKind, keys: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], Receipt]:
+        """See learning.ports.Receipts."""
+
+        def query(tx: Connection) -> dict[tuple[str, str], Receipt]:
+            self._arrivals.begin(tx)
+            table = events if kind is EventKind.OUTPUT else feedback
+            return {
+                key: Receipt(
+                    row.id,
+                    row.state,
+                    row.reason if kind is EventKind.OUTPUT else "",
+                    row.payload,
+                    Origin(row.source, row.topic, row.partition, row.offset),
+                )
+                for key, row in self._arrivals.rows_named(tx, table, keys).items()
+            }
+
+        # Only the writer knows the names of the newest rows. It changes nothing.
+        return await self._database.write(query)
 
     async def dead_letter(self, dead_letter_id: int) -> DeadLetter:
         """A stored dead letter. Raises UnknownDeadLetterError."""
@@ -376,9 +399,7 @@ def _reused(kind: EventKind, inserted: Inserted[A]) -> list[DeadLetter]:
     return [
         _id_reused(kind, arrival)
         for arrival, stored in inserted.repeated
-        if arrival.text != stored
-        and arrival.event.content_hash()
-        != type(arrival.event).model_validate_json(stored).content_hash()
+        if not is_same_body(arrival.event, arrival.text, stored)
     ]
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 
+from daemon.store.batch_sizes import ever_queued
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
@@ -382,6 +383,7 @@ def _seal(
             "seed": seed,
             "state": BatchState.SEALED if n_training else BatchState.SPENT,
             "actor": actor,
+            "queued_so_far": ever_queued(tx, line),
             "sealed_at": now,
         },
     )

@@ -271,8 +271,8 @@ transitions = Table(
     Column("at", UtcTime, nullable=False),
     Index("ix_transitions_ref", "kind", "ref"),
     sqlite_autoincrement=True,
-    comment="The history of events, batches, runs and versions after they were first stored."
-    " That an event was sealed is told by batch_members.",
+    comment="The history of events, batches, runs, versions and batch sizes after they were"
+    " first stored. That an event was sealed is told by batch_members.",
 )
 
 model_lines = Table(
@@ -293,8 +293,29 @@ batches = Table(
     Column("seed", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("actor", String(64), nullable=False),
+    Column(
+        "queued_so_far",
+        BigInteger,
+        comment="Events of the line ever queued when it was sealed: two batches tell the rate.",
+    ),
     Column("sealed_at", UtcTime, nullable=False),
     UniqueConstraint("line", "sequence"),
+)
+
+batch_sizes = Table(
+    "batch_sizes",
+    metadata,
+    Column("line", String(64), primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("needed", Integer, nullable=False),
+    Column("configured", Integer, nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("cause", String(16), nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("changed_at", UtcTime),
+    Column("cause_since", UtcTime, nullable=False),
+    comment="The batch size of each line that has a reason for one; its past is in transitions.",
 )
 
 batch_members = Table(

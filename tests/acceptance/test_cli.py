@@ -20,12 +20,14 @@ from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.exit_status import ExitStatus
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.settings_sources import PLAIN_NAMES
 from daemon.store.database import sqlite_url
 from daemon.store.views import Views
 from learning.errors import ConflictError
 from learning.lines import ModelLine, ModelLines
 from monitoring.metrics import Metrics
+from tests.http_intake import http_source
 from tests.rows import START, Generations, Past, open_past
 from tests.scripted_operations import ScriptedOperations
 from tests.services.kafka import KafkaBroker
@@ -109,9 +111,10 @@ async def serve_past(
     await asyncio.to_thread(data_dir.mkdir)
     database = await open_past(sqlite_url(data_dir / "learnd.db"))
     filled = await database.write(lambda tx: fill(Past(tx)))
+    lines = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
     views = Views.of(
         database,
-        lines=ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")]),
+        lines=lines,
         artifacts_dir=data_dir / "artifacts",
         wanted_held_out=32,
         clock=lambda: START,
@@ -121,8 +124,10 @@ async def serve_past(
     app = create_app(
         views=views,
         operations=operations,
+        http_source=http_source(database, lines, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, None, probes),
+        facts=RecentFacts(lambda: START),
         token=ensure_token(data_dir),
     )
     server = ApiServer(app, listen("127.0.0.1", 0))
@@ -237,6 +242,30 @@ async def test_flush_says_what_it_sealed_and_why_not(stage: Stage) -> None:
     assert "nothing is waiting: game" in ran.out
     assert [one[:2] for one in stage.operations.asked] == [("flush", "audio")]
     assert stage.operations.asked[0][2].startswith("cli")
+
+
+async def test_a_batch_size_is_shown_pinned_and_released(stage: Stage) -> None:
+    listed = await stage.terminal.type("batch-size")
+    assert "configured" in listed.out
+    shown = await stage.terminal.type("batch-size", "audio", "--json")
+    assert shown.json["current"]["size"] == 20
+    pinned = await stage.terminal.type("batch-size", "audio", "--set", "8", "--reason", "fewer")
+    assert "audio: batch size 20 -> 8 (fewer)" in pinned.out
+    released = await stage.terminal.type("batch-size", "audio", "--auto")
+    assert released.status == ExitStatus.DONE
+    assert [one[:3] for one in stage.operations.asked] == [
+        ("set_batch_size", "audio", 8),
+        ("set_batch_size", "audio", None),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("--set", "8"), ("audio", "--set", "8", "--auto")])
+async def test_a_batch_size_is_set_for_one_line_and_one_way(
+    stage: Stage, arguments: tuple[str, ...]
+) -> None:
+    ran = await stage.terminal.type("batch-size", *arguments)
+    assert ran.status == ExitStatus.USAGE
+    assert stage.operations.asked == []
 
 
 async def test_promotion_and_rollback_are_passed_on(stage: Stage) -> None:
@@ -456,6 +485,42 @@ async def test_a_file_and_standard_input_are_sent_to_a_real_broker(
     assert "line 2: not_json" in piped.err
     ends = await asyncio.to_thread(kafka_broker.end_offsets, outputs)
     assert sum(ends.values()) == 3
+
+
+async def test_a_file_and_standard_input_are_sent_to_the_daemon_itself(stage: Stage) -> None:
+    terminal = stage.terminal
+    task = {"producer": "p", "task_id": "t-http", "task_type": "audio"}
+    event = json.dumps({**task, "prompt": "a", "output": "b"}).encode()
+    opinion = json.dumps({**task, "approved": True}).encode()
+    file = terminal.folder / "events.jsonl"
+    file.write_bytes(event + b"\n\n" + opinion)
+    sent = await terminal.type("send", str(file), "--http")
+    assert (sent.status, sent.err) == (ExitStatus.DONE, "")
+    assert sent.out == "2 events sent, 0 lines refused\n"
+    again = await terminal.type("send", str(file), "--http")
+    assert again.out == "2 events sent (2 were there already), 0 lines refused\n"
+
+    piped = await terminal.type(
+        "send", "-", "--http", "--json", stdin=event + b"\nnonsense\n" + opinion + b"\n[1]\n"
+    )
+    assert piped.status == ExitStatus.REFUSED
+    assert (piped.json["sent"], piped.json["duplicates"]) == (2, 2)
+    assert [one["line"] for one in piped.json["refused"]] == [2, 4]
+    assert "line 2: not_json" in piped.err
+    wrong = await terminal.type("send", str(file), "--http", "--kind", "feedback", "--json")
+    assert wrong.json["refused"][0]["reason"].startswith("invalid: prompt: unknown field")
+
+
+async def test_sending_to_a_daemon_needs_one(terminal: Terminal) -> None:
+    events = terminal.folder / "events.jsonl"
+    events.write_text("{}\n")
+    away = await terminal.type(
+        "send", str(events), "--http", "--url", "http://127.0.0.1:9", LEARND_TOKEN="t"
+    )
+    assert away.status == ExitStatus.UNREACHABLE
+    assert "0 events or more are stored" in away.err
+    both = await terminal.type("send", str(events), "--http", "--topic", "outputs")
+    assert both.status == ExitStatus.USAGE
 
 
 async def test_help_names_every_command_and_the_exit_statuses(terminal: Terminal) -> None:

@@ -36,6 +36,8 @@ ELSEWHERE = {
     "Intake.rewind": "a recreated topic: tests/acceptance/test_kafka_source.py",
     "Queue.try_to_write": "changes nothing, and only after half a minute without events",
     "Interventions.resolve": "needs a provider without lookup: tests/contract/test_runner.py",
+    "Intake.receipts": "an answer that is never sent: tests/acceptance/test_http_intake.py",
+    "BatchSizes": "not walked: what it needs to change a size takes days of arrivals",
     "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
 }
 """Where moments are tested that no scene leads to, by how their names begin."""

@@ -15,15 +15,19 @@ from consumers.pressure import Pressure
 from daemon.api.app import LONGEST_BODY_BYTES, create_app
 from daemon.api.routes.probes import OPEN_PATHS
 from daemon.probes import DaemonMetrics, DaemonProbes
+from daemon.recent_facts import RecentFacts
 from daemon.store.database import Database
 from daemon.store.views import Views
 from learning.errors import ConflictError, IllegalMoveError, NotFoundError
+from learning.facts import EventsExpired, Promoted
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
 from monitoring.metrics import Metrics
+from tests.http_intake import http_source
 from tests.rows import START, Generations, Past
 from tests.scripted_operations import ScriptedOperations
 
+LINES = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
 TOKEN = "a-token-of-the-tests"
 WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -62,7 +66,7 @@ def probes(views: Views, source: Source) -> DaemonProbes:
 def views(database: Database, tmp_path: Path) -> Views:
     return Views.of(
         database,
-        lines=ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")]),
+        lines=LINES,
         artifacts_dir=tmp_path / "artifacts",
         wanted_held_out=32,
         clock=lambda: START,
@@ -70,14 +74,26 @@ def views(database: Database, tmp_path: Path) -> Views:
 
 
 @pytest.fixture
+def facts() -> RecentFacts:
+    return RecentFacts(lambda: START)
+
+
+@pytest.fixture
 def app(
-    views: Views, operations: ScriptedOperations, source: Source, probes: DaemonProbes
+    database: Database,
+    views: Views,
+    operations: ScriptedOperations,
+    source: Source,
+    probes: DaemonProbes,
+    facts: RecentFacts,
 ) -> FastAPI:
     return create_app(
         views=views,
         operations=operations,
+        http_source=http_source(database, LINES, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, source, probes),
+        facts=facts,
         token=TOKEN,
     )
 
@@ -309,6 +325,7 @@ async def test_lineage_of_a_batch_and_of_its_run_is_one(
     [
         ("/v1/events/77", "learnd events list"),
         ("/v1/runs/r-77", "learnd runs"),
+        ("/v1/runs?before=r-77", "learnd runs"),
         ("/v1/dead-letters/77", "learnd dead-letters list"),
         ("/v1/models/game/versions", "learnd versions"),
         ("/v1/models/audio/versions/9.9.9", "learnd versions audio"),
@@ -342,6 +359,50 @@ async def test_a_question_that_makes_no_sense_is_refused_by_name(
 
 
 # --- doing ----------------------------------------------------------------------------
+
+
+async def test_batch_sizes_are_listed_shown_and_set(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    listed = (await client.get("/v1/queue/batch-sizes")).json()
+    assert [(one["line"], one["size"], one["cause"]) for one in listed] == [
+        ("audio", 20, "configured")
+    ]
+    shown = (await client.get("/v1/queue/batch-sizes/audio")).json()
+    assert (shown["current"]["pinned"], shown["rules"]["most"], shown["history"]) == (
+        False,
+        100,
+        [],
+    )
+    problem_of(await client.get("/v1/queue/batch-sizes/nowhere"), 404)
+
+    answer = await client.post("/v1/queue/batch-sizes/audio", json={"size": 8, "reason": "fewer"})
+    assert answer.json()["after"] == 8
+    await client.post("/v1/queue/batch-sizes/audio", json={"size": None})
+    assert operations.asked == [
+        ("set_batch_size", "audio", 8, "fewer", "api"),
+        ("set_batch_size", "audio", None, "", "api"),
+    ]
+
+
+async def test_the_last_facts_are_told_newest_first(
+    client: httpx.AsyncClient, facts: RecentFacts
+) -> None:
+    facts(EventsExpired(3))
+    facts(Promoted("audio", "1.0.4", "1.0.3", forced=False, actor="runner"))
+
+    assert (await client.get("/v1/facts")).json() == [
+        {
+            "at": START.isoformat().replace("+00:00", "Z"),
+            "kind": "Promoted",
+            "text": "audio: 1.0.4 promoted by runner, it replaces 1.0.3",
+        },
+        {
+            "at": START.isoformat().replace("+00:00", "Z"),
+            "kind": "EventsExpired",
+            "text": "3 held events expired without a verdict",
+        },
+    ]
 
 
 async def test_a_flush_says_what_it_did_line_by_line(
@@ -456,6 +517,9 @@ async def test_a_defect_is_a_problem_that_tells_nothing_of_the_inside(
         ("/v1/queue/flush", {"tasktype": "audio"}, "tasktype"),
         ("/v1/queue/flush", {"task_type": "a b"}, "task_type"),
         ("/v1/queue/flush", [], "body"),
+        ("/v1/queue/batch-sizes/audio", {}, "size"),
+        ("/v1/queue/batch-sizes/audio", {"size": 0}, "size"),
+        ("/v1/queue/batch-sizes/audio", {"size": "8"}, "size"),
         ("/v1/events/1/verdict", {}, "approved"),
         ("/v1/events/1/verdict", {"approved": "yes"}, "approved"),
         ("/v1/events/1/verdict", {"approved": 1}, "approved"),

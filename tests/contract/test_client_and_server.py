@@ -1,6 +1,7 @@
 """The command line's client against the real server: over a socket, as it is used."""
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -50,6 +51,16 @@ async def foreign(_request: Request) -> Response:
     return PlainTextResponse("<html>", status_code=404)
 
 
+async def lines(request: Request) -> Response:
+    """Each line's number; the first request is one too many, and a line "stop" ends it early."""
+    if not hasattr(request.app.state, "asked"):
+        request.app.state.asked = True
+        return JSONResponse({"detail": "slower"}, 429, {"Retry-After": "0"})
+    told = [{"line": n} for n, _ in enumerate((await request.body()).split(b"\n"), start=1)]
+    end = {"status": "stopped", "detail": "it is away"} if b"stop" in await request.body() else {}
+    return Response("\n".join(map(json.dumps, [*told, end or {"status": "done"}])))
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[ApiServer]:
     app = Starlette(
@@ -58,6 +69,7 @@ async def server() -> AsyncIterator[ApiServer]:
             Route("/numbers", numbers),
             Route("/problem/{status}", problem),
             Route("/foreign", foreign),
+            Route("/lines", lines, methods=["POST"]),
         ]
     )
     running = ApiServer(app, listen("127.0.0.1", 0))
@@ -87,6 +99,18 @@ async def test_a_file_is_posted_byte_for_byte(server: ApiServer, tmp_path: Path)
         with Client(server.url, "t") as client:
             heard = client.post_file("/echo", file, task_type="audio")
             assert (heard["body"], heard["query"]) == ('{"a": 1}\n', {"task_type": "audio"})
+
+    await asyncio.to_thread(ask)
+
+
+async def test_lines_are_answered_one_by_one_and_wait_when_they_are_too_many(
+    server: ApiServer,
+) -> None:
+    def ask() -> None:
+        with Client(server.url, "t") as client:
+            assert client.post_lines("/lines", b"a\nb") == [{"line": 1}, {"line": 2}]
+            with pytest.raises(DaemonUnavailableError, match="it is away"):
+                client.post_lines("/lines", b"a\nstop")
 
     await asyncio.to_thread(ask)
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, event
 
 from daemon.store import Store
 from daemon.store.tables import events
+from learning.batch_sizing import SizeCause, Sizing
 from learning.gate import Outcome
 from learning.lifecycle import EventState
 from learning.policy import Verdict
@@ -118,6 +119,11 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     await drive.rollback()
     await store.registry.loadable("normalize", "1.0.1")
     await store.queue.import_held_out([(1, output("x"), bytes(16))], "normalize", "ann", drive.now)
+    for size in (30, 40):
+        seen, _ = await store.batch_sizes.experience(drive.line, drive.now)
+        await store.batch_sizes.change(seen, Sizing(size, 0, SizeCause.KEEP_UP, "x"), drive.now)
+    await store.batch_sizes.set_by_hand("normalize", None, "", "ann", drive.now)
+    await store.batch_sizes.current()
     assert len(statements.seen) > 40
 
     assert list(await store.database.write(lambda tx: list(statements.scans(tx)))) == []

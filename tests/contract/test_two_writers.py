@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from daemon.store import Store
+from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake
 from daemon.store.interventions import Interventions
@@ -27,6 +28,7 @@ from daemon.store.queue import Queue, UnknownEventError, VerdictRefusedError
 from daemon.store.registry import PromotionRefusedError, Registry
 from daemon.store.runs import Runs
 from daemon.store.tables import batch_members, dead_letters, evaluation_examples, events, feedback
+from learning.batch_sizing import SizeRules
 from learning.batching import Trigger
 from learning.errors import IllegalMoveError
 from learning.events import FeedbackEvent, OutputEvent, prompt_key
@@ -106,6 +108,7 @@ async def first(store_url: str, tmp_path: Path, clock: StoppedClock) -> AsyncIte
             Interventions(database),
             Registry(database, artifacts),
             Outbox(database, clock),
+            BatchSizes(database, SizeRules()),
         ),
         clock,
     )

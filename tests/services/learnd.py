@@ -19,7 +19,8 @@ import httpx
 import yaml
 
 from daemon.settings_sources import PLAIN_NAMES
-from tests.services.nursery import Crash, Forked, Nursery
+from tests.services.nursery import Crash as Crash
+from tests.services.nursery import Forked, Nursery
 from tests.services.process import TiedProcess
 from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS, wait_until
 
@@ -88,6 +89,16 @@ class Learnd:
         return self.data_dir / "learnd.db"
 
     @property
+    def url(self) -> str:
+        """Where its API listens since it was started last."""
+        return self._url
+
+    @property
+    def token(self) -> str:
+        """What its API asks for."""
+        return (self.data_dir / "token").read_text().strip()
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         return self._running().pid
@@ -97,7 +108,7 @@ class Learnd:
     def launch(
         self, crash: Crash | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start the process, and do not wait for it to be up. A crash needs a nursery."""
+        """Start the process, and do not wait for it to be up."""
         assert self._process is None, "it runs already"
         self._starts += 1
         self._log = self.folder / f"learnd-{self._starts}.log"
@@ -105,14 +116,14 @@ class Learnd:
         if self._nursery is not None:
             self._process = self._nursery.bear(crash, log=self._log, env=env)
         else:
-            assert crash is None, "only a daemon from a nursery dies where it is told to"
-            self._process = TiedProcess(
-                [sys.executable, "-m", "daemon", "run"], log=self._log, env=env
-            )
+            program = ["-m", "daemon"]
+            if crash is not None:
+                program = ["-m", "tests.crashing", crash.failpoint, str(crash.nth)]
+            self._process = TiedProcess([sys.executable, *program, "run"], log=self._log, env=env)
 
-    def start(self) -> None:
+    def start(self, crash: Crash | None = None) -> None:
         """Start it, and return when it is up."""
-        self.launch()
+        self.launch(crash)
         self.wait_until("learnd is up", self.is_up, seconds=START_SECONDS)
 
     def is_up(self) -> bool:
@@ -178,7 +189,7 @@ class Learnd:
         """The answer of its API."""
         answer = httpx.get(
             f"{self._url}{path}",
-            headers={"Authorization": f"Bearer {(self.data_dir / 'token').read_text().strip()}"},
+            headers={"Authorization": f"Bearer {self.token}"},
             timeout=ANSWER_SECONDS,
             trust_env=False,
         )

@@ -11,6 +11,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Fact,
     LaunchResolved,
@@ -32,6 +33,7 @@ FACTS: list[tuple[Fact, str]] = [
     (EventsStored("kafka", dead_letters={"not_json": 1}), "kafka: 1 dead letters: not_json"),
     (EventsStored("kafka", duplicates=3), "kafka: 3 duplicates"),
     (EventsStored("kafka"), "kafka: nothing new"),
+    (EventsRefused("http", {"not_json": 2, "empty": 1}), "http: refused: 1 empty, 2 not_json"),
     (TopicRecreated("t", 1, 9, 0), "reading again from 0 instead of 9"),
     (EventsExpired(4), "4 held events expired"),
     (BatchSealed("audio", "b-1", "r-1", "size", 8, 4, 2, 1), "8 to train, 4 held out"),
@@ -139,3 +141,15 @@ def test_a_library_that_repeats_itself_is_heard_once_a_minute() -> None:
     now += DAMPED_SECONDS
     assert complain(1) == "no answer (and 1,234 more like this before)"
     assert complain(1) is None
+
+
+def test_a_traceback_shows_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    password = "hunter2"
+    configure("info", "console")
+    try:
+        raise ValueError(len(password))
+    except ValueError as error:
+        structlog.get_logger("t").error("failed", exc_info=error)
+    printed = capsys.readouterr().err
+    assert "ValueError: 7" in printed
+    assert password not in printed.replace('password = "hunter2"', "")

@@ -11,6 +11,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsRefused,
     EventsStored,
     Promoted,
     RolledBack,
@@ -73,6 +74,7 @@ def test_stored_events_are_counted_by_source_task_type_and_verdict(metrics: Metr
 def test_every_fact_is_counted(metrics: Metrics) -> None:
     metrics.count(EventsExpired(2))
     metrics.count(TopicRecreated("t", 0, 5, 0))
+    metrics.count(EventsRefused("http", {"not_json": 2}))
     metrics.count(BatchSealed("audio", "b-1", "r-1", "size", 8, 4, 2, 1))
     metrics.count(RunLaunched("audio", "r-1", 1, "local", "j-1"))
     metrics.count(RunFailed("audio", "r-1", 1, "out_of_memory", "no room", retried=True))
@@ -83,6 +85,7 @@ def test_every_fact_is_counted(metrics: Metrics) -> None:
     for name, labels, wanted in [
         ("learnd_expired_total", {}, 2),
         ("learnd_topics_recreated_total", {"topic": "t"}, 1),
+        ("learnd_events_refused_total", {"source": "http", "reason": "not_json"}, 2),
         ("learnd_batches_total", {"line": "audio", "trigger": "size"}, 1),
         ("learnd_batch_members_total", {"line": "audio", "role": "held_out"}, 4),
         ("learnd_run_launches_total", {"line": "audio", "provider": "local"}, 1),

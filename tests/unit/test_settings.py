@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from daemon.settings import Settings, without_password
+from daemon.settings import QueueSettings, Settings, without_password
 from daemon.settings_sources import PLAIN_NAMES, SettingsError, load
+from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
 from learning.gate import GateRules
@@ -272,6 +273,9 @@ def test_a_file_that_is_not_text_is_one_clear_fault(tmp_path: Path) -> None:
         ("kafka: {dead_letter_topic: learnd.outputs}", "letters would go round"),
         ("kafka: {max_message_bytes: 9000000}", "smaller than max_message_bytes"),
         ("queue: {batch_size: 50, max_queue_size: 10}", "smaller than batch_size"),
+        ("queue: {min_batch_size: 21}", "min_batch_size 21 <= batch_size 20"),
+        ("queue: {max_batch_size: 19}", "batch_size 20 <= max_batch_size 19"),
+        ("queue: {max_batch_size: 101}", "max_batch_size 101 <= max_queue_size 100"),
         ("gate: {min_evidence: 40}", "min_evidence 40 <= wanted_evidence 32"),
         ("kafka: {outputs_topics: [a], feedback_topics: [a]}", "carries one kind of event"),
         ("kafka: {security_protocol: SASL_SSL}", "sasl_mechanism, sasl_username, sasl_password"),
@@ -392,3 +396,9 @@ def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
 )
 def test_the_password_of_an_address_is_masked(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+def test_a_batch_size_adapts_between_the_configured_one_and_a_full_queue() -> None:
+    assert Settings().size_rules() == SizeRules(True, 20, 20, 100, 4)
+    queue = QueueSettings(min_batch_size=5, max_batch_size=60, adaptive=False)
+    assert Settings(queue=queue).size_rules() == SizeRules(False, 20, 5, 60, 4)

@@ -76,6 +76,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         idle,
         idle,
         source,
+        None,
         idle,
         idle,
         idle,

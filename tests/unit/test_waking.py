@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from daemon import loops
 from daemon.loops import Sealer
 from finetune.artifacts import ArtifactStore
 from finetune.runner import Runner, RunnerRules
@@ -37,7 +38,10 @@ def a_runner(tmp_path: Path) -> Runner:
 
 
 def a_sealer(_: Path) -> Sealer:
-    store: Any = SimpleNamespace(queue=SimpleNamespace(waiting_task_types=nothing))
+    store: Any = SimpleNamespace(
+        queue=SimpleNamespace(waiting_task_types=nothing),
+        batch_sizes=SimpleNamespace(current=nothing),
+    )
     rules = BatchRules()
     return Sealer(store, ModelLines([]), rules, SplitRules(), lambda fact: None, lambda: NOON)
 
@@ -51,8 +55,12 @@ async def turns(n: int) -> None:
 @pytest.mark.parametrize("turns_between", range(6))
 @pytest.mark.parametrize("make", [a_runner, a_sealer])
 async def test_one_that_is_woken_while_it_is_stopped_stops(
-    make: Callable[[Path], Runner | Sealer], turns_between: int, tmp_path: Path
+    make: Callable[[Path], Runner | Sealer],
+    turns_between: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(loops, "SEAL_PAUSE_SECONDS", 0)
     loop = make(tmp_path)
     run: Coroutine[Any, Any, None] = loop.run()
     work = asyncio.create_task(run)

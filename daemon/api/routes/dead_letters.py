@@ -1,12 +1,14 @@
 """Records that could not become events: look, and try again."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from daemon.api.ports import Operations
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, DeadLettersQuery, RowId
 from daemon.store.views.dead_letters import DeadLetterDetail, DeadLetters, DeadLetterSummary
 from daemon.store.views.paging import Page
@@ -25,7 +27,11 @@ class Replayed(BaseModel):
 
 def router(dead_letters: DeadLetters, operations: Operations) -> APIRouter:
     """List, show, replay."""
-    routes = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+    routes = APIRouter(
+        prefix="/dead-letters",
+        tags=["dead letters"],
+        responses=problems_of(HTTPStatus.NOT_FOUND),
+    )
 
     @routes.get("")
     async def page(
@@ -46,7 +52,7 @@ def router(dead_letters: DeadLetters, operations: Operations) -> APIRouter:
             )
         return found
 
-    @routes.post("/{letter_id}/replay")
+    @routes.post("/{letter_id}/replay", responses=problems_of(*OF_A_CHANGE))
     async def replay(letter_id: RowId, actor: Actor) -> Replayed:
         """Send it down the path of intake again."""
         return _replayed(await operations.replay(letter_id, actor=actor))

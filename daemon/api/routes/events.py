@@ -1,11 +1,13 @@
 """Stored outputs, and a person's verdict on one."""
 
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from daemon.api.ports import Operations
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, EventsQuery, RowId, VerdictRequest
 from daemon.store.queue import UnknownEventError
 from daemon.store.views.events import EventDetail, Events, EventSummary
@@ -21,7 +23,9 @@ class Judged(BaseModel):
 
 def router(events: Events, operations: Operations) -> APIRouter:
     """List, show, judge."""
-    routes = APIRouter(prefix="/events", tags=["events"])
+    routes = APIRouter(
+        prefix="/events", tags=["events"], responses=problems_of(HTTPStatus.NOT_FOUND)
+    )
 
     @routes.get("")
     async def page(query: Annotated[EventsQuery, Query()]) -> Page[EventSummary, int]:
@@ -38,7 +42,7 @@ def router(events: Events, operations: Operations) -> APIRouter:
             raise UnknownEventError(row_id)
         return found
 
-    @routes.post("/{row_id}/verdict")
+    @routes.post("/{row_id}/verdict", responses=problems_of(*OF_A_CHANGE))
     async def judge(row_id: RowId, request: VerdictRequest, actor: Actor) -> Judged:
         """Approve or reject an output that is held, quarantined or queued."""
         state = await operations.judge(

@@ -5,18 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from daemon.api.ports import Operations
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, HeldOutQuery
 from daemon.store.queue import HeldOutImport
 
 PATH = "/v1/held-out"
 LONGEST_IMPORT_BYTES = 64 * 1024 * 1024
+ROWS = {"requestBody": {"content": {"*/*": {"schema": {"type": "string"}}}, "required": True}}
 
 
 def router(operations: Operations) -> APIRouter:
     """One address; its body is JSONL, not a JSON document."""
     routes = APIRouter(tags=["held-out"])
 
-    @routes.post("/held-out")
+    @routes.post("/held-out", responses=problems_of(*OF_A_CHANGE), openapi_extra=ROWS)
     async def import_held_out(
         request: Request, query: Annotated[HeldOutQuery, Query()], actor: Actor
     ) -> HeldOutImport:

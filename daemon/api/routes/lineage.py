@@ -1,10 +1,12 @@
 """Lineage, both ways."""
 
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from daemon.api.problems import problems_of
 from daemon.api.requests import LineageQuery
 from daemon.store.views.lineage import BatchLineage, EventLineage, Lineages, VersionLineage
 
@@ -13,7 +15,7 @@ AnyLineage = Annotated[EventLineage | BatchLineage | VersionLineage, Field(discr
 
 def router(lineages: Lineages) -> APIRouter:
     """One address for every kind of id."""
-    routes = APIRouter(tags=["lineage"])
+    routes = APIRouter(tags=["lineage"], responses=problems_of(HTTPStatus.NOT_FOUND))
 
     @routes.get("/lineage/{text:path}", response_model=AnyLineage)
     async def lineage(

@@ -1,11 +1,13 @@
 """Model lines and versions: look, promote, roll back."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from daemon.api.ports import Operations
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, PageQuery, PromoteRequest, RollbackRequest
 from daemon.store.registry import CHAMPION
 from daemon.store.views.models import AliasMove, LineSummary, Models, VersionDetail, VersionSummary
@@ -15,7 +17,9 @@ from learning.facts import Promoted, RolledBack
 
 def router(models: Models, operations: Operations) -> APIRouter:
     """The registry of versions."""
-    routes = APIRouter(prefix="/models", tags=["models"])
+    routes = APIRouter(
+        prefix="/models", tags=["models"], responses=problems_of(HTTPStatus.NOT_FOUND)
+    )
 
     @routes.get("")
     async def lines() -> Sequence[LineSummary]:
@@ -44,14 +48,14 @@ def router(models: Models, operations: Operations) -> APIRouter:
         """One version, by number or as `champion`, and how to load it."""
         return await models.one(line, version)
 
-    @routes.post("/{line}/promote")
+    @routes.post("/{line}/promote", responses=problems_of(*OF_A_CHANGE))
     async def promote(line: str, request: PromoteRequest, actor: Actor) -> Promoted:
         """Make a version the champion; what the gate did not promote needs force and reason."""
         return await operations.promote(
             line, request.version, force=request.force, reason=request.reason, actor=actor
         )
 
-    @routes.post("/{line}/rollback")
+    @routes.post("/{line}/rollback", responses=problems_of(*OF_A_CHANGE))
     async def rollback(line: str, request: RollbackRequest, actor: Actor) -> RolledBack:
         """Make an earlier version the champion again."""
         return await operations.rollback(line, request.to, reason=request.reason, actor=actor)

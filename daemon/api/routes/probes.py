@@ -1,10 +1,12 @@
 """Is it alive, can it take work, do the models get better; and the numbers for Prometheus."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
 
 from daemon.api.ports import MetricsPage, Probes
 from monitoring.health import Check, HealthReport, all_ok
@@ -13,16 +15,28 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 
 
+class Verdict(BaseModel):
+    """Yes or no, and each check in words."""
+
+    ok: bool
+    checks: Mapping[str, str]
+
+
+NOT_OK: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.SERVICE_UNAVAILABLE.value: {"description": "No.", "model": Verdict}
+}
+
+
 def router(probes: Probes, metrics: MetricsPage) -> APIRouter:
     """The addresses that need no token."""
     routes = APIRouter(tags=["probes"])
 
-    @routes.get("/livez")
+    @routes.get("/livez", response_model=Verdict, responses=NOT_OK)
     async def livez() -> JSONResponse:
         """Whether the process works; restart it when not."""
         return _verdict(probes.live())
 
-    @routes.get("/readyz")
+    @routes.get("/readyz", response_model=Verdict, responses=NOT_OK)
     async def readyz() -> JSONResponse:
         """Whether it can take work; send it none when not."""
         return _verdict(await probes.ready())
@@ -32,7 +46,7 @@ def router(probes: Probes, metrics: MetricsPage) -> APIRouter:
         """Whether the loop does what it is for. Always 200: read `healthy`."""
         return await probes.health()
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics_page() -> Response:
         """Prometheus' text format."""
         return Response(await metrics.render(), media_type=METRICS_TYPE)

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from fastapi import APIRouter
 
 from daemon.api.ports import FlushResult, Operations
-from daemon.api.requests import Actor, FlushRequest
+from daemon.api.problems import OF_A_CHANGE, problems_of
+from daemon.api.requests import Actor, BatchSizeRequest, FlushRequest
+from daemon.store.batch_sizes import LineBatchSize
+from daemon.store.views.batch_sizes import BatchSizeDetail, BatchSizes
 from daemon.store.views.overview import Overview, Overviews, Stats
+from learning.errors import NotFoundError
+from learning.facts import BatchSizeChanged
 
 
-def router(overviews: Overviews, operations: Operations) -> APIRouter:
-    """Status, statistics and flush."""
+def router(overviews: Overviews, sizes: BatchSizes, operations: Operations) -> APIRouter:
+    """Status, statistics, batch sizes and flush."""
     routes = APIRouter(tags=["queue"])
 
     @routes.get("/status")
@@ -23,9 +28,31 @@ def router(overviews: Overviews, operations: Operations) -> APIRouter:
         """Queue, active and completed runs, champions."""
         return await overviews.stats()
 
-    @routes.post("/queue/flush")
+    @routes.post("/queue/flush", responses=problems_of(*OF_A_CHANGE))
     async def flush(request: FlushRequest, actor: Actor) -> Sequence[FlushResult]:
         """Seal what waits; says for each line which batch that made, or why none."""
         return await operations.flush(request.task_type, actor=actor)
+
+    @routes.get("/queue/batch-sizes")
+    async def batch_sizes() -> Sequence[LineBatchSize]:
+        """The batch size of every line, and why."""
+        return await sizes.every_line()
+
+    @routes.get("/queue/batch-sizes/{line}")
+    async def batch_size(line: str) -> BatchSizeDetail:
+        """The batch size of one line with every change of it."""
+        found = await sizes.one(line)
+        if found is None:
+            raise NotFoundError(f"there is no model line {line!r}; `learnd status` lists them")
+        return found
+
+    @routes.post("/queue/batch-sizes/{line}")
+    async def set_batch_size(
+        line: str, request: BatchSizeRequest, actor: Actor
+    ) -> BatchSizeChanged:
+        """Pin a line's batch size, or let it adapt again."""
+        return await operations.set_batch_size(
+            line, request.size, reason=request.reason, actor=actor
+        )
 
     return routes

@@ -1,11 +1,13 @@
 """Fine-tune runs: look, cancel, and say what became of a launch."""
 
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from daemon.api.ports import Operations
+from daemon.api.problems import problems_of
 from daemon.api.requests import Actor, CancelRequest, ResolveRequest, RunsQuery
 from daemon.store.views.paging import Page
 from daemon.store.views.runs import RunDetail, Runs, RunSummary
@@ -25,7 +27,7 @@ class CancelAnswer(BaseModel):
 
 def router(runs: Runs, operations: Operations) -> APIRouter:
     """List, show, cancel, resolve."""
-    routes = APIRouter(prefix="/runs", tags=["runs"])
+    routes = APIRouter(prefix="/runs", tags=["runs"], responses=problems_of(HTTPStatus.NOT_FOUND))
 
     @routes.get("")
     async def page(query: Annotated[RunsQuery, Query()]) -> Page[RunSummary, str]:

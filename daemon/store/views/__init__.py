@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Self
 
 from daemon.store.database import Database
+from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
+from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
+from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 from learning.lines import ModelLines
 
@@ -28,6 +31,8 @@ class Views:
     runs: Runs
     models: Models
     lineage: Lineages
+    positions: StoredPositions
+    batch_sizes: BatchSizes
 
     @classmethod
     def of(
@@ -38,13 +43,17 @@ class Views:
         artifacts_dir: Path,
         wanted_held_out: int,
         clock: Clock,
+        size_rules: SizeRules | None = None,
     ) -> Self:
         """The views of a database."""
+        sizes = BatchSizes(database, lines, size_rules or SizeRules())
         return cls(
-            overview=Overviews(database, lines, wanted_held_out, clock),
+            overview=Overviews(database, lines, wanted_held_out, clock, sizes.rules),
             events=Events(database),
             dead_letters=DeadLetters(database),
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
+            positions=StoredPositions(database),
+            batch_sizes=sizes,
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from daemon.store.batch_sizes import LineBatchSize, as_configured, sizes_of
 from daemon.store.database import Database
 from daemon.store.registry import CHAMPION
 from daemon.store.tables import (
@@ -27,6 +28,7 @@ from daemon.store.tables import (
 from daemon.store.views.paging import finite
 from daemon.store.views.runs import RunSummary, summaries, summary_of
 from daemon.store.views.version_numbers import number, numbers_of
+from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 from learning.lifecycle import UNFINISHED_RUN_STATES, EventState, RunState
 from learning.lines import ModelLines
@@ -98,6 +100,7 @@ class LineStatus:
     """One model line: what waits, what runs, what it can prove."""
 
     line: str
+    task_types: Sequence[str]
     base_model: str | None
     """None: nothing can be trained until one is configured."""
     champion: str | None
@@ -110,6 +113,7 @@ class LineStatus:
     """Frozen held-out examples of its task types."""
     wanted_held_out: int
     last_decision: LastDecision | None
+    batch_size: LineBatchSize
 
 
 @dataclass(frozen=True)
@@ -137,12 +141,18 @@ class Overviews:
     """Looks at one database as a whole."""
 
     def __init__(
-        self, database: Database, lines: ModelLines, wanted_held_out: int, clock: Clock
+        self,
+        database: Database,
+        lines: ModelLines,
+        wanted_held_out: int,
+        clock: Clock,
+        size_rules: SizeRules,
     ) -> None:
         self._database = database
         self._lines = lines
         self._wanted_held_out = wanted_held_out
         self._clock = clock
+        self._size_rules = size_rules
 
     async def look(self) -> Overview:
         """Everything at once."""
@@ -198,6 +208,7 @@ class Overviews:
         bases = {row.name: row.base_model for row in tx.execute(select(model_lines))}
         frozen = _frozen(tx)
         decisions = _last_decisions(tx)
+        sizes = sizes_of(tx, self._size_rules)
         # The oldest unfinished run of a line is the one that it works on.
         current = {run.line: run for run in reversed(unfinished)}
         statuses = []
@@ -214,6 +225,7 @@ class Overviews:
             statuses.append(
                 LineStatus(
                     line=name,
+                    task_types=sorted(task_types),
                     base_model=bases.get(name),
                     champion=champion,
                     champion_since=since,
@@ -224,6 +236,7 @@ class Overviews:
                     held_out=sum(frozen.get(task_type, 0) for task_type in task_types),
                     wanted_held_out=self._wanted_held_out,
                     last_decision=decisions.get(name),
+                    batch_size=sizes.get(name) or as_configured(name, self._size_rules),
                 )
             )
         return statuses

@@ -12,6 +12,7 @@ from daemon.store.tables import batch_members, run_attempts, runs, versions
 from daemon.store.views.history import Step, history_of
 from daemon.store.views.paging import Page, finite
 from daemon.store.views.version_numbers import number, numbers_of
+from learning.errors import NotFoundError
 from learning.lifecycle import RunState
 
 
@@ -84,7 +85,7 @@ class Runs:
         before: str | None = None,
         limit: int = 50,
     ) -> Page[RunSummary, str]:
-        """Runs planned before the run `before`, newest first."""
+        """Runs planned before the run `before`, newest first. Raises NotFoundError for that."""
 
         def query(tx: Connection) -> Page[RunSummary, str]:
             query = summaries()
@@ -96,6 +97,8 @@ class Runs:
                 planned_at = tx.execute(
                     select(runs.c.planned_at).where(runs.c.id == before)
                 ).scalar()
+                if planned_at is None:
+                    raise NotFoundError(f"no run {before}; `learnd runs` lists them")
                 query = query.where(
                     or_(
                         runs.c.planned_at < planned_at,

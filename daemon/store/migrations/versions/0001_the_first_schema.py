@@ -23,9 +23,31 @@ def upgrade() -> None:
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column(
+            "queued_so_far",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Events of the line ever queued when it was sealed: two batches tell the rate.",
+        ),
         sa.Column("sealed_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
         sa.UniqueConstraint("line", "sequence", name=op.f("uq_batches_line_sequence")),
+    )
+    op.create_table(
+        "batch_sizes",
+        sa.Column("line", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("needed", sa.Integer(), nullable=False),
+        sa.Column("configured", sa.Integer(), nullable=False),
+        sa.Column("pinned", sa.Boolean(), nullable=False),
+        sa.Column("cause", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("changed_at", sa.BigInteger(), nullable=True),
+        sa.Column("cause_since", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("line", name=op.f("pk_batch_sizes")),
+        comment="The batch size of each line that has a reason for one; its past is in"
+        " transitions.",
     )
     op.create_table(
         "dead_letters",
@@ -189,8 +211,8 @@ def upgrade() -> None:
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transitions")),
-        comment="The history of events, batches, runs and versions after they were first stored."
-        " That an event was sealed is told by batch_members.",
+        comment="The history of events, batches, runs, versions and batch sizes after they were"
+        " first stored. That an event was sealed is told by batch_members.",
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("transitions", schema=None) as batch_op:
