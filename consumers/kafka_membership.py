@@ -44,6 +44,7 @@ from consumers.kafka_contact import Contact
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.wire import fault_in_content_type
 from learning.facts import Announce, TopicRecreated
+from learning.failpoints import reached
 from learning.ports import (
     Block,
     EventKind,
@@ -495,6 +496,7 @@ class Membership:
                 "offsets were not committed to kafka; the store has them", error=repr(error)
             )
             return
+        reached("kafka offsets committed")
         for tp, offset in offsets.items():
             claims[tp].committed = offset
 

@@ -42,9 +42,18 @@ from daemon.store.views import Views
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workshop, factory_of
 from finetune.runner import Runner, RunnerRules
-from finetune.trainer_process import TrainerHost
+from finetune.trainer_process import TrainerHost, TrainerLimits
 from learning.errors import LearningError
-from learning.facts import BatchSealed, CandidateDecided, EventsStored, Fact, RunFailed
+from learning.facts import (
+    BatchSealed,
+    CandidateDecided,
+    EventsStored,
+    Fact,
+    LaunchResolved,
+    RunCancelAsked,
+    RunCancelled,
+    RunFailed,
+)
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
 from learning.ports import EventKind
@@ -209,6 +218,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 artifacts,
                 settings.data_dir / TRAINER_LOG,
                 idle=timedelta(seconds=settings.finetune.trainer_idle_seconds),
+                limits=TrainerLimits(
+                    no_progress=timedelta(seconds=settings.finetune.no_progress_seconds)
+                ),
             )
         )
         workshop = Workshop(
@@ -255,6 +267,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             operations=DaemonOperations(
                 store,
                 ingest,
+                artifacts,
                 lines,
                 settings.split_rules(),
                 settings.queue.max_queue_size,
@@ -388,8 +401,13 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
                 sealer.wake()
             case CandidateDecided() | RunFailed():
                 sealer.size_anew()
-            case BatchSealed():
+            case RunCancelled():
+                sealer.wake()
                 runner.wake()
+            case BatchSealed() | RunCancelAsked() | LaunchResolved(job_id=None):
+                runner.wake()
+            case LaunchResolved():
+                runner.take_up(fact.run_id)
             case _:
                 pass
 

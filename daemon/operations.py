@@ -3,6 +3,7 @@
 Thin: each operation is one transaction of the store, and the fact of it told afterwards.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 
@@ -10,11 +11,21 @@ from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
 from daemon.api.ports import FlushResult, HeldOutImport
 from daemon.store import Store
+from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
 from learning.clock import Clock
 from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, prompt_key
-from learning.facts import Announce, BatchSizeChanged, EventsStored, Promoted, RolledBack
+from learning.facts import (
+    Announce,
+    BatchSizeChanged,
+    EventsStored,
+    LaunchResolved,
+    Promoted,
+    RolledBack,
+    RunCancelAsked,
+    RunCancelled,
+)
 from learning.lifecycle import EventState
 from learning.lines import ModelLine, ModelLines
 from learning.policy import Verdict
@@ -56,6 +67,14 @@ class StillUndecodableError(ConflictError):
         self.dead_letter_id, self.reason = dead_letter_id, reason
 
 
+class DamagedVersionError(ConflictError):
+    """The files of a version are not what was published, so it cannot be the champion."""
+
+    def __init__(self, line: str, version: str, error: ArtifactError) -> None:
+        super().__init__(f"{line} {version} cannot be the champion: {error}")
+        self.line, self.version = line, version
+
+
 class DaemonOperations:
     """The operations of one daemon."""
 
@@ -63,6 +82,7 @@ class DaemonOperations:
         self,
         store: Store,
         ingest: Ingest,
+        artifacts: ArtifactStore,
         lines: ModelLines,
         split_rules: SplitRules,
         max_queue_size: int,
@@ -71,6 +91,7 @@ class DaemonOperations:
     ) -> None:
         self._store = store
         self._ingest = ingest
+        self._artifacts = artifacts
         self._lines = lines
         self._split_rules = split_rules
         self._max_queue_size = max_queue_size
@@ -131,6 +152,7 @@ class DaemonOperations:
         self, line: str, version: str, *, force: bool, reason: str, actor: str
     ) -> Promoted:
         """See daemon.api.ports.Operations."""
+        await self._require_whole(line, version)
         promoted = await self._store.registry.promote(
             line, version, force=force, reason=reason, actor=actor, now=self._clock()
         )
@@ -139,11 +161,42 @@ class DaemonOperations:
 
     async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
         """See daemon.api.ports.Operations."""
+        to = to if to is not None else await self._store.registry.predecessor(line)
+        await self._require_whole(line, to)
         rolled_back = await self._store.registry.rollback(
             line, to, reason=reason, actor=actor, now=self._clock()
         )
         self._announce(rolled_back)
         return rolled_back
+
+    async def _require_whole(self, line: str, version: str) -> None:
+        """Hash the files of a version that is about to be in use. Raises DamagedVersionError.
+
+        Before the transaction: weights may be large, and a transaction must be short.
+        """
+        model = await self._store.registry.loadable(line, version)
+        try:
+            await asyncio.to_thread(self._artifacts.verify_model, model)
+        except ArtifactError as error:
+            raise DamagedVersionError(line, version, error) from error
+
+    async def cancel_run(
+        self, run_id: str, *, reason: str, actor: str
+    ) -> RunCancelled | RunCancelAsked:
+        """See daemon.api.ports.Operations."""
+        done = await self._store.interventions.cancel(run_id, reason, actor, self._clock())
+        self._announce(done)
+        return done
+
+    async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
+        """See daemon.api.ports.Operations."""
+        resolved, cancelled = await self._store.interventions.resolve(
+            run_id, job_id, actor, self._clock()
+        )
+        self._announce(resolved)
+        if cancelled is not None:
+            self._announce(cancelled)
+        return resolved
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         """See daemon.api.ports.Operations."""

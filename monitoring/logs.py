@@ -23,11 +23,15 @@ from learning.facts import (
     EventsRefused,
     EventsStored,
     Fact,
+    LaunchResolved,
     Promoted,
     RolledBack,
+    RunCancelAsked,
+    RunCancelled,
     RunFailed,
     RunLaunched,
     RunTrained,
+    RunWaits,
     TopicRecreated,
 )
 
@@ -148,7 +152,7 @@ class FactLog:
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
         elif isinstance(
-            fact, RunFailed | TopicRecreated | RolledBack | EventsStored | EventsRefused
+            fact, RunFailed | RunWaits | TopicRecreated | RolledBack | EventsStored | EventsRefused
         ):
             self._log.warning(said, **fields)
         else:
@@ -188,6 +192,15 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: run {fact.run_id} failed in attempt {fact.attempt}:"
                 f" {fact.error}: {fact.message} ({then})"
             )
+        case RunWaits():
+            return f"{fact.line}: run {fact.run_id} waits: {fact.reason}"
+        case RunCancelAsked():
+            return f"{fact.line}: run {fact.run_id} is being cancelled by {_who(fact)}"
+        case RunCancelled():
+            return f"{fact.line}: run {fact.run_id} cancelled by {_who(fact)}"
+        case LaunchResolved():
+            became = "no job" if fact.job_id is None else f"job {fact.job_id}"
+            return f"{fact.line}: the launch of run {fact.run_id} made {became}, says {fact.actor}"
         case RunTrained():
             return (
                 f"{fact.line}: run {fact.run_id} trained on {fact.trained_tokens} tokens"
@@ -208,6 +221,10 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
                 f" ({fact.cause}): {fact.reason}"
             )
+
+
+def _who(fact: RunCancelAsked | RunCancelled) -> str:
+    return f"{fact.actor}: {fact.reason}" if fact.reason else fact.actor
 
 
 def _stored(fact: EventsStored) -> str:

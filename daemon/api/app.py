@@ -60,7 +60,7 @@ def create_app(
         intake.router(http_source),
         queue.router(views.overview, views.batch_sizes, operations),
         events.router(views.events, operations),
-        runs.router(views.runs),
+        runs.router(views.runs, operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),

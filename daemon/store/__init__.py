@@ -10,6 +10,7 @@ from typing import Self
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
+from daemon.store.interventions import Interventions
 from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
@@ -26,6 +27,7 @@ class Store:
     intake: Intake
     queue: Queue
     runs: Runs
+    interventions: Interventions
     registry: Registry
     outbox: Outbox
     batch_sizes: BatchSizes
@@ -52,6 +54,7 @@ class Store:
             Intake(database, judge, clock),
             Queue(database),
             Runs(database, artifacts_dir),
+            Interventions(database),
             Registry(database, artifacts_dir),
             Outbox(database, clock),
             BatchSizes(database, size_rules or SizeRules()),

@@ -33,7 +33,7 @@ from daemon.store.tables import (
     runs,
     versions,
 )
-from learning.errors import IllegalMoveError
+from learning.errors import IllegalMoveError, NotFoundError
 from learning.events import OutputEvent
 from learning.gate import GateReport, Outcome, Refusal, TrainingProof
 from learning.lifecycle import (
@@ -48,6 +48,7 @@ from learning.lifecycle import (
 )
 from learning.lines import ModelLine
 from learning.ports import (
+    Cancellation,
     ChampionMovedError,
     Decision,
     Duel,
@@ -62,11 +63,20 @@ from learning.versioning import Recipe, next_candidate, parse
 
 RUNNER = "runner"
 _IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
+_MOVES_OF_THE_CANCELLED = frozenset({RunState.RUNNING, RunState.WAITING, RunState.CANCELLED})
 
 LONGEST_CODE = 64
 """Characters of a provider's error code that are kept."""
 ABSTENTIONS = 3
 """How often a training row comes back after the gate abstained; after a rejection, once."""
+
+
+class UnknownRunError(NotFoundError):
+    """No run has this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"no run {run_id}; `learnd runs` lists them")
+        self.run_id = run_id
 
 
 class Runs:
@@ -109,6 +119,13 @@ class Runs:
             lambda tx: [self._record(tx, row) for row in tx.execute(select(runs).where(_IS_ACTIVE))]
         )
 
+    async def cancelling(self) -> Sequence[RunRecord]:
+        """See learning.ports.RunStore."""
+        asked = select(runs).where(_IS_ACTIVE, runs.c.cancel_asked_at.is_not(None))
+        return await self._database.read(
+            lambda tx: [self._record(tx, row) for row in tx.execute(asked)]
+        )
+
     async def get(self, run_id: str) -> RunRecord:
         """See learning.ports.RunStore."""
         return await self._database.read(
@@ -119,14 +136,14 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> RunRecord:
-            row = _run(tx, run_id)
+            row = locked_run(tx, run_id)
             assert line.base_model is not None, "the runner checks this before it begins"
             registry.ensure_line(tx, line, line.base_model, now)
             champion = registry.champion_of(tx, line.name).row
             # A new base model starts afresh: there is nothing to continue from.
             continues = champion.base_model == line.base_model
             training = dict(line.training)
-            _move(
+            move_run(
                 tx,
                 row,
                 RunState.LAUNCHING,
@@ -149,7 +166,7 @@ class Runs:
                 insert(run_attempts).values(run_id=run_id, attempt=row.attempt + 1, started_at=now)
             )
             move_batch(tx, row.batch_id, BatchState.RUNNING, "its run began", RUNNER, now)
-            return self._record(tx, _run(tx, run_id))
+            return self._record(tx, locked_run(tx, run_id))
 
         return await self._database.write(transaction)
 
@@ -181,7 +198,7 @@ class Runs:
                 .with_for_update(key_share=True)
             ).all()
             for row in rows:
-                _move(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
+                move_run(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
             return len(rows)
 
         return await self._database.write(transaction)
@@ -190,9 +207,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            _move(tx, row, RunState.RUNNING, f"job {job_id}", now, job_id=job_id)
-            _set_attempt(tx, row, job_id=job_id)
+            row = locked_run(tx, run_id)
+            move_run(tx, row, RunState.RUNNING, f"job {job_id}", now, job_id=job_id)
+            set_attempt(tx, row, job_id=job_id)
 
         await self._database.write(transaction)
 
@@ -200,9 +217,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            _move(tx, row, RunState.PLANNED, message, now, message=message)
-            _set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
+            row = locked_run(tx, run_id)
+            move_run(tx, row, RunState.PLANNED, message, now, message=message)
+            set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
 
         await self._database.write(transaction)
 
@@ -212,9 +229,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            end = {} if retry_at is not None else {"finished_at": now}
-            _move(
+            row = locked_run(tx, run_id)
+            end: dict[str, Any] = {} if retry_at is not None else {"finished_at": now}
+            move_run(
                 tx,
                 row,
                 RunState.PLANNED if retry_at is not None else RunState.FAILED,
@@ -226,9 +243,20 @@ class Runs:
                 not_before=retry_at,
                 **end,
             )
-            _set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
+            set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
             if retry_at is None:
                 _return_batch(tx, row, ABSTENTIONS, "its run failed", now)
+
+        await self._database.write(transaction)
+
+    async def cancel(self, run_id: str, now: datetime) -> None:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> None:
+            row = locked_run(tx, run_id)
+            if row.cancel_asked_at is None:
+                raise IllegalMoveError("run that nobody cancels", row.state, RunState.CANCELLED)
+            cancel_run(tx, row, Cancellation(row.cancel_actor, row.cancel_reason), now)
 
         await self._database.write(transaction)
 
@@ -253,8 +281,8 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            _move(
+            row = locked_run(tx, run_id)
+            move_run(
                 tx,
                 row,
                 RunState.TRAINED,
@@ -265,7 +293,7 @@ class Runs:
                 method=outcome.method,
                 measurements={**outcome.measurements, "proof": _stored_proof(outcome.proof)},
             )
-            _set_attempt(tx, row, result="succeeded", ended_at=now)
+            set_attempt(tx, row, result="succeeded", ended_at=now)
 
         await self._database.write(transaction)
 
@@ -273,9 +301,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> Duel:
-            row = _run(tx, run_id)
+            row = locked_run(tx, run_id)
             if row.state != RunState.EVALUATING:
-                _move(tx, row, RunState.EVALUATING, "candidate", now)
+                move_run(tx, row, RunState.EVALUATING, "candidate", now)
                 _add_candidate(tx, row, now)
             return self._duel(tx, row)
 
@@ -327,7 +355,7 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> Decision:
-            row = _run(tx, run_id)
+            row = locked_run(tx, run_id)
             champion = registry.champion_of(tx, row.line, to_move=True)
             if champion.row.id != duel.champion_id:
                 raise ChampionMovedError(duel.champion_number, registry.number_of(champion.row))
@@ -342,7 +370,7 @@ class Runs:
                     at=now,
                 )
             )
-            _move(
+            move_run(
                 tx,
                 row,
                 RunState.DECIDED,
@@ -383,7 +411,7 @@ class Runs:
         self, run_id: str, state: RunState, reason: str, now: datetime, **values: Any
     ) -> None:
         await self._database.write(
-            lambda tx: _move(tx, _run(tx, run_id), state, reason, now, **values)
+            lambda tx: move_run(tx, locked_run(tx, run_id), state, reason, now, **values)
         )
 
     def _record(self, tx: Connection, row: Row[Any]) -> RunRecord:
@@ -392,6 +420,7 @@ class Runs:
             batch_id=row.batch_id,
             line=row.line,
             state=RunState(row.state),
+            provider=row.provider,
             attempt=row.attempt,
             failures=row.failures,
             seed=row.seed,
@@ -401,6 +430,11 @@ class Runs:
             measurements=row.measurements,
             parent=self._parent(tx, row),
             training=row.training,
+            cancellation=(
+                Cancellation(row.cancel_actor, row.cancel_reason)
+                if row.cancel_asked_at is not None
+                else None
+            ),
         )
 
     def _parent(self, tx: Connection, row: Row[Any]) -> ModelReference | None:
@@ -429,14 +463,31 @@ class Runs:
         )
 
 
-def _run(tx: Connection, run_id: str) -> Row[Any]:
-    """A run, locked: whoever reads it here is about to move it."""
-    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)).one()
+def locked_run(tx: Connection, run_id: str) -> Row[Any]:
+    """A run, locked: whoever reads it here is about to move it. Raises UnknownRunError."""
+    query = select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)
+    row = tx.execute(query).first()
+    if row is None:
+        raise UnknownRunError(run_id)
+    return row
 
 
-def _move(
-    tx: Connection, row: Row[Any], state: RunState, reason: str, now: datetime, **values: Any
+def move_run(
+    tx: Connection,
+    row: Row[Any],
+    state: RunState,
+    reason: str,
+    now: datetime,
+    *,
+    actor: str = RUNNER,
+    **values: Any,
 ) -> None:
+    """Give a run another state, with its history row. Raises IllegalMoveError.
+
+    One whose cancellation was asked for goes nowhere that would lead to a version.
+    """
+    if row.cancel_asked_at is not None and state not in _MOVES_OF_THE_CANCELLED:
+        raise IllegalMoveError("run that is being cancelled and", row.state, state)
     require_run_move(RunState(row.state), state)
     try:
         tx.execute(
@@ -444,10 +495,33 @@ def _move(
         )
     except IntegrityError as error:  # one_active_run: another hand began a run of the line
         raise IllegalMoveError("run of a busy line", row.state, state) from error
-    record(tx, [Move("run", row.id, row.state, state, reason, RUNNER)], now)
+    record(tx, [Move("run", row.id, row.state, state, reason, actor)], now)
 
 
-def _set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
+def cancel_run(tx: Connection, row: Row[Any], asked: Cancellation, now: datetime) -> None:
+    """End a run that has no job any more, and return its batch."""
+    reason = asked.reason or "no reason given"
+    move_run(
+        tx,
+        row,
+        RunState.CANCELLED,
+        reason,
+        now,
+        actor=asked.actor,
+        message=f"cancelled by {asked.actor}: {reason}",
+        not_before=None,
+        finished_at=now,
+    )
+    tx.execute(
+        update(run_attempts)
+        .where(run_attempts.c.run_id == row.id, run_attempts.c.ended_at.is_(None))
+        .values(result="cancelled", message=reason, ended_at=now)
+    )
+    _return_batch(tx, row, ABSTENTIONS, "its run was cancelled", now, actor=asked.actor)
+
+
+def set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
+    """Note something about a run's latest attempt."""
     tx.execute(
         update(run_attempts)
         .where(run_attempts.c.run_id == row.id, run_attempts.c.attempt == row.attempt)
@@ -461,12 +535,17 @@ def _stored_proof(proof: TrainingProof) -> dict[str, Any]:
     return {**asdict(proof), "all_finite": all_finite}
 
 
-def _return_batch(tx: Connection, row: Row[Any], times: int, reason: str, now: datetime) -> None:
+def _return_batch(
+    tx: Connection, row: Row[Any], times: int, reason: str, now: datetime, *, actor: str = RUNNER
+) -> None:
     """Give the line's next batch the rows that this one trained in vain.
 
-    A row comes back while it was tried again fewer than `times` times.
+    A row comes back while it was tried again fewer than `times` times. A batch whose
+    candidate an operator forced meanwhile is spent, and stays it.
     """
-    move_batch(tx, row.batch_id, BatchState.RETURNED, reason, RUNNER, now)
+    if _batch_state(tx, row) is BatchState.SPENT:
+        return
+    move_batch(tx, row.batch_id, BatchState.RETURNED, reason, actor, now)
     tried_again = batch_members.alias("tried_again")
     n_retries = (
         select(func.count())
@@ -488,6 +567,12 @@ def _return_batch(tx: Connection, row: Row[Any], times: int, reason: str, now: d
     ]
     if rows:
         tx.execute(insert_new(tx, returned_events), rows)
+
+
+def _batch_state(tx: Connection, row: Row[Any]) -> BatchState:
+    return BatchState(
+        tx.execute(select(batches.c.state).where(batches.c.id == row.batch_id)).scalar_one()
+    )
 
 
 def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:

@@ -34,12 +34,17 @@ def _lines(first: int, end: int) -> bytes:
     ("watched", "crash"),
     [
         # What was never read is known by no position: only a glob finds it under a new name.
-        ("outputs.jsonl*", Crash("after", "daemon.store.intake:Intake.claim")),
-        ("outputs.jsonl*", Crash("before", "daemon.store.intake:Intake.append", nth=3)),
-        ("", Crash("after", "daemon.store.arrivals:SqliteArrivals.insert_outputs", nth=3)),
-        ("", Crash("after", "daemon.store.intake:Intake.append", nth=3)),
+        ("outputs.jsonl*", Crash("Intake.claim after its commit")),
+        ("outputs.jsonl*", Crash("Intake.append before its commit", nth=3)),
+        ("", Crash("Intake.append before its commit", nth=3)),
+        ("", Crash("Intake.append after its commit", nth=3)),
     ],
-    ids=["after the claim", "before a block", "before its commit", "after its commit"],
+    ids=[
+        "after the claim",
+        "before a commit, under another name",
+        "before a commit",
+        "after its commit",
+    ],
 )
 def test_a_file_is_stored_once_however_the_daemon_dies(
     watched: str, crash: Crash, tmp_path: Path

@@ -297,10 +297,11 @@ async def test_what_an_operator_pins_is_sealed(drive: Driver) -> None:
 
 def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations, list[Fact]]:
     facts: list[Fact] = []
-    # Nothing here takes events in.
+    # Nothing here takes events in, or moves a champion.
     ingest: Any = None
+    artifacts: Any = None
     operations = DaemonOperations(
-        drive.store, ingest, lines, SplitRules(), 100, facts.append, drive.clock
+        drive.store, ingest, artifacts, lines, SplitRules(), 100, facts.append, drive.clock
     )
     return operations, facts
 

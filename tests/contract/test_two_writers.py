@@ -22,6 +22,7 @@ from daemon.store import Store
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake
+from daemon.store.interventions import Interventions
 from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue, UnknownEventError, VerdictRefusedError
 from daemon.store.registry import PromotionRefusedError, Registry
@@ -104,6 +105,7 @@ async def first(store_url: str, tmp_path: Path, clock: StoppedClock) -> AsyncIte
             Intake(database, JUDGE, clock),
             Queue(database),
             Runs(database, artifacts),
+            Interventions(database),
             Registry(database, artifacts),
             Outbox(database, clock),
             BatchSizes(database, SizeRules()),
