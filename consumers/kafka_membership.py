@@ -61,8 +61,6 @@ log = structlog.get_logger(__name__)
 CONTENT_TYPE = "content-type"
 """The header that names a value's format; without one it is JSON."""
 POLL_SECONDS = 0.2
-BLOCKS_AT_ONCE = 4
-"""Blocks that are fetched together: each but the first is decoded while one is stored."""
 REBALANCE_GRACE_SECONDS = 1.0
 ISOLATE_SECONDS = 2.0
 COMMIT_EVERY_SECONDS = 1.0
@@ -140,7 +138,8 @@ class Membership:
         self._joined = False
         self._unclaimed: Sequence[TopicPartition] = ()
         self._claims: dict[TopicPartition, _Claim] = {}
-        self._storing = asyncio.Lock()
+        self._storing: asyncio.Task[None] | None = None
+        """The block that is being stored, while the next one is fetched and decoded."""
         self._pauses = Pauses()
         self._callback_error: Exception | None = None
         self._fenced_at: float | None = None
@@ -194,17 +193,21 @@ class Membership:
         Raises KafkaError when the client cannot go on.
         """
         self._consumer.subscribe(list(self._kinds), listener=_Listener(self))
-        while not stopping.is_set() and not self._fenced_for_long():
-            try:
-                await self._step(stopping)
-            except StoreUnavailableError as error:
-                pause = self._store_pauses.next()
-                log.warning(
-                    "the store is not available: reading is paused",
-                    error=str(error),
-                    retry_in_seconds=pause,
-                )
-                await self._idle(pause, stopping)
+        try:
+            while not stopping.is_set() and not self._fenced_for_long():
+                try:
+                    await self._step(stopping)
+                except StoreUnavailableError as error:
+                    pause = self._store_pauses.next()
+                    log.warning(
+                        "the store is not available: reading is paused",
+                        error=str(error),
+                        retry_in_seconds=pause,
+                    )
+                    await self._idle(pause, stopping)
+        finally:
+            with contextlib.suppress(StoreUnavailableError):
+                await self._finish_storing()
         await self._commit(self._claims)
 
     async def _step(self, stopping: asyncio.Event) -> None:
@@ -214,10 +217,13 @@ class Membership:
         if not await self._place_claimed():
             await self._idle(self._pauses.next(), stopping)
             return
-        self._hold_back()
-        for tp, records in (await self._fetch()).items():
+        await self._hold_back()
+        fetched = await self._fetch()
+        for tp, records in fetched.items():
             await self._store_records(tp, records)
-        await self._measure()
+        if not fetched:
+            await self._finish_storing()
+            await self._measure()
         await self._keep_in_touch()
         self._retry_stuck()
         self._say_missing_topics()
@@ -226,6 +232,8 @@ class Membership:
 
     async def _idle(self, seconds: float, stopping: asyncio.Event) -> None:
         """Stay in the group and read nothing."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._finish_storing()
         deadline = self._monotonic() + seconds
         while not stopping.is_set() and self._monotonic() < deadline:
             self._consumer.pause(*self._consumer.assignment())
@@ -240,7 +248,7 @@ class Membership:
 
     # --- pressure, and whether the broker is there ----------------------------------------
 
-    def _hold_back(self) -> None:
+    async def _hold_back(self) -> None:
         """Leave outputs in Kafka while too many events wait; feedback goes on."""
         is_full = self._ingest.pressure.is_full
         changed = [
@@ -250,6 +258,8 @@ class Membership:
             and claim.stuck_until is None
             and claim.held_back != is_full
         ]
+        if changed:
+            await self._finish_storing()
         for tp, claim in changed:
             claim.held_back = is_full
             if is_full:
@@ -273,12 +283,11 @@ class Membership:
         """The group is rebalanced: let the block under way be stored, then commit."""
         claims, self._claims = self._claims, {}
         self._unclaimed, self._joined = (), False
-        try:
-            async with asyncio.timeout(REVOKE_SECONDS), self._storing:
-                pass
-        except TimeoutError:
-            # The next owner's claim fences the write, or comes after it: both are right.
-            log.warning("partitions are given back while a block is being stored")
+        if self._storing is not None:
+            _, pending = await asyncio.wait([self._storing], timeout=REVOKE_SECONDS)
+            if pending:
+                # The next owner's claim fences the write, or comes after it: both are right.
+                log.warning("partitions are given back while a block is being stored")
         await self._commit(claims)
 
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
@@ -306,6 +315,7 @@ class Membership:
         unplaced = {tp: claim for tp, claim in self._claims.items() if not claim.placed}
         if not unplaced:
             return True
+        await self._finish_storing()
         try:
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 first = await self._consumer.beginning_offsets(list(unplaced))
@@ -368,8 +378,9 @@ class Membership:
 
     async def _fetch(self) -> Mapping[TopicPartition, Sequence[Any]]:
         try:
-            return await self._getmany(max_records=BLOCKS_AT_ONCE * self._max_records)
+            return await self._getmany(max_records=self._max_records)
         except NoOffsetForPartitionError:
+            await self._finish_storing()
             self._seek_all()  # it has no claim yet
         except OffsetOutOfRangeError:
             for claim in self._claims.values():
@@ -400,34 +411,35 @@ class Membership:
         if claim is None or not claim.placed:
             return
         records = self._after_witness(claim, records)
-        storing: asyncio.Task[None] | None = None
-        with self._fencing(tp, claim):
-            async with self._storing:
-                try:
-                    for start in range(0, len(records), self._max_records):
-                        part = records[start : start + self._max_records]
-                        block = await self._ingest.prepare(self._name, self._records(part))
-                        if storing is not None:
-                            await storing
-                        if self._claims.get(tp) is not claim:
-                            return  # revoked meanwhile
-                        # The database works in a thread while the next block is decoded.
-                        storing = asyncio.create_task(
-                            self._store_block(claim, block, part[-1]), name="store block"
-                        )
-                    if storing is not None:
-                        await storing
-                finally:
-                    if storing is not None:
-                        await asyncio.wait([storing])
+        for start in range(0, len(records), self._max_records):
+            part = records[start : start + self._max_records]
+            block = await self._ingest.prepare(self._name, self._records(part))
+            await self._finish_storing()
+            if self._claims.get(tp) is not claim:
+                return  # revoked or fenced meanwhile
+            self._storing = asyncio.create_task(
+                self._store_block(tp, claim, block, part[-1]), name="store block"
+            )
 
-    async def _store_block(self, claim: _Claim, block: Block, last: Any) -> None:
+    async def _store_block(
+        self, tp: TopicPartition, claim: _Claim, block: Block, last: Any
+    ) -> None:
         before, next_offset, mark = claim.position, last.offset + 1, _mark(last)
-        await self._ingest.store(replace(block, move=PositionMove(before, next_offset, mark)))
-        claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
-        claim.passed = next_offset
-        self._pauses.reset()
-        self._store_pauses.reset()
+        with self._fencing(tp, claim):
+            await self._ingest.store(replace(block, move=PositionMove(before, next_offset, mark)))
+            claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
+            claim.passed = next_offset
+            self._pauses.reset()
+            self._store_pauses.reset()
+
+    async def _finish_storing(self) -> None:
+        """Wait for the block under way, and raise what went wrong with it.
+
+        Before this only what is below it is stored, so nothing may be sought or measured.
+        """
+        storing, self._storing = self._storing, None
+        if storing is not None:
+            await storing
 
     def _after_witness(self, claim: _Claim, records: Sequence[Any]) -> Sequence[Any]:
         """The records that are new; none when the witness proves to be another record."""
@@ -517,6 +529,7 @@ class Membership:
 
         The error does not name it, so each partition is read alone.
         """
+        await self._finish_storing()
         self._seek_all()
         for tp, claim in self._placed():
             if claim.stuck_until is not None or self._claims.get(tp) is not claim:
@@ -531,6 +544,7 @@ class Membership:
                 await self._read_up_to(tp, claim, error)
             else:
                 await self._store_records(tp, fetched)
+                await self._finish_storing()
 
     async def _read_up_to(self, tp: TopicPartition, claim: _Claim, error: Exception) -> None:
         """Store the good records before the bad batch, read one by one, and wait there."""
@@ -552,6 +566,7 @@ class Membership:
                 good.extend(fetched)
         if good:
             await self._store_records(tp, good)
+            await self._finish_storing()
         if not reached or self._claims.get(tp) is not claim:
             return
         claim.stuck_until = self._monotonic() + STUCK_SECONDS
