@@ -36,7 +36,7 @@ from aiokafka.errors import (
 from consumers.ingest import Ingest, Record
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_position import Recreated, fingerprint, start_of
-from learning.facts import Announce, TopicRecreated
+from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.ports import (
     IntakeStore,
     Origin,
@@ -288,7 +288,7 @@ class Membership:
         try:
             yield
         except PositionFencedError as error:
-            log.warning("the partition has another owner now", error=str(error))
+            self._announce(PartitionFenced(error.topic, error.partition, error.epoch))
             if self._claims.get(tp) is claim:
                 del self._claims[tp]
                 self._consumer.pause(tp)

@@ -176,6 +176,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         }
         runner = Runner(
             store=store.runs,
+            leases=store.leases,
             lines=lines,
             workbenches=workbenches,
             artifacts=artifacts,

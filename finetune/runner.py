@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -22,7 +22,15 @@ from finetune.datasets.chat import DatasetError, write_dataset, write_examples
 from finetune.providers import Workbench
 from learning.clock import Clock
 from learning.errors import IllegalMoveError
-from learning.facts import Announce, CandidateDecided, RunFailed, RunLaunched, RunTrained
+from learning.facts import (
+    Announce,
+    CandidateDecided,
+    RunFailed,
+    RunLaunched,
+    RunLost,
+    RunTakenOver,
+    RunTrained,
+)
 from learning.gate import (
     GateReport,
     GateRules,
@@ -44,7 +52,9 @@ from learning.ports import (
     JobFailedError,
     JobHandle,
     JobProgress,
+    LeaseLostError,
     Recovery,
+    RunLeases,
     RunRecord,
     RunSpec,
     RunStore,
@@ -53,12 +63,18 @@ from learning.ports import (
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 STORE_RETRY_SECONDS = 2.0
 PROGRESS_SECONDS = 1.0
 MOST_DOUBLINGS = 20
 """More of them would only overflow: the cap is reached long before."""
 DUE_SECONDS = 5.0
 """How often the runner looks for due runs when nobody wakes it."""
+RENEWALS = 3
+"""How often a lease is renewed before it would lapse."""
+DISOWN_SECONDS = 120.0
+"""How long the new owner of a run is given to find a job that the old one launched late."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,7 @@ class Runner:
         self,
         *,
         store: RunStore,
+        leases: RunLeases,
         lines: ModelLines,
         workbenches: Mapping[str, Workbench],
         artifacts: ArtifactStore,
@@ -101,6 +118,7 @@ class Runner:
         clock: Clock,
     ) -> None:
         self._store = store
+        self._leases = leases
         self._lines = lines
         self._workbenches = workbenches
         self._artifacts = artifacts
@@ -111,6 +129,8 @@ class Runner:
         self._clock = clock
         self._draw = random.Random().random  # noqa: S311 - jitter, not a secret
         self._wake = asyncio.Event()
+        self._homeless: set[str] = set()
+        """Runs of lines that are not configured here."""
         self._places = asyncio.Semaphore(rules.max_active)
 
     def wake(self) -> None:
@@ -119,65 +139,98 @@ class Runner:
 
     async def run(self) -> None:
         """Work until cancelled. Cancelling ends local jobs after a checkpoint."""
+        await self._ask(self._leases.release_all)
         async with asyncio.TaskGroup() as tasks:
-            under_way: set[str] = set()
+            working: dict[str, asyncio.Task[None]] = {}
 
-            def start(record: RunRecord) -> None:
-                if record.run_id not in under_way:
-                    under_way.add(record.run_id)
-                    task = tasks.create_task(self._work(record.run_id), name=record.run_id)
-                    task.add_done_callback(lambda _: under_way.discard(record.run_id))
+            def start(run_id: str) -> None:
+                if run_id not in working:
+                    task = tasks.create_task(self._work(run_id), name=run_id)
+                    working[run_id] = task
+                    task.add_done_callback(lambda _: working.pop(run_id))
                     task.add_done_callback(lambda _: self._wake.set())
 
-            for record in await self._ask(self._store.active):
-                start(record)
+            tasks.create_task(self._keep_leases(working), name="leases")
             while True:
                 self._wake.clear()
+                for run_id in await self._ask(self._leases.lapsed):
+                    if run_id not in self._homeless:
+                        start(run_id)
                 for record in await self._ask(lambda: self._store.due(self._clock())):
-                    start(record)
+                    start(record.run_id)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), DUE_SECONDS)
 
-    async def _ask(
-        self, query: Callable[[], Awaitable[Sequence[RunRecord]]]
-    ) -> Sequence[RunRecord]:
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await query()
+                return await question()
             except StoreUnavailableError as error:
                 log.warning("store unavailable", error=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
 
+    async def _keep_leases(self, working: Mapping[str, asyncio.Task[None]]) -> None:
+        """Renew the leases, and end the work on a run that another daemon has taken."""
+        while True:
+            await asyncio.sleep(self._leases.duration.total_seconds() / RENEWALS)
+            for run_id in await self._ask(self._leases.renew):
+                self._announce(RunLost(run_id))
+                if (work := working.get(run_id)) is not None:
+                    work.cancel()
+
     async def _work(self, run_id: str) -> None:
-        """Take one run as far as it goes, from whatever step it is at."""
+        """Work on one run, as long as it is this daemon's."""
         async with self._places:
-            unanswered = itertools.count(1)
-            while True:
-                try:
-                    record = await self._store.get(run_id)
-                    if not await self._step(record):
-                        return
-                except StoreUnavailableError as error:
-                    log.warning("store unavailable", run=run_id, error=str(error))
-                    await asyncio.sleep(STORE_RETRY_SECONDS)
-                except (ConnectionError, TimeoutError) as error:
-                    # What was asked for may have been done all the same: the stored step is
-                    # looked at again, so that a launch is looked up before there is another.
-                    log.warning("the provider did not answer", run=run_id, error=repr(error))
-                    delay = retry_delay(next(unanswered), self._rules, self._draw)
-                    await asyncio.sleep(delay.total_seconds())
-                except Exception as error:
-                    # A defect in one run must not end intake and every other run.
-                    log.exception("run failed unexpectedly", run=run_id)
-                    failure = JobFailedError("internal", repr(error), retryable=False)
-                    await self._fail(record, failure)
+            try:
+                await self._go_on(run_id)
+            except LeaseLostError as error:
+                log.warning("a write about a run was refused", run=run_id, error=str(error))
+                self._announce(RunLost(run_id))
+            finally:
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._leases.release(run_id)
+
+    async def _go_on(self, run_id: str) -> None:
+        """Take one run as far as it goes, from whatever step it is at."""
+        unanswered = itertools.count(1)
+        while True:
+            try:
+                record = await self._store.get(run_id)
+                if record.state.active and not await self._is_ours(record):
                     return
+                if not await self._step(record):
+                    return
+            except LeaseLostError:
+                raise
+            except StoreUnavailableError as error:
+                log.warning("store unavailable", run=run_id, error=str(error))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+            except (ConnectionError, TimeoutError) as error:
+                # What was asked for may have been done all the same: the stored step is
+                # looked at again, so that a launch is looked up before there is another.
+                log.warning("the provider did not answer", run=run_id, error=repr(error))
+                delay = retry_delay(next(unanswered), self._rules, self._draw)
+                await asyncio.sleep(delay.total_seconds())
+            except Exception as error:
+                # A defect in one run must not end intake and every other run.
+                log.exception("run failed unexpectedly", run=run_id)
+                failure = JobFailedError("internal", repr(error), retryable=False)
+                await self._fail(record, failure)
+                return
+
+    async def _is_ours(self, record: RunRecord) -> bool:
+        """Whether this daemon works on a run under way; one without an owner becomes its own."""
+        hold = await self._leases.hold(record.run_id)
+        if hold is not None and hold.taken_from is not None:
+            self._announce(RunTakenOver(record.line, record.run_id, hold.taken_from))
+        return hold is not None
 
     async def _step(self, record: RunRecord) -> bool:
         """One step of one run. False when there is nothing to do for it now."""
         line = self._lines.get(record.line)
         if line is None:
             log.error("run of a line that is not configured", run=record.run_id, line=record.line)
+            self._homeless.add(record.run_id)
             if record.state is RunState.PLANNED:
                 await self._store.wait_for(
                     record.run_id, f"line {record.line} is not configured", self._clock()
@@ -210,10 +263,36 @@ class Runner:
             await self._store.wait_for(record.run_id, reason, self._clock())
             log.warning("run waits", run=record.run_id, line=line.name, reason=reason)
             return False
-        record = await self._store.begin(record.run_id, line, self._clock())
+        workbench = self._workbench(line)
+        record = await self._store.begin(
+            record.run_id, line, self._clock(), bound=workbench.needs_node
+        )
         spec = await self._specify(record, line)
-        await self._adopt(record, line, await self._workbench(line).provider.launch(spec))
+        # Writing the files may have taken longer than the lease.
+        if not await self._is_ours(record):
+            return False
+        job = await workbench.provider.launch(spec)
+        try:
+            await self._adopt(record, line, job)
+        except (LeaseLostError, IllegalMoveError):
+            await self._disown(job, workbench.provider)
+            raise
         return True
+
+    async def _disown(self, job: JobHandle, provider: FineTuneProvider) -> None:
+        """Cancel a job that was made after its run had gone on without it.
+
+        The run's new owner may be looking for it just now: then it is that one's.
+        """
+        for _ in range(round(DISOWN_SECONDS / STORE_RETRY_SECONDS)):
+            now = await self._store.get(job.run_id)
+            if (now.attempt, now.state) != (job.attempt, RunState.LAUNCHING):
+                if (now.attempt, now.job_id) != (job.attempt, job.job_id):
+                    log.warning("a surplus job is cancelled", run=job.run_id, job=job.job_id)
+                    await provider.cancel(job)
+                return
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+        log.error("a job may be one too many: look there", run=job.run_id, job=job.job_id)
 
     def _obstacle(self, line: ModelLine) -> str | None:
         if self._rules.simulation_mode:
@@ -301,7 +380,8 @@ class Runner:
             if latest:
                 progress = latest[-1]
                 latest.clear()
-                with contextlib.suppress(StoreUnavailableError):
+                # A lease that was lost is noticed when it is renewed.
+                with contextlib.suppress(StoreUnavailableError, LeaseLostError):
                     await self._store.report(run_id, progress, self._clock())
 
     async def _prove(self, record: RunRecord, line: ModelLine) -> bool:

@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from structlog.typing import Processor
@@ -19,10 +19,13 @@ from learning.facts import (
     EventsExpired,
     EventsStored,
     Fact,
+    PartitionFenced,
     Promoted,
     RolledBack,
     RunFailed,
     RunLaunched,
+    RunLost,
+    RunTakenOver,
     RunTrained,
     TopicRecreated,
 )
@@ -94,6 +97,17 @@ def _masked(name: str, value: Any) -> Any:
     return value
 
 
+BAD_NEWS: Final = (
+    EventsStored,  # with dead letters
+    TopicRecreated,
+    PartitionFenced,
+    RunFailed,
+    RunTakenOver,
+    RunLost,
+    RolledBack,
+)
+
+
 class FactLog:
     """Writes one line for each fact it is called with."""
 
@@ -106,7 +120,7 @@ class FactLog:
         fields = {"kind": type(fact).__name__}
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
-        elif isinstance(fact, RunFailed | TopicRecreated | RolledBack | EventsStored):
+        elif isinstance(fact, BAD_NEWS):
             self._log.warning(said, **fields)
         else:
             self._log.info(said, **fields)
@@ -121,6 +135,11 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.topic}[{fact.partition}] is another topic than the one read before:"
                 f" reading again from {fact.restart_offset} instead of {fact.stored_offset}"
+            )
+        case PartitionFenced():
+            return (
+                f"{fact.topic}[{fact.partition}]: a write under the claim {fact.epoch} was"
+                " refused, because another consumer owns the partition now"
             )
         case EventsExpired():
             return f"{fact.count} held events expired without a verdict"
@@ -147,6 +166,10 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: run {fact.run_id} trained on {fact.trained_tokens} tokens"
                 f" in {fact.seconds:.1f} s"
             )
+        case RunTakenOver():
+            return f"{fact.line}: run {fact.run_id} taken over from node {fact.taken_from}"
+        case RunLost():
+            return f"run {fact.run_id} belongs to another daemon now: its work here ends"
         case CandidateDecided():
             return f"{fact.line}: {fact.version}: {fact.outcome}: {fact.reason}"
         case Promoted():

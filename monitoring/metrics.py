@@ -25,10 +25,13 @@ from learning.facts import (
     EventsExpired,
     EventsStored,
     Fact,
+    PartitionFenced,
     Promoted,
     RolledBack,
     RunFailed,
     RunLaunched,
+    RunLost,
+    RunTakenOver,
     RunTrained,
     TopicRecreated,
 )
@@ -133,6 +136,11 @@ class _Counters:
         self._recreated = counter(
             "learnd_topics_recreated", "Partitions found to be others than were read.", "topic"
         )
+        self._fenced = counter(
+            "learnd_fenced_writes",
+            "Writes refused because another consumer owns the partition.",
+            "topic",
+        )
         self._batches = counter("learnd_batches", "Batches sealed.", "line", "trigger")
         self._members = counter("learnd_batch_members", "Events in sealed batches.", "line", "role")
         self._launched = counter(
@@ -150,6 +158,10 @@ class _Counters:
             registry=registry,
             buckets=RUN_SECONDS_BUCKETS,
         )
+        self._taken_over = counter(
+            "learnd_runs_taken_over", "Runs taken from a daemon that fell silent.", "line"
+        )
+        self._lost = counter("learnd_runs_lost", "Runs that another daemon took from this one.")
         self._decisions = counter(
             "learnd_decisions", "What the gate said of candidates.", "line", "outcome"
         )
@@ -166,6 +178,8 @@ class _Counters:
                 self._expired.inc(fact.count)
             case TopicRecreated():
                 self._recreated.labels(fact.topic).inc()
+            case PartitionFenced():
+                self._fenced.labels(fact.topic).inc()
             case BatchSealed():
                 self._batches.labels(fact.line, fact.trigger).inc()
                 for role, n in (
@@ -183,6 +197,10 @@ class _Counters:
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
                 self._seconds.labels(fact.line).observe(fact.seconds)
+            case RunTakenOver():
+                self._taken_over.labels(fact.line).inc()
+            case RunLost():
+                self._lost.inc()
             case CandidateDecided():
                 self._decisions.labels(fact.line, fact.outcome).inc()
             case Promoted():

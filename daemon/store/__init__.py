@@ -9,10 +9,14 @@ from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
+from daemon.store.leases import Leases, Tenancy
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
 from learning.clock import Clock
+
+ALONE = Tenancy()
+"""Of a store that no other daemon shares."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,19 @@ class Store:
     intake: Intake
     queue: Queue
     runs: Runs
+    leases: Leases
     registry: Registry
 
     @classmethod
-    async def open(cls, url: str, *, artifacts_dir: Path, judge: Judge, clock: Clock) -> Self:
+    async def open(
+        cls,
+        url: str,
+        *,
+        artifacts_dir: Path,
+        judge: Judge,
+        clock: Clock,
+        tenancy: Tenancy = ALONE,
+    ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         database = Database(url)
         try:
@@ -34,11 +47,13 @@ class Store:
         except BaseException:
             await database.close()
             raise
+        leases = Leases(database, tenancy)
         return cls(
             database,
             Intake(database, judge, clock),
             Queue(database),
-            Runs(database, artifacts_dir),
+            Runs(database, artifacts_dir, leases),
+            leases,
             Registry(database, artifacts_dir),
         )
 

@@ -1,9 +1,10 @@
-"""The two statements that SQLite and PostgreSQL spell in classes of their own."""
+"""The few statements that SQLite and PostgreSQL spell in ways of their own."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, func
+from sqlalchemy import Connection, Insert, Table, func, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 CHUNK = 500
@@ -31,3 +32,18 @@ def add_up(
         if column.name not in keys
     }
     tx.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=sums), list(rows))
+
+
+def database_time(tx: Connection) -> datetime:
+    """The database's own clock at this moment, to a millisecond or better.
+
+    All daemons of a database share it, however far their own clocks are apart.
+    """
+    microseconds: int = tx.execute(
+        text(
+            "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000"
+            if tx.dialect.name == "sqlite"
+            else "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+        )
+    ).scalar_one()
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

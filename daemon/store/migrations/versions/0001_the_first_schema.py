@@ -414,6 +414,20 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "run_leases",
+        sa.Column("run_id", sa.String(length=32), nullable=False),
+        sa.Column("owner", sa.String(length=32), nullable=False),
+        sa.Column("node", sa.String(length=64), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.Column("bound", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_leases_run_id")),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_run_leases")),
+        comment="Which daemon works on a run, until when by the database's clock, and whether the"
+        " files that it needs are on that daemon's node. A write about the run needs its epoch.",
+    )
+
+    op.create_table(
         "run_attempts",
         sa.Column("run_id", sa.String(length=32), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
