@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
-from daemon.api.ports import FlushResult, HeldOutImport
+from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from daemon.store import Store
 from learning.batching import Due, Trigger
 from learning.clock import Clock
@@ -112,6 +112,13 @@ class DaemonOperations:
         )
         self._announce(rolled_back)
         return rolled_back
+
+    async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
+        """See daemon.api.ports.Operations."""
+        taken = await self._store.leases.declare_gone(
+            node, reason=reason or "no reason given", actor=actor, now=self._clock()
+        )
+        return NodeGone(node, taken)
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         """See daemon.api.ports.Operations."""

@@ -82,7 +82,8 @@ class DaemonProbes:
         """See daemon.api.ports.Probes."""
         store, overview = await self._ask_store()
         measured = measurements(overview) if overview is not None else Measurements()
-        checks = [*self.at_hand(), store, *self._stuck_partitions()]
+        orphans = [_orphans(overview)] if overview is not None else []
+        checks = [*self.at_hand(), store, *self._stuck_partitions(), *orphans]
         return assess(measured, checks, self._clock())
 
     def _stuck_partitions(self) -> Sequence[Check]:
@@ -126,6 +127,17 @@ class DaemonMetrics:
         return self._metrics.render()
 
 
+def _orphans(overview: Overview) -> Check:
+    """Runs whose daemon fell silent; the next one takes them, unless they need its node."""
+    silent = [
+        f"{run.id} of {run.line} is on node {run.node}, silent since {run.silent_since:%H:%M:%S}"
+        for run in overview.stats.active.jobs
+        if run.silent_since is not None
+    ]
+    advice = "; start it again, or give it up with `learnd node-gone`" if silent else ""
+    return Check("run owners", ok=not silent, detail=", ".join(silent) + advice)
+
+
 def measurements(overview: Overview) -> Measurements:
     """What health is judged by."""
     outputs = _outputs_by_state(overview)
@@ -154,6 +166,7 @@ def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], i
             for task_type, since in overview.oldest_queued_at.items()
         },
         runs_by_state=overview.runs_by_state,
+        silent_runs=sum(run.silent_since is not None for run in overview.stats.active.jobs),
         lag=lag,
         lines=[
             LineHealth(

@@ -69,6 +69,8 @@ class Snapshot:
     held: Mapping[str, int] = field(default_factory=dict)
     oldest_queued_seconds: Mapping[str, float] = field(default_factory=dict)
     runs_by_state: Mapping[str, int] = field(default_factory=dict)
+    silent_runs: int = 0
+    """Runs whose daemon fell silent."""
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """Records not yet read, by topic and partition."""
     lines: Sequence[LineHealth] = ()
@@ -234,6 +236,7 @@ class _Gauges:
             "learnd_oldest_queued_age_seconds", "Age of the oldest queued event.", "task_type"
         )
         self._runs = gauge("learnd_runs", "Fine-tune runs.", "state")
+        self._silent = gauge("learnd_silent_runs", "Runs whose daemon fell silent.")
         self._lag = gauge(
             "learnd_consumer_lag_records", "Records not yet read.", "topic", "partition"
         )
@@ -284,6 +287,7 @@ class _Gauges:
             self._oldest.labels(task_type).set(seconds)
         for state, n in snapshot.runs_by_state.items():
             self._runs.labels(state).set(n)
+        self._silent.set(snapshot.silent_runs)
         for (topic, partition), records in snapshot.lag.items():
             self._lag.labels(topic, str(partition)).set(records)
         for line in snapshot.lines:

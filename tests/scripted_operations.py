@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.api.ports import FlushResult, HeldOutImport
+from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
 from learning.lifecycle import EventState
 
@@ -38,6 +38,10 @@ class ScriptedOperations:
     async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
         self._hear("rollback", line, to, reason, actor)
         return RolledBack(line, to or "1.0.2", "1.0.3", actor, reason)
+
+    async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
+        self._hear("give_up_node", node, reason, actor)
+        return NodeGone(node, ["r-1", "r-2"])
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         self._hear("judge", event_row_id, approved, reason, actor)

@@ -5,7 +5,17 @@ from fastapi import APIRouter, FastAPI
 from daemon.api.guard import LimitBody, RequireToken, SecureHeaders
 from daemon.api.ports import MetricsPage, Operations, Probes
 from daemon.api.problems import answer_errors
-from daemon.api.routes import dead_letters, events, held_out, lineage, models, probes, queue, runs
+from daemon.api.routes import (
+    dead_letters,
+    events,
+    held_out,
+    lineage,
+    models,
+    nodes,
+    probes,
+    queue,
+    runs,
+)
 from daemon.store.views import Views
 
 LONGEST_BODY_BYTES = 1024 * 1024
@@ -28,6 +38,7 @@ def create_app(
         queue.router(views.overview, operations),
         events.router(views.events, operations),
         runs.router(views.runs),
+        nodes.router(operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),

@@ -21,6 +21,14 @@ class FlushResult:
     reason: str
 
 
+@dataclass(frozen=True)
+class NodeGone:
+    """A node that was given up, and the runs that were taken from it."""
+
+    node: str
+    run_ids: Sequence[str]
+
+
 class Operations(Protocol):
     """What a person may ask the running daemon to do.
 
@@ -45,6 +53,11 @@ class Operations(Protocol):
 
     async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
         """Make an earlier version the champion again: `to`, or the one before."""
+        ...
+
+    async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
+        """Take a node's unfinished runs away from it, for good: whatever it still says of
+        them is refused, and a local one starts again on another node."""
         ...
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:

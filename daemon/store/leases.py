@@ -76,16 +76,11 @@ class Leases:
         def query(tx: Connection) -> list[str]:
             now = database_time(tx)
             rows = tx.execute(
-                select(
-                    runs.c.id.label("run_id"),
-                    run_leases.c.owner,
-                    run_leases.c.until,
-                    run_leases.c.bound,
-                )
+                select(runs.c.id.label("of_run"), *run_leases.c)
                 .outerjoin(run_leases, run_leases.c.run_id == runs.c.id)
                 .where(_IS_UNFINISHED, _IS_ACTIVE)
             )
-            return sorted(row.run_id for row in rows if self._may_take(row, now))
+            return sorted(row.of_run for row in rows if self._may_take(row, now))
 
         return await self._database.read(query)
 

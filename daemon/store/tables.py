@@ -217,6 +217,14 @@ transitions = Table(
     " That an event was sealed is told by batch_members.",
 )
 
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+    comment="What all daemons of this database have in common outside of it.",
+)
+
 model_lines = Table(
     "model_lines",
     metadata,

@@ -111,6 +111,14 @@ def upgrade() -> None:
         batch_op.create_index("ix_events_task", ["task_type", "task_id"], unique=False)
 
     op.create_table(
+        "deployment",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_deployment")),
+        comment="What all daemons of this database have in common outside of it.",
+    )
+
+    op.create_table(
         "model_lines",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("base_model", sa.Text(), nullable=False),
