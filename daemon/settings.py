@@ -5,6 +5,7 @@ reads the file and the environment. No model name, endpoint or key has a default
 """
 
 import difflib
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,11 @@ def _file(path: Path) -> Path:
 
 
 def _database(url: str) -> str:
-    if not url.startswith(("sqlite:", "sqlite+", "postgresql:", "postgresql+")):
+    if re.match(r"(sqlite(\+pysqlite)?|postgres|postgresql(\+psycopg)?)://", url) is None:
         raise PydanticCustomError(
-            "database", "an SQLAlchemy address is needed, such as sqlite:////var/lib/learnd/l.db"
+            "database",
+            "an address is needed, such as sqlite:////var/lib/learnd/l.db"
+            " or postgresql://learnd:PASSWORD@db-1/learnd",
         )
     return url
 

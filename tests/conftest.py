@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.services import kafka, require
+from tests.services import kafka, postgres, require
 from tests.services.kafka import KafkaBroker
+from tests.services.postgres import PostgresServer
 
 # No test fails because a machine was slow: the first example may import scipy.
 settings.register_profile("learnd", deadline=None)
@@ -20,6 +21,14 @@ def kafka_broker() -> Iterator[KafkaBroker]:
     require("Kafka", kafka.missing())
     with KafkaBroker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One real PostgreSQL for the whole session; keep apart from other tests by `database`."""
+    require("PostgreSQL", postgres.missing())
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture

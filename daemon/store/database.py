@@ -6,8 +6,6 @@ takes its lock at BEGIN; PostgreSQL has a pool of them.
 """
 
 import asyncio
-import json
-import math
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +14,19 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
 
+from daemon.store import postgresql
+from daemon.store.json_text import to_json
 from learning.ports import StoreUnavailableError
 
 T = TypeVar("T")
 
 SQLITE_BUSY_SECONDS = 15.0
 READERS = 4
+ATTEMPTS = 5
+"""How often a transaction is run that PostgreSQL rolls back for another one's sake."""
 
 
 class Database:
@@ -32,9 +34,14 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._writer = _sqlite_engine(url, "BEGIN IMMEDIATE") if self._is_sqlite else _engine(url)
-        self._reader = _sqlite_engine(url, "BEGIN") if self._is_sqlite else self._writer
+        address = address_of(url)
+        self._is_sqlite = address.get_backend_name() == "sqlite"
+        if self._is_sqlite:
+            self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE")
+            self._reader = _sqlite_engine(address, "BEGIN")
+        else:
+            self._writer = postgresql.open_engine(address, connections=2 * READERS)
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._write_threads = ThreadPoolExecutor(
             1 if self._is_sqlite else READERS, thread_name_prefix="store-write"
         )
@@ -46,6 +53,10 @@ class Database:
         Raises StoreUnavailableError when the database cannot be reached, is locked or is
         full; whatever the function raises rolls back and is raised here. Cancelling the
         caller does not interrupt the transaction: it ends, one way or the other, first.
+
+        The function is run again when PostgreSQL rolled it back for another transaction's
+        sake. When the connection breaks at the commit, nobody knows whether it happened: a
+        caller that tries again must be ready to find it done.
         """
         return await _run(self._write_threads, self._writer, transaction)
 
@@ -55,7 +66,13 @@ class Database:
 
     async def migrate(self) -> None:
         """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
-        await self.write(lambda tx: command.upgrade(migration_config(tx), "head"))
+
+        def upgrade(tx: Connection) -> None:
+            if not self._is_sqlite:
+                postgresql.prepare_to_migrate(tx)
+            command.upgrade(migration_config(tx), "head")
+
+        await self.write(upgrade)
 
     async def close(self) -> None:
         """Wait for the transactions under way, then close every connection."""
@@ -63,6 +80,17 @@ class Database:
         await asyncio.to_thread(self._read_threads.shutdown)
         self._writer.dispose()
         self._reader.dispose()
+
+
+def address_of(url: str) -> URL:
+    """The address of a database, with the driver that it is reached by.
+
+    Raises sqlalchemy.exc.ArgumentError for what is none.
+    """
+    address = make_url(url)
+    if address.drivername in ("postgres", "postgresql"):
+        return address.set(drivername=postgresql.DRIVER)
+    return address
 
 
 def migration_config(connection: Connection) -> Config:
@@ -78,38 +106,21 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def to_json(value: Any) -> str:
-    """JSON in which a number that is not finite is null: JSON has none, PostgreSQL refuses it.
-
-    A loss that became NaN is a measurement like any other, and must not stop a run.
-    """
-    try:
-        return json.dumps(value, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
-
-
 async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]) -> T:
     def transaction() -> T:
-        try:
-            with engine.begin() as connection:
-                return work(connection)
-        except OperationalError as error:
-            if _is_our_mistake(error.orig):
-                raise
-            raise StoreUnavailableError(f"the database did not answer: {error.orig}") from error
+        attempt = 1
+        while True:
+            try:
+                with engine.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if attempt < ATTEMPTS and postgresql.was_rolled_back(error):
+                    attempt += 1
+                elif _is_outage(error):
+                    said = " ".join(str(error.orig).split())
+                    raise StoreUnavailableError(f"the database is not available: {said}") from error
+                else:
+                    raise
 
     future = asyncio.get_running_loop().run_in_executor(threads, transaction)
     try:
@@ -119,17 +130,15 @@ async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Conn
         raise
 
 
-def _is_our_mistake(error: BaseException | None) -> bool:
-    """SQLite reports wrong SQL like an outage; trying again would hide it for ever."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code == sqlite3.SQLITE_ERROR
+def _is_outage(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        # SQLite reports wrong SQL like an outage; trying again would hide it for ever.
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        return isinstance(error, OperationalError) and code != sqlite3.SQLITE_ERROR
+    return postgresql.is_outage(error)
 
 
-def _engine(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, json_serializer=to_json)
-
-
-def _sqlite_engine(url: str, begin: str) -> Engine:
+def _sqlite_engine(url: URL, begin: str) -> Engine:
     engine = create_engine(
         url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, json_serializer=to_json
     )

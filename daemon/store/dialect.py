@@ -1,11 +1,13 @@
-"""The few statements that SQLite and PostgreSQL spell in ways of their own."""
+"""The statements that SQLite and PostgreSQL spell, or need, in different ways."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Insert, Table, func, text
 from sqlalchemy.dialects import postgresql, sqlite
+
+from learning.events import digest
 
 CHUNK = 500
 """Values in one IN list, well below either database's limit of bound parameters."""
@@ -47,3 +49,20 @@ def database_time(tx: Connection) -> datetime:
         )
     ).scalar_one()
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+
+
+def take_turns(tx: Connection, names: Iterable[str]) -> None:
+    """Wait until no other transaction has taken one of some names; keep them to the end.
+
+    For what no row's lock can guard, because the rows are still to come. What is read after
+    it was committed by whoever had the turn before. SQLite has one writer, whose turn it
+    always is. Names are taken in one order, so that two cannot wait for each other.
+    """
+    if tx.dialect.name == "sqlite":
+        return
+    keys = sorted({int.from_bytes(digest(f"learnd:{name}")[:8], signed=True) for name in names})
+    if keys:
+        tx.execute(
+            text("SELECT pg_advisory_xact_lock(key) FROM unnest(CAST(:keys AS bigint[])) AS key"),
+            {"keys": keys},
+        )

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
-from daemon.store.dialect import CHUNK, insert_new
+from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
 from learning.clock import Clock
 from learning.errors import ConflictError, NotFoundError
@@ -94,9 +94,13 @@ class Intake:
         self, source: str, partitions: Collection[tuple[str, int]]
     ) -> Sequence[Position]:
         """See learning.ports.IntakeStore."""
-        return await self._database.write(
-            lambda tx: [self._claim(tx, source, topic, number) for topic, number in partitions]
-        )
+
+        def transaction(tx: Connection) -> list[Position]:
+            # In one order, so that two consumers cannot wait for each other.
+            claimed = {key: self._claim(tx, source, *key) for key in sorted(partitions)}
+            return [claimed[key] for key in partitions]
+
+        return await self._database.write(transaction)
 
     async def rewind(self, source: str, claimed: Position, next_offset: int) -> Position:
         """See learning.ports.IntakeStore."""
@@ -227,6 +231,8 @@ class Intake:
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
+        # Of two transactions that store the two sides at once neither would see the other's.
+        take_turns(tx, {f"join:{key.task_type}" for key in arrived})
         waiting = _count_waiting_feedback(tx, arrived)
         outputs = _outputs_of(tx, waiting)
         met = {key: _met_by(output) for key, output in outputs.items()}
@@ -375,7 +381,7 @@ def _outputs_of(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, Row[
         func.min(events.c.id).label("first"),
     )
     found = _by_task(tx, counts, keys)
-    single = [row.first for row in found if row.n == 1]
+    single = sorted(row.first for row in found if row.n == 1)
     rows = {
         row.id: row
         for start in range(0, len(single), CHUNK)
@@ -383,7 +389,7 @@ def _outputs_of(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, Row[
             select(events)
             .where(events.c.id.in_(single[start : start + CHUNK]))
             .order_by(events.c.id)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
     }
     return {TaskKey(row.task_type, row.task_id): rows.get(row.first) for row in found}

@@ -121,7 +121,7 @@ class Leases:
                 select(run_leases)
                 .where(run_leases.c.run_id.in_(held))
                 .order_by(run_leases.c.run_id)
-                .with_for_update()
+                .with_for_update(key_share=True)
             )
             kept = {row.run_id for row in rows if self._is_mine(row, held[row.run_id])}
             # A run that waits for its turn on this node is kept too, as long as the node lives.
@@ -175,13 +175,17 @@ class Leases:
         """
 
         def transaction(tx: Connection) -> list[str]:
-            unfinished = select(runs.c.id, runs.c.state).where(_IS_UNFINISHED).with_for_update()
+            unfinished = (
+                select(runs.c.id, runs.c.state)
+                .where(_IS_UNFINISHED)
+                .with_for_update(key_share=True)
+            )
             states = {row.id: row.state for row in tx.execute(unfinished)}
             leases = tx.execute(
                 select(run_leases)
                 .where(run_leases.c.run_id.in_(states), run_leases.c.node == node)
                 .order_by(run_leases.c.run_id)
-                .with_for_update()
+                .with_for_update(key_share=True)
             ).all()
             if not leases:
                 raise UnknownNodeError(node)
@@ -264,14 +268,16 @@ class Leases:
 def _locked_state(tx: Connection, run_id: str) -> RunState:
     """The state of a run, whose row is locked: first the run, then its lease, everywhere."""
     return RunState(
-        tx.execute(select(runs.c.state).where(runs.c.id == run_id).with_for_update()).scalar_one()
+        tx.execute(
+            select(runs.c.state).where(runs.c.id == run_id).with_for_update(key_share=True)
+        ).scalar_one()
     )
 
 
 def _lease(tx: Connection, run_id: str) -> Row[Any] | None:
     """A run's lease, locked."""
     return tx.execute(
-        select(run_leases).where(run_leases.c.run_id == run_id).with_for_update()
+        select(run_leases).where(run_leases.c.run_id == run_id).with_for_update(key_share=True)
     ).first()
 
 

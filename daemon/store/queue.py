@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
-from daemon.store.dialect import CHUNK, insert_new
+from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.intake import confirm_event, move_event
 from daemon.store.tables import (
     batch_members,
@@ -62,6 +62,9 @@ from learning.sampling import Candidate, SplitRules, draw_replay, held_out_quota
 
 REPLAY_POOL = 20_000
 """Replay is drawn from the newest versions that together trained on about so many events."""
+
+SPLIT = "split"
+"""The turn to put prompts on a side of the split: sides are for ever, and for all lines."""
 
 _IS_QUEUED = is_one_of(events.c.state, EventState.QUEUED)
 
@@ -140,7 +143,7 @@ class Queue:
         """
 
         def transaction(tx: Connection) -> BatchSealed | None:
-            # The rows first: whoever waited for their locks finds them sealed, or the line busy.
+            take_turns(tx, [SPLIT])  # whoever waited finds the events sealed, or the line busy
             rows = _oldest_queued(tx, line, due.size)
             if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
@@ -163,7 +166,8 @@ class Queue:
                 )
                 .order_by(events.c.state_since)
                 .limit(CHUNK)
-                .with_for_update()
+                # One that is being judged now gets its turn the next time.
+                .with_for_update(key_share=True, skip_locked=True)
             ).all()
             for row in rows:
                 move_event(
@@ -194,7 +198,7 @@ class Queue:
 
         def transaction(tx: Connection) -> EventState:
             row = tx.execute(
-                select(events).where(events.c.id == event_row_id).with_for_update()
+                select(events).where(events.c.id == event_row_id).with_for_update(key_share=True)
             ).first()
             if row is None:
                 raise UnknownEventError(event_row_id)
@@ -230,6 +234,7 @@ class Queue:
         """
 
         def transaction(tx: Connection) -> HeldOutImport:
+            take_turns(tx, [SPLIT])
             added, refused = 0, []
             for number, example, key in examples:
                 group = group_key(example)
@@ -254,7 +259,7 @@ def move_batch(
     Raises IllegalMoveError when its lifecycle does not allow it.
     """
     current = tx.execute(
-        select(batches.c.state).where(batches.c.id == batch_id).with_for_update()
+        select(batches.c.state).where(batches.c.id == batch_id).with_for_update(key_share=True)
     ).scalar_one()
     if current == state:
         return
@@ -294,7 +299,7 @@ def _oldest_queued(tx: Connection, line: ModelLine, n: int) -> list[Row[Any]]:
             select(events)
             .where(events.c.id.in_(wanted[start : start + CHUNK]), _IS_QUEUED)
             .order_by(events.c.id)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
     ]
 
@@ -550,7 +555,8 @@ def _freeze(
 ) -> int:
     """Append to the held-out set; a prompt that it has already is passed over. 1 or 0."""
     added = tx.execute(
-        insert_new(tx, evaluation_examples).values(
+        insert_new(tx, evaluation_examples)
+        .values(
             task_type=task_type,
             event_id=event_row_id,
             messages=conversation(example),
@@ -559,8 +565,9 @@ def _freeze(
             batch_id=batch_id,
             added_at=now,
         )
+        .returning(evaluation_examples.c.id)
     )
-    return added.rowcount
+    return len(added.all())
 
 
 def _plan_run(

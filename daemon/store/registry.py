@@ -190,9 +190,11 @@ def _artifacts_home(tx: Connection) -> str | None:
 def ensure_line(tx: Connection, line: ModelLine, base_model: str, now: datetime) -> None:
     """Give a line its 1.0.0 and champion, unless it has them; note a changed base model."""
     created = tx.execute(
-        insert_new(tx, model_lines).values(name=line.name, base_model=base_model, created_at=now)
+        insert_new(tx, model_lines)
+        .values(name=line.name, base_model=base_model, created_at=now)
+        .returning(model_lines.c.name)
     )
-    if created.rowcount == 0:
+    if created.first() is None:
         tx.execute(
             update(model_lines).where(model_lines.c.name == line.name).values(base_model=base_model)
         )
@@ -222,12 +224,16 @@ def ensure_line(tx: Connection, line: ModelLine, base_model: str, now: datetime)
 
 def champion_of(tx: Connection, line: str, *, to_move: bool = False) -> Champion:
     """A line's champion, locked when it is about to be moved. Raises UnknownLineError."""
-    query = (
+    named = (aliases.c.line == line) & (aliases.c.name == CHAMPION)
+    if to_move:
+        # By itself: joined, PostgreSQL would hold the alias as it is after the wait against
+        # the version that it named before, and find nothing.
+        tx.execute(select(aliases.c.revision).where(named).with_for_update(key_share=True))
+    row = tx.execute(
         select(versions, aliases.c.revision)
         .join(aliases, aliases.c.version_id == versions.c.id)
-        .where(aliases.c.line == line, aliases.c.name == CHAMPION)
-    )
-    row = tx.execute(query.with_for_update(of=aliases) if to_move else query).first()
+        .where(named)
+    ).first()
     if row is None:
         raise UnknownLineError(line)
     return Champion(row, row.revision)

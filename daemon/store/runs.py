@@ -179,7 +179,8 @@ class Runs:
                     runs.c.state == RunState.WAITING,
                     ~unresolved,
                 )
-                .with_for_update()
+                .order_by(runs.c.line, runs.c.planned_at)
+                .with_for_update(key_share=True)
             ).all()
             for row in rows:
                 _move(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
@@ -443,7 +444,7 @@ class Runs:
 
 def _run(tx: Connection, run_id: str) -> Row[Any]:
     """A run, locked: whoever reads it here is about to move it."""
-    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update()).one()
+    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)).one()
 
 
 def _move(

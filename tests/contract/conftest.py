@@ -1,25 +1,82 @@
 """The stores that the contract runs on. A further database is one more parameter here."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from daemon.store import Store
-from daemon.store.database import sqlite_url
+from daemon.store.database import Database, sqlite_url
 from tests.builders import JUDGE
-from tests.contract.driver import Driver, StoppedClock
+from tests.contract.driver import Driver, StoppedClock, wipe
 from tests.contract.promises import broken_promises
+from tests.services.postgres import PostgresServer
+
+DATABASES = ["sqlite", "postgresql"]
 
 
-@pytest.fixture(params=["sqlite"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database of its own."""
-    match request.param:
-        case "sqlite":
-            return sqlite_url(tmp_path / "learnd.db")
-        case other:
-            raise ValueError(other)
+@pytest.fixture(params=DATABASES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """On which database the test runs this time."""
+    return str(request.param)
+
+
+@pytest.fixture
+def new_empty_url(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[[], str]]:
+    """Each call gives the address of another database with nothing in it."""
+    with contextlib.ExitStack() as databases:
+        if kind == "sqlite":
+            numbers = itertools.count(1)
+            yield lambda: sqlite_url(tmp_path / f"empty-{next(numbers)}.db")
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres_server")
+            yield lambda: databases.enter_context(server.database())
+
+
+@pytest.fixture
+def empty_url(new_empty_url: Callable[[], str]) -> str:
+    """The address of a database of its own with nothing in it."""
+    return new_empty_url()
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres_server: PostgresServer) -> Iterator[str]:
+    """The address of a PostgreSQL database with the tables, which the tests take in turns."""
+
+    async def migrate(url: str) -> None:
+        database = Database(url)
+        await database.migrate()
+        await database.close()
+
+    with postgres_server.database() as url:
+        asyncio.run(migrate(url))
+        yield url
+
+
+@pytest.fixture
+def new_store_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Each call gives the address of a database without a row in it, and ends the one before."""
+    if kind == "sqlite":
+        numbers = itertools.count(1)
+        return lambda: sqlite_url(tmp_path / f"learnd-{next(numbers)}.db")
+    url: str = request.getfixturevalue("postgres_tables")
+
+    def emptied() -> str:
+        wipe(url)
+        return url
+
+    return emptied
+
+
+@pytest.fixture
+def store_url(new_store_url: Callable[[], str]) -> str:
+    """The address of a database without a row in it, for this test alone."""
+    return new_store_url()
 
 
 @pytest.fixture

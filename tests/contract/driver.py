@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg import sql
 from sqlalchemy import ColumnElement, Row, Table, select
 
 from daemon.store import Store
@@ -220,3 +222,18 @@ async def rows(
 async def everything(database: Database) -> dict[str, Sequence[Row[Any]]]:
     """All rows of all tables: equal before and after where nothing was written."""
     return {table.name: await rows(database, table) for table in metadata.sorted_tables}
+
+
+def wipe(url: str) -> None:
+    """Empty every table of a PostgreSQL database, and begin to number from 1 again.
+
+    Quicker than a new database for each test, by far.
+    """
+    deletions = [
+        sql.SQL("DELETE FROM {}").format(sql.Identifier(table.name))
+        for table in reversed(metadata.sorted_tables)
+    ]
+    renumber = sql.SQL("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
+    with psycopg.connect(url, connect_timeout=5) as session:
+        session.execute("SET LOCAL lock_timeout = '10s'")
+        session.execute(sql.SQL("; ").join([*deletions, renumber]))

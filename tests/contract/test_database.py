@@ -11,7 +11,8 @@ from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from daemon.store import Store, database
-from daemon.store.database import Database, sqlite_url, to_json
+from daemon.store.database import Database, sqlite_url
+from daemon.store.json_text import to_json
 from daemon.store.tables import split_sides
 from learning.ports import StoreUnavailableError
 from tests.builders import JUDGE, NOON

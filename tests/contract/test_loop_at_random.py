@@ -7,19 +7,25 @@ real database, and shrinks what breaks a promise to a story short enough to read
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from semver import Version
 from sqlalchemy import Row
 
 from daemon.store import Store
-from daemon.store.database import sqlite_url
 from daemon.store.registry import NothingToRollBackError, PromotionRefusedError
 from daemon.store.tables import evaluation_examples, events, runs, versions
 from learning.batching import Trigger
@@ -85,15 +91,13 @@ def opinions(draw: st.DrawFn) -> Any:
 class LoopAtRandom(RuleBasedStateMachine):
     """One store, two lines, and whatever comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.Runner()
         path = Path(self.folder.name)
         clock = StoppedClock()
-        self.store = self.do(
-            Store.open(sqlite_url(path / "learnd.db"), artifacts_dir=path, judge=AUTO, clock=clock)
-        )
+        self.store = self.do(Store.open(url, artifacts_dir=path, judge=AUTO, clock=clock))
         self.drive = Driver(self.store, clock)
         self.position = self.do(self.store.intake.claim("test", [("topic", 0)]))[0]
         self.sent = 0
@@ -286,5 +290,13 @@ class LoopAtRandom(RuleBasedStateMachine):
         assert self.waiting() == states.count(EventState.QUEUED)
 
 
-TestLoopAtRandom = LoopAtRandom.TestCase
-TestLoopAtRandom.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
+def test_whatever_happens_in_whatever_order_every_promise_holds(
+    new_store_url: Callable[[], str],
+) -> None:
+    class OnOneDatabase(LoopAtRandom):
+        def __init__(self) -> None:
+            super().__init__(new_store_url())
+
+    run_state_machine_as_test(
+        OnOneDatabase, settings=settings(max_examples=15, stateful_step_count=30)
+    )

@@ -71,10 +71,14 @@ class Statements:
                     yield f"{step}: {statement}"
 
 
+@pytest.fixture(params=["sqlite"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The plans that are read here are SQLite's."""
+    return str(request.param)
+
+
 @pytest.fixture
 def statements(store: Store) -> Statements:
-    if not store.database.url.startswith("sqlite"):
-        pytest.skip("reads SQLite's query plans")
     return Statements(store)
 
 

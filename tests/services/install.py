@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.services import postgres
 from tests.services.java import OLDEST_JAVA, find_java
 from tests.services.kafka import KAFKA_VERSION, LIBRARIES
 
@@ -24,13 +25,15 @@ class CannotInstallError(Exception):
 
 def main() -> int:
     """Exit status: 0 when all is there, or a laptop goes without; 1 where CI=true."""
-    try:
-        install_kafka()
-    except (CannotInstallError, subprocess.CalledProcessError) as failure:
-        print(f"services: {failure}", file=sys.stderr)
-        print("services: the tests on a real Kafka cannot run.", file=sys.stderr)
-        return 1 if os.environ.get("CI") == "true" else 0
-    return 0
+    all_there = True
+    for service, install in (("Kafka", install_kafka), ("PostgreSQL", install_postgres)):
+        try:
+            install()
+        except (CannotInstallError, subprocess.CalledProcessError) as failure:
+            print(f"services: {failure}", file=sys.stderr)
+            print(f"services: the tests on a real {service} cannot run.", file=sys.stderr)
+            all_there = False
+    return 0 if all_there or os.environ.get("CI") != "true" else 1
 
 
 def install_kafka() -> None:
@@ -67,6 +70,17 @@ def install_kafka() -> None:
             raise CannotInstallError(f"{POM.name} does not name Kafka {KAFKA_VERSION}")
         if not LIBRARIES.is_dir():
             fetched.rename(home)
+
+
+def install_postgres() -> None:
+    """PostgreSQL from the system. The tests make a server of their own with its programs."""
+    if postgres.find_programs() is None:
+        oldest = postgres.OLDEST_POSTGRES
+        install_packages(
+            "postgresql", otherwise=f"install PostgreSQL {oldest} or later, with initdb on PATH"
+        )
+    if (lack := postgres.missing()) is not None:
+        raise CannotInstallError(lack)
 
 
 def install_packages(*packages: str, otherwise: str) -> None:

@@ -6,9 +6,7 @@ use, so a misspelt name is an error and a deleted topic stays deleted.
 
 import base64
 import contextlib
-import random
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from tests.services.java import OLDEST_JAVA, find_java
+from tests.services.ports import free_ports
 from tests.services.process import TiedProcess
 
 KAFKA_VERSION = "4.1.0"
@@ -33,11 +32,6 @@ START_SECONDS = 90.0
 STOP_SECONDS = 20.0
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.05
-
-# Below the ports that the kernel hands out by itself (from 32768 on Linux, 49152 on macOS).
-# From there, a client that keeps calling a broker which is down can be given the broker's own
-# port as its source, connect to itself, and so keep the broker from coming back.
-_PORTS = range(20_000, 32_000)
 
 # C1 and the serial collector: up sooner, and the second core stays free.
 _JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -112,7 +106,7 @@ class KafkaBroker:
             self._java = java
             self._log = folder / "broker.log"
             self._properties = folder / "server.properties"
-            self._port, controller_port = _free_ports(2)
+            self._port, controller_port = free_ports(2)
             self._properties.write_text(
                 _PROPERTIES.format(
                     port=self._port, controller_port=controller_port, data=folder / "data"
@@ -311,15 +305,3 @@ class KafkaBroker:
             "reconnect.backoff.max.ms": 200,
             "log_level": 0,  # a broker that is not up yet is no news
         }
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now. Another process may still be quicker."""
-    found: list[int] = []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise OSError(f"no {count} free ports from {_PORTS.start} to {_PORTS.stop}")
