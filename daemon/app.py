@@ -41,8 +41,17 @@ from daemon.store.views import Views
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workshop, factory_of
 from finetune.runner import Runner, RunnerRules
-from finetune.trainer_process import TrainerHost
-from learning.facts import BatchSealed, CandidateDecided, EventsStored, Fact, RunFailed
+from finetune.trainer_process import TrainerHost, TrainerLimits
+from learning.facts import (
+    BatchSealed,
+    CandidateDecided,
+    EventsStored,
+    Fact,
+    LaunchResolved,
+    RunCancelAsked,
+    RunCancelled,
+    RunFailed,
+)
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
 from learning.validators import Validator, built_in
@@ -166,6 +175,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 artifacts,
                 settings.data_dir / TRAINER_LOG,
                 idle=timedelta(seconds=settings.finetune.trainer_idle_seconds),
+                limits=TrainerLimits(
+                    no_progress=timedelta(seconds=settings.finetune.no_progress_seconds)
+                ),
             )
         )
         workshop = Workshop(
@@ -209,6 +221,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             operations=DaemonOperations(
                 store,
                 ingest,
+                artifacts,
                 lines,
                 settings.split_rules(),
                 settings.queue.max_queue_size,
@@ -294,7 +307,10 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
         match fact:
             case EventsStored() | CandidateDecided() | RunFailed():
                 sealer.wake()
-            case BatchSealed():
+            case RunCancelled():
+                sealer.wake()
+                runner.wake()
+            case BatchSealed() | RunCancelAsked() | LaunchResolved():
                 runner.wake()
             case _:
                 pass

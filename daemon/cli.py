@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from daemon.exit_status import ExitStatus
 from learning.errors import LearningError
@@ -28,6 +29,17 @@ EPILOG = (
 )
 
 
+class ListedByDefault(TyperGroup):
+    """Commands about one noun, where no command means `list` and an id means `show`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the command that was left out."""
+        first = args[0] if args else ""
+        if first not in self.commands and first not in ctx.help_option_names:
+            args = ["show" if first and not first.startswith("-") else "list", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="learnd",
     epilog=EPILOG,
@@ -39,8 +51,13 @@ app = typer.Typer(
 )
 events_app = typer.Typer(help="Stored outputs: look at them, and give a verdict by hand.")
 letters_app = typer.Typer(help="Records that could not become events.")
+runs_app = typer.Typer(
+    cls=ListedByDefault,
+    help="Fine-tune runs: `learnd runs` lists them, `learnd runs RUN` shows one.",
+)
 app.add_typer(events_app, name="events", no_args_is_help=True)
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
 
 Url = Annotated[
     str | None, typer.Option("--url", envvar="LEARND_URL", help="Address of the daemon.")
@@ -260,9 +277,8 @@ def flush(
 # --- runs and versions ----------------------------------------------------------------
 
 
-@app.command()
-def runs(
-    run_id: Annotated[str | None, typer.Argument(metavar="ID", help="One run.")] = None,
+@runs_app.command("list")
+def list_runs(
     line: Annotated[str | None, typer.Option(help="Only this model line.")] = None,
     state: Annotated[str | None, typer.Option(help="Only this state, such as failed.")] = None,
     limit: Limit = 20,
@@ -271,18 +287,79 @@ def runs(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List fine-tune runs, newest first, or show one."""
+    """List runs, newest first; also meant by `learnd runs` alone."""
+    from daemon import screens
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        listed = list(daemon.pages("/v1/runs", limit, line=line, state=state))
+    show_json(listed) if as_json else screens.runs(listed)
+
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="As `learnd runs` shows.")]
+
+
+@runs_app.command("show")
+def show_run(
+    run: RunId,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run with its attempts and history; also meant by `learnd runs RUN`."""
     from daemon import screens
     from daemon.client import part
     from daemon.printing import show_json
 
     with _daemon(url, config, data_dir) as daemon:
-        if run_id is not None:
-            found = daemon.get(f"/v1/runs/{part(run_id)}")
-            show_json(found) if as_json else screens.run(found)
-            return
-        listed = list(daemon.pages("/v1/runs", limit, line=line, state=state))
-    show_json(listed) if as_json else screens.runs(listed)
+        found = daemon.get(f"/v1/runs/{part(run)}")
+    show_json(found) if as_json else screens.run(found)
+
+
+@runs_app.command("cancel")
+def cancel_run(
+    run: RunId,
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a run and its job; what it trained on comes back in the line's next batch."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        done = daemon.post(f"/v1/runs/{part(run)}/cancel", {"reason": reason})
+    show_json(done) if as_json else screens.cancelled(done)
+
+
+@runs_app.command("resolve")
+def resolve_run(
+    run: RunId,
+    no_job: Annotated[
+        bool, typer.Option("--no-job", help="The launch made no job: it may be tried again.")
+    ] = False,
+    job: Annotated[
+        str | None, typer.Option("--job", metavar="ID", help="The job that the launch made.")
+    ] = None,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what became of a launch that a run waits for, because nobody heard the reply."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    if no_job == (job is not None):
+        raise typer.BadParameter("one of --no-job and --job ID is needed")
+    with _daemon(url, config, data_dir) as daemon:
+        done = daemon.post(f"/v1/runs/{part(run)}/resolve", {"job_id": job})
+    show_json(done) if as_json else screens.resolved(done)
 
 
 @app.command("node-gone")

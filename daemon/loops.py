@@ -58,8 +58,10 @@ class Sealer:
             except StoreUnavailableError as error:
                 log.warning("store unavailable", loop="sealer", error=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+            # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the wake-up.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), SEAL_SECONDS)
+                async with asyncio.timeout(SEAL_SECONDS):
+                    await self._wake.wait()
 
     async def seal_due(self) -> None:
         """Seal one batch of each line where one is due."""

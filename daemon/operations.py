@@ -3,6 +3,7 @@
 Thin: each operation is one transaction of the store, and the fact of it told afterwards.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 
@@ -10,11 +11,20 @@ from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
 from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from daemon.store import Store
+from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
 from learning.clock import Clock
 from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, prompt_key
-from learning.facts import Announce, EventsStored, Promoted, RolledBack
+from learning.facts import (
+    Announce,
+    EventsStored,
+    LaunchResolved,
+    Promoted,
+    RolledBack,
+    RunCancelAsked,
+    RunCancelled,
+)
 from learning.lifecycle import EventState
 from learning.lines import ModelLine, ModelLines
 from learning.policy import Verdict
@@ -38,6 +48,14 @@ class StillUndecodableError(ConflictError):
         self.dead_letter_id, self.reason = dead_letter_id, reason
 
 
+class DamagedVersionError(ConflictError):
+    """The files of a version are not what was published, so it cannot be the champion."""
+
+    def __init__(self, line: str, version: str, error: ArtifactError) -> None:
+        super().__init__(f"{line} {version} cannot be the champion: {error}")
+        self.line, self.version = line, version
+
+
 class DaemonOperations:
     """The operations of one daemon."""
 
@@ -45,6 +63,7 @@ class DaemonOperations:
         self,
         store: Store,
         ingest: Ingest,
+        artifacts: ArtifactStore,
         lines: ModelLines,
         split_rules: SplitRules,
         max_queue_size: int,
@@ -53,6 +72,7 @@ class DaemonOperations:
     ) -> None:
         self._store = store
         self._ingest = ingest
+        self._artifacts = artifacts
         self._lines = lines
         self._split_rules = split_rules
         self._max_queue_size = max_queue_size
@@ -99,6 +119,7 @@ class DaemonOperations:
         self, line: str, version: str, *, force: bool, reason: str, actor: str
     ) -> Promoted:
         """See daemon.api.ports.Operations."""
+        await self._require_whole(line, version)
         promoted = await self._store.registry.promote(
             line, version, force=force, reason=reason, actor=actor, now=self._clock()
         )
@@ -107,6 +128,8 @@ class DaemonOperations:
 
     async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
         """See daemon.api.ports.Operations."""
+        to = to if to is not None else await self._store.registry.predecessor(line)
+        await self._require_whole(line, to)
         rolled_back = await self._store.registry.rollback(
             line, to, reason=reason, actor=actor, now=self._clock()
         )
@@ -119,6 +142,31 @@ class DaemonOperations:
             node, reason=reason or "no reason given", actor=actor, now=self._clock()
         )
         return NodeGone(node, taken)
+
+    async def _require_whole(self, line: str, version: str) -> None:
+        """Hash the files of a version that is about to be in use. Raises DamagedVersionError.
+
+        Before the transaction: weights may be large, and a transaction must be short.
+        """
+        model = await self._store.registry.loadable(line, version)
+        try:
+            await asyncio.to_thread(self._artifacts.verify_model, model)
+        except ArtifactError as error:
+            raise DamagedVersionError(line, version, error) from error
+
+    async def cancel_run(
+        self, run_id: str, *, reason: str, actor: str
+    ) -> RunCancelled | RunCancelAsked:
+        """See daemon.api.ports.Operations."""
+        done = await self._store.interventions.cancel(run_id, reason, actor, self._clock())
+        self._announce(done)
+        return done
+
+    async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
+        """See daemon.api.ports.Operations."""
+        resolved = await self._store.interventions.resolve(run_id, job_id, actor, self._clock())
+        self._announce(resolved)
+        return resolved
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         """See daemon.api.ports.Operations."""

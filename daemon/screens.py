@@ -252,6 +252,26 @@ def run(found: Json) -> None:
     history(found["history"])
 
 
+def cancelled(done: Json) -> None:
+    """The answer to a cancellation."""
+    run_id = done["run_id"]
+    if done["cancelled"]:
+        say(f"run {run_id} of {done['line']} is cancelled; its rows come back in the next batch")
+    else:
+        say(
+            f"run {run_id} of {done['line']} is being cancelled: its job is ended first;"
+            f" `learnd runs {run_id}` shows how far that is"
+        )
+
+
+def resolved(done: Json) -> None:
+    """The answer to a resolved launch."""
+    if done["job_id"] is None:
+        say(f"run {done['run_id']} of {done['line']} does not wait any more: there is no job")
+    else:
+        say(f"run {done['run_id']} of {done['line']} goes on with job {done['job_id']}")
+
+
 def _known(values: Json | None) -> str | None:
     """A mapping without what was not set."""
     return text_of({k: v for k, v in values.items() if v is not None}) if values else None

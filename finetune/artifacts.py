@@ -33,6 +33,11 @@ PUBLISHED_SUFFIXES: Final = frozenset({".safetensors", ".json", ".jinja", ".mode
 PUBLISHED_NAMES: Final = frozenset({"vocab.txt", "merges.txt"})
 """Tokenizer files whose suffix alone says too little."""
 
+ADVICE: Final = (
+    "nothing of it is loaded: restore the folder from a backup, or use another version"
+    " (`learnd rollback`)"
+)
+
 _STAGING: Final = ".staging-"
 _LOCK: Final = ".lock"
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -55,6 +60,13 @@ class ArtifactError(LearningError):
         where = folder.name if file is None else f"{folder.name}/{file}"
         super().__init__(f"{where}: {fault}")
         self.folder, self.file, self.fault = folder, file, fault
+
+
+class DamagedArtifactError(ArtifactError):
+    """A published folder is not as it was published, and nothing of it may be loaded."""
+
+    def __init__(self, folder: Path, file: str | None, fault: str) -> None:
+        super().__init__(folder, file, f"{fault}; {ADVICE}")
 
 
 @dataclass(frozen=True)
@@ -205,45 +217,53 @@ class ArtifactStore:
 def verify(folder: Path) -> Manifest:
     """Check that a folder holds exactly the files of its manifest, byte for byte.
 
-    Raises ArtifactError naming the first file that differs and how. A folder whose name
+    Raises DamagedArtifactError naming the first file that differs and how. A folder whose name
     ends with a digest, as published ones do, must have the manifest of that digest.
     """
+    if (folder / MANIFEST).is_symlink():
+        raise DamagedArtifactError(folder, MANIFEST, "is a symbolic link")
     try:
         text = (folder / MANIFEST).read_bytes()
     except OSError as error:
-        raise ArtifactError(folder, MANIFEST, f"cannot be read: {error.strerror}") from error
+        raise DamagedArtifactError(folder, MANIFEST, f"cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(text).hexdigest()
     if _NAME.fullmatch(folder.name) and not folder.name.endswith(digest[:12]):
-        raise ArtifactError(folder, MANIFEST, f"its digest is {digest[:12]}, not the one published")
+        raise DamagedArtifactError(
+            folder, MANIFEST, f"its digest is {digest[:12]}, not the one published"
+        )
     try:
         stored = _StoredManifest.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(map(str, fault["loc"])) or "text"
-        raise ArtifactError(folder, MANIFEST, f"{place}: {fault['msg']}") from error
+        raise DamagedArtifactError(folder, MANIFEST, f"{place}: {fault['msg']}") from error
 
-    found = set(os.listdir(folder)) - {MANIFEST}
-    for name in sorted(stored.files.keys() - found):
-        raise ArtifactError(folder, name, "is missing")
-    for name in sorted(found - stored.files.keys()):
-        raise ArtifactError(folder, name, "is not in the manifest")
-    for name, entry in sorted(stored.files.items()):
-        _require_same(folder, name, entry)
+    try:
+        found = set(os.listdir(folder)) - {MANIFEST}
+        for name in sorted(stored.files.keys() - found):
+            raise DamagedArtifactError(folder, name, "is missing")
+        for name in sorted(found - stored.files.keys()):
+            raise DamagedArtifactError(folder, name, "is not in the manifest")
+        for name, entry in sorted(stored.files.items()):
+            _require_same(folder, name, entry)
+    except OSError as error:
+        raise DamagedArtifactError(folder, None, f"cannot be read: {error.strerror}") from error
     files = {name: FileEntry(entry.size, entry.sha256) for name, entry in stored.files.items()}
     return Manifest(stored.run_id, files, digest)
 
 
 def _require_same(folder: Path, name: str, entry: _StoredEntry) -> None:
     file = folder / name
-    _require_plain(folder, name)
+    if (fault := _not_plain(file)) is not None:
+        raise DamagedArtifactError(folder, name, fault)
     size = file.stat().st_size
     if size != entry.size:
-        raise ArtifactError(
+        raise DamagedArtifactError(
             folder, name, f"has {size} bytes, and {entry.size} when it was published"
         )
     sha256 = _sha256(file)
     if sha256 != entry.sha256:
-        raise ArtifactError(
+        raise DamagedArtifactError(
             folder, name, f"has SHA-256 {sha256[:12]}…, and {entry.sha256[:12]}… when published"
         )
 
@@ -256,7 +276,8 @@ def _publishable(folder: Path) -> Sequence[str]:
     if not names:
         raise ArtifactError(folder, None, "is empty: there is nothing to publish")
     for name in names:
-        _require_plain(folder, name)
+        if (fault := _not_plain(folder / name)) is not None:
+            raise ArtifactError(folder, name, fault)
         allowed = Path(name).suffix in PUBLISHED_SUFFIXES or name in PUBLISHED_NAMES
         if name == MANIFEST or not allowed or not _FILE_NAME.fullmatch(name):
             raise ArtifactError(
@@ -266,12 +287,11 @@ def _publishable(folder: Path) -> Sequence[str]:
     return names
 
 
-def _require_plain(folder: Path, name: str) -> None:
-    file = folder / name
+def _not_plain(file: Path) -> str | None:
+    """What a name stands for when it is no plain file."""
     if file.is_symlink():
-        raise ArtifactError(folder, name, "is a symbolic link")
-    if not file.is_file():
-        raise ArtifactError(folder, name, "is not a plain file")
+        return "is a symbolic link"
+    return None if file.is_file() else "is not a plain file"
 
 
 def _require_kind(folder: Path, name: str) -> None:

@@ -21,20 +21,23 @@ from finetune.artifacts import ArtifactError, ArtifactStore
 from finetune.datasets.chat import DatasetError, write_dataset, write_examples
 from finetune.providers import Workbench
 from learning.clock import Clock
-from learning.errors import IllegalMoveError
+from learning.errors import IllegalMoveError, LearningError, UnsoundScoresError
 from learning.facts import (
     Announce,
     CandidateDecided,
+    RunCancelled,
     RunFailed,
     RunLaunched,
     RunLost,
     RunTakenOver,
     RunTrained,
+    RunWaits,
 )
 from learning.gate import (
     GateReport,
     GateRules,
     HeldOut,
+    Outcome,
     Refusal,
     Score,
     TrainingProof,
@@ -42,6 +45,7 @@ from learning.gate import (
     decide,
     refusal_of,
     refused,
+    sound,
 )
 from learning.lifecycle import RunState
 from learning.lines import ModelLine, ModelLines
@@ -90,6 +94,17 @@ class RunnerRules:
     gate: GateRules = field(default_factory=GateRules)
 
 
+class ProviderGoneError(LearningError):
+    """The provider of a run's job is not configured any more, so that nobody can end the job."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(
+            f"no line is configured for provider {provider!r}, which may have a job of the run:"
+            " configure it again until the run is cancelled"
+        )
+        self.provider = provider
+
+
 def retry_delay(failures: int, rules: RunnerRules, draw: Callable[[], float]) -> timedelta:
     """How long to wait after the `failures`-th failure (from 1): doubled each time, capped.
 
@@ -129,12 +144,13 @@ class Runner:
         self._clock = clock
         self._draw = random.Random().random  # noqa: S311 - jitter, not a secret
         self._wake = asyncio.Event()
+        self._launching: set[str] = set()
         self._homeless: set[str] = set()
         """Runs of lines that are not configured here."""
         self._places = asyncio.Semaphore(rules.max_active)
 
     def wake(self) -> None:
-        """Look for due runs now, because a batch was sealed."""
+        """Look for runs to begin, go on with or call off, because something happened to one."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -142,24 +158,38 @@ class Runner:
         await self._ask(self._leases.release_all)
         async with asyncio.TaskGroup() as tasks:
             working: dict[str, asyncio.Task[None]] = {}
+            called_off: set[str] = set()
 
             def start(run_id: str) -> None:
-                if run_id not in working:
+                if run_id not in working and run_id not in called_off:
                     task = tasks.create_task(self._work(run_id), name=run_id)
                     working[run_id] = task
                     task.add_done_callback(lambda _: working.pop(run_id))
                     task.add_done_callback(lambda _: self._wake.set())
 
+            def call_off(run_id: str) -> None:
+                if run_id not in called_off:
+                    called_off.add(run_id)
+                    task = tasks.create_task(
+                        self._call_off(run_id, working.get(run_id)), name=f"end of {run_id}"
+                    )
+                    task.add_done_callback(lambda _: called_off.discard(run_id))
+
             tasks.create_task(self._keep_leases(working), name="leases")
             while True:
                 self._wake.clear()
+                for record in await self._ask(self._store.cancelling):
+                    call_off(record.run_id)
                 for run_id in await self._ask(self._leases.lapsed):
                     if run_id not in self._homeless:
                         start(run_id)
                 for record in await self._ask(lambda: self._store.due(self._clock())):
                     start(record.run_id)
+                # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the
+                # wake-up, and the daemon would not stop.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), DUE_SECONDS)
+                    async with asyncio.timeout(DUE_SECONDS):
+                        await self._wake.wait()
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -174,6 +204,8 @@ class Runner:
         while True:
             await asyncio.sleep(self._leases.duration.total_seconds() / RENEWALS)
             for run_id in await self._ask(self._leases.renew):
+                if run_id in self._launching:
+                    continue  # a job may be made just now: who made it has to see to it
                 self._announce(RunLost(run_id))
                 if (work := working.get(run_id)) is not None:
                     work.cancel()
@@ -187,8 +219,12 @@ class Runner:
                 log.warning("a write about a run was refused", run=run_id, error=str(error))
                 self._announce(RunLost(run_id))
             finally:
-                with contextlib.suppress(StoreUnavailableError):
-                    await self._leases.release(run_id)
+                await self._let_go(run_id)
+
+    async def _let_go(self, run_id: str) -> None:
+        """Nobody has to wait for the lease; when the store is away, for no longer than it runs."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._leases.release(run_id)
 
     async def _go_on(self, run_id: str) -> None:
         """Take one run as far as it goes, from whatever step it is at."""
@@ -225,16 +261,74 @@ class Runner:
             self._announce(RunTakenOver(record.line, record.run_id, hold.taken_from))
         return hold is not None
 
+    async def _call_off(self, run_id: str, work: asyncio.Task[None] | None) -> None:
+        """End a run whose cancellation is stored: its work here, its job, then the run itself.
+
+        Whatever stands in the way is tried again until the job is known to have ended.
+        """
+        if work is not None:
+            work.cancel()
+            await asyncio.wait({work})
+        try:
+            for tries in itertools.count(1):
+                try:
+                    await self._finish_off(run_id)
+                except IllegalMoveError as error:
+                    log.info("run was moved by another hand", run=run_id, reason=str(error))
+                except Exception as error:
+                    # One run that cannot be ended now must not end intake and every other run.
+                    log.warning("run is not cancelled yet", run=run_id, error=repr(error))
+                    delay = retry_delay(tries, self._rules, self._draw)
+                    await asyncio.sleep(delay.total_seconds())
+                    continue
+                return
+        finally:
+            await self._let_go(run_id)
+
+    async def _finish_off(self, run_id: str) -> None:
+        """End a run that nobody works on, if this daemon may: its job, then the run."""
+        record = await self._store.get(run_id)
+        if not record.state.active or record.cancellation is None:
+            return
+        if not await self._is_ours(record) or not await self._end_job(record):
+            return
+        await self._store.cancel(run_id, self._clock())
+        asked = record.cancellation
+        self._announce(RunCancelled(record.line, run_id, asked.actor, asked.reason))
+
+    async def _end_job(self, record: RunRecord) -> bool:
+        """End the job of a run. False when a person has to say whether there is one."""
+        if record.state not in (RunState.LAUNCHING, RunState.RUNNING):
+            return True
+        workbench = self._workbenches.get(record.provider)
+        if workbench is None:
+            raise ProviderGoneError(record.provider)
+        provider = workbench.provider
+        if record.state is RunState.RUNNING:
+            job = await self._job(record, provider)
+        elif provider.recovery is Recovery.LOOKUP:
+            job = await provider.lookup(record.run_id, record.attempt)
+        elif provider.recovery is Recovery.IDEMPOTENCY and (line := self._lines.get(record.line)):
+            job = await provider.launch(await self._specify(record, line))
+        else:
+            await self._wait_for_resolution(record, provider)
+            return False
+        if job is not None:
+            if record.state is RunState.LAUNCHING:
+                await self._store.adopt(record.run_id, job.job_id, self._clock())
+            await provider.cancel(job)
+        return True
+
     async def _step(self, record: RunRecord) -> bool:
         """One step of one run. False when there is nothing to do for it now."""
+        if record.cancellation is not None:
+            return False
         line = self._lines.get(record.line)
         if line is None:
             log.error("run of a line that is not configured", run=record.run_id, line=record.line)
             self._homeless.add(record.run_id)
             if record.state is RunState.PLANNED:
-                await self._store.wait_for(
-                    record.run_id, f"line {record.line} is not configured", self._clock()
-                )
+                await self._wait(record, f"line {record.line} is not configured")
             return False
         try:
             match record.state:
@@ -253,6 +347,8 @@ class Runner:
         except (ArtifactError, DatasetError) as error:
             failure = JobFailedError(error.code, str(error), retryable=False)
             await self._fail(record, failure)
+        except UnsoundScoresError as error:
+            await self._fail(record, JobFailedError("bad_scores", str(error), retryable=False))
         except IllegalMoveError as error:
             log.info("run was moved by another hand", run=record.run_id, reason=str(error))
         return False
@@ -260,8 +356,7 @@ class Runner:
     async def _begin(self, record: RunRecord, line: ModelLine) -> bool:
         reason = self._obstacle(line)
         if reason is not None:
-            await self._store.wait_for(record.run_id, reason, self._clock())
-            log.warning("run waits", run=record.run_id, line=line.name, reason=reason)
+            await self._wait(record, reason)
             return False
         workbench = self._workbench(line)
         record = await self._store.begin(
@@ -271,12 +366,16 @@ class Runner:
         # Writing the files may have taken longer than the lease.
         if not await self._is_ours(record):
             return False
-        job = await workbench.provider.launch(spec)
+        self._launching.add(record.run_id)
         try:
-            await self._adopt(record, line, job)
-        except (LeaseLostError, IllegalMoveError):
-            await self._disown(job, workbench.provider)
-            raise
+            job = await workbench.provider.launch(spec)
+            try:
+                await self._adopt(record, line, job)
+            except (LeaseLostError, IllegalMoveError):
+                await self._disown(job, workbench.provider)
+                raise
+        finally:
+            self._launching.discard(record.run_id)
         return True
 
     async def _disown(self, job: JobHandle, provider: FineTuneProvider) -> None:
@@ -308,11 +407,7 @@ class Runner:
         provider = self._workbench(line).provider
         match provider.recovery:
             case Recovery.NONE:
-                reason = (
-                    f"nobody knows whether {provider.name} made a job for attempt"
-                    f" {record.attempt}: look there, and cancel it if it did"
-                )
-                await self._store.wait_for(record.run_id, reason, self._clock())
+                await self._wait_for_resolution(record, provider)
                 return False
             case Recovery.IDEMPOTENCY:
                 job = await provider.launch(await self._specify(record, line))
@@ -326,6 +421,17 @@ class Runner:
                         record.run_id, "the launch made no job; it is tried again", self._clock()
                     )
         return True
+
+    async def _wait_for_resolution(self, record: RunRecord, provider: FineTuneProvider) -> None:
+        reason = (
+            f"nobody knows whether {provider.name} made a job for attempt {record.attempt}: look"
+            f" there, then `learnd runs resolve {record.run_id} --job ID`, or --no-job"
+        )
+        await self._wait(record, reason)
+
+    async def _wait(self, record: RunRecord, reason: str) -> None:
+        await self._store.wait_for(record.run_id, reason, self._clock())
+        self._announce(RunWaits(record.line, record.run_id, reason))
 
     async def _adopt(self, record: RunRecord, line: ModelLine, job: JobHandle) -> None:
         await self._store.adopt(record.run_id, job.job_id, self._clock())
@@ -388,6 +494,9 @@ class Runner:
         """Hold the candidate against the champion, and act on the gate's verdict."""
         duel = await self._store.enter(record.run_id, self._clock())
         report, scores = await self._judge(record, line, duel)
+        if report.outcome is Outcome.PROMOTE:
+            # It was whole when it was loaded for the evaluation, which may be hours ago.
+            await asyncio.to_thread(self._artifacts.verify_model, duel.candidate)
         try:
             decision = await self._store.decide(record.run_id, duel, report, scores, self._clock())
         except ChampionMovedError as error:
@@ -427,7 +536,7 @@ class Runner:
         if examples:
             path = self._work_dir / record.run_id / "evaluation.jsonl"
             await asyncio.to_thread(write_examples, path, line, [row for row, _ in chosen])
-            champion, candidate = await self._score(line, duel, path)
+            champion, candidate = await self._score(line, duel, path, len(examples))
         # The test imports a numeric library the first time, which takes a second.
         report = await asyncio.to_thread(
             decide, examples, champion, candidate, self._rules.gate, duel.look
@@ -439,9 +548,12 @@ class Runner:
         }
 
     async def _score(
-        self, line: ModelLine, duel: Duel, path: Path
+        self, line: ModelLine, duel: Duel, path: Path, n_examples: int
     ) -> tuple[Sequence[Score], Sequence[Score]]:
-        """Both models on the same examples. A passing failure is tried again, in place."""
+        """Both models on the same examples. A passing failure is tried again, in place.
+
+        Raises JobFailedError and UnsoundScoresError.
+        """
         models = {"champion": duel.champion, "candidate": duel.candidate}
         for failures in itertools.count(1):
             try:
@@ -453,7 +565,8 @@ class Runner:
                 delay = retry_delay(failures, self._rules, self._draw)
                 await asyncio.sleep(delay.total_seconds())
             else:
-                return scores["champion"], scores["candidate"]
+                champion, candidate = (sound(name, scores.get(name), n_examples) for name in models)
+                return champion, candidate
         raise AssertionError("the loop above ends by itself")
 
     async def _fail(self, record: RunRecord, error: JobFailedError) -> None:
@@ -469,7 +582,11 @@ class Runner:
         retry_at: datetime | None = None
         if retried:
             retry_at = now + retry_delay(failures, self._rules, self._draw)
-        await self._store.fail(record.run_id, error.code, error.message, retry_at, now)
+        try:
+            await self._store.fail(record.run_id, error.code, error.message, retry_at, now)
+        except IllegalMoveError as moved:  # cancelled meanwhile, for instance
+            log.info("run was moved by another hand", run=record.run_id, reason=str(moved))
+            return
         self._announce(
             RunFailed(
                 record.line, record.run_id, current.attempt, error.code, error.message, retried

@@ -62,7 +62,16 @@ MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 LAST_WORDS: Final = 6
 """Lines of its log that are quoted when a trainer died."""
 
-_RETRYABLE: Final[frozenset[FailureCode]] = frozenset({"internal", "interrupted", "disk_full"})
+KERNEL_COUNTS: Final = Path("/proc/vmstat")
+"""Where Linux counts, as `oom_kill`, the processes that it killed for want of memory."""
+MEMORY_ADVICE: Final = (
+    "take a smaller minibatch_size or max_length, set gradient_checkpointing, or train on a"
+    " machine with more memory"
+)
+
+_RETRYABLE: Final[frozenset[FailureCode]] = frozenset(
+    {"internal", "interrupted", "disk_full", "out_of_memory"}
+)
 _LIVES_ON: Final[frozenset[str]] = frozenset(
     {"bad_request", "bad_model", "bad_dataset", "bad_output", "disk_full"}
 )
@@ -79,6 +88,8 @@ class TrainerLimits:
     heartbeat: timedelta = timedelta(seconds=HEARTBEAT_SECONDS)
     silent_heartbeats: int = 30
     """So many heartbeats in a row without a word, and it counts as stuck."""
+    no_progress: timedelta = timedelta(minutes=30)
+    """So long alive and busy, but without progress, and it counts as stuck."""
     checkpoint: timedelta = timedelta(seconds=15)
     """From SIGTERM to SIGKILL when it is busy."""
     close: timedelta = timedelta(seconds=5)
@@ -107,6 +118,7 @@ class TrainerProcess:
 
     async def __aenter__(self) -> Self:
         self._log_start = await asyncio.to_thread(_ready_log, self._log_file)
+        self._memory_kills = await asyncio.to_thread(memory_kills)
         with self._log_file.open("ab") as stderr:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -165,17 +177,21 @@ class TrainerProcess:
     async def request(self, message: Request, on_message: OnMessage) -> Result:
         """Ask, and wait for the answer. Raises JobFailedError.
 
-        Beside the codes of the protocol: `trainer_died`, `trainer_silent` and
-        `trainer_unintelligible`. Cancelled, it lets a training write its checkpoint, ends
+        Beside the codes of the protocol: `trainer_died`, `trainer_silent`, `trainer_stuck`
+        and `trainer_unintelligible`. Cancelled, it lets a training write its checkpoint, ends
         the child and raises CancelledError; cancelled twice, it does not wait.
         """
         async with self._lock:
             try:
                 async with asyncio.timeout(self._silence):
                     await self._say(message)
+                idle_heartbeats = 0
                 while True:
                     answer = await self._hear(message.id)
+                    idle_heartbeats = idle_heartbeats + 1 if isinstance(answer, Heartbeat) else 0
                     match answer:
+                        case Heartbeat():
+                            self._require_progress(idle_heartbeats)
                         case Done(result=result):
                             if result.do == message.do:
                                 return result
@@ -219,7 +235,7 @@ class TrainerProcess:
                 log.warning("trainer said something unintelligible", pid=self.pid, line=line[:200])
                 continue
             match message:
-                case Ready() | Heartbeat():
+                case Ready():
                     continue
                 case Failed(id=None):
                     return message
@@ -243,6 +259,17 @@ class TrainerProcess:
             raise await self._died()
         raise self._silent()
 
+    def _require_progress(self, idle_heartbeats: int) -> None:
+        # Counted for the same reason as in `_read_line`.
+        if idle_heartbeats * self._limits.heartbeat > self._limits.no_progress:
+            raise JobFailedError(
+                "trainer_stuck",
+                f"the trainer (pid {self.pid}) made no progress for"
+                f" {self._limits.no_progress.total_seconds():g} s and was killed; where loading"
+                " the model takes that long, raise finetune.no_progress_seconds",
+                retryable=True,
+            )
+
     def _silent(self) -> JobFailedError:
         return JobFailedError(
             "trainer_silent",
@@ -257,6 +284,16 @@ class TrainerProcess:
             return JobFailedError("interrupted", "the trainer was closed", retryable=True)
         status = await self._process.wait()
         words = await asyncio.to_thread(_last_words, self._log_file, self._log_start)
+        if status == -signal.SIGKILL:
+            before, after = self._memory_kills, await asyncio.to_thread(memory_kills)
+            if before is None or after is None or after > before:
+                sure = "" if before is not None and after is not None else "probably "
+                return JobFailedError(
+                    "out_of_memory",
+                    f"the trainer was {sure}killed by the kernel, because memory ran out;"
+                    f" {MEMORY_ADVICE}; {words}",
+                    retryable=True,
+                )
         return JobFailedError(
             "trainer_died", f"the trainer {_cause_of_death(status)}; {words}", retryable=True
         )
@@ -437,6 +474,16 @@ class TrainerHost:
                 idling.result()
 
 
+def memory_kills() -> int | None:
+    """How many processes this machine has killed for want of memory; None where nobody counts."""
+    try:
+        lines = KERNEL_COUNTS.read_text().splitlines()
+    except OSError:
+        return None
+    counts = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
+    return int(counts[0]) if counts else None
+
+
 def _unintelligible(fault: str) -> JobFailedError:
     return JobFailedError(
         "trainer_unintelligible", f"the trainer was killed: {fault}", retryable=False
@@ -479,5 +526,5 @@ def _cause_of_death(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     if -status == signal.SIGKILL:
-        return f"was killed by {name}, perhaps because the machine ran out of memory"
+        return f"was killed by {name}, and not by the kernel for want of memory"
     return f"was killed by {name}"

@@ -24,6 +24,14 @@ class UnpairedScoresError(LearningError):
         self.n_champion, self.n_candidate, self.n_examples = n_champion, n_candidate, n_examples
 
 
+class UnsoundScoresError(LearningError):
+    """An evaluator answered with what cannot be the scores of the examples it was given."""
+
+    def __init__(self, model: str, fault: str) -> None:
+        super().__init__(f"the scores of the {model} are unsound: {fault}")
+        self.model, self.fault = model, fault
+
+
 class VersionTextError(LearningError):
     """A text that should name a model version is not a semantic version."""
 

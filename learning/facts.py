@@ -92,6 +92,46 @@ class RunFailed:
 
 
 @dataclass(frozen=True)
+class RunWaits:
+    """A run cannot go on before a person does something."""
+
+    line: str
+    run_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunCancelAsked:
+    """A person wants a run to end; its job is being ended."""
+
+    line: str
+    run_id: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunCancelled:
+    """A run is over because a person ended it; its batch is returned."""
+
+    line: str
+    run_id: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LaunchResolved:
+    """A person said what became of a launch whose reply nobody heard."""
+
+    line: str
+    run_id: str
+    job_id: str | None
+    """None when it made no job."""
+    actor: str
+
+
+@dataclass(frozen=True)
 class RunTrained:
     """A provider finished a job, and its artifact is published."""
 
@@ -161,6 +201,10 @@ Fact = (
     | BatchSealed
     | RunLaunched
     | RunFailed
+    | RunWaits
+    | RunCancelAsked
+    | RunCancelled
+    | LaunchResolved
     | RunTrained
     | RunTakenOver
     | RunLost

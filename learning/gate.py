@@ -19,11 +19,12 @@ more look, and gets a smaller share of the significance level: alpha / (k (k + 1
 look k, which sums to alpha over all looks (an alpha-spending sequence).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from learning.errors import UnpairedScoresError
+from learning.errors import UnpairedScoresError, UnsoundScoresError
 
 
 class Outcome(StrEnum):
@@ -150,6 +151,29 @@ def refused(refusal: Refusal) -> GateReport:
         Refusal.PARENT_ROLLED_BACK: "the version that it was trained from was rolled back",
     }
     return GateReport(Outcome.REJECT, words[refusal], refusal=refusal)
+
+
+def sound(model: str, scores: Sequence[Score] | None, n_examples: int) -> Sequence[Score]:
+    """What an evaluator said of `model`, as it is. Raises UnsoundScoresError.
+
+    One score is needed for each of the `n_examples` examples, with a loss that is not below
+    zero. A loss that is not finite is sound: it was measured, and `decide` refuses it.
+    """
+    if scores is None:
+        raise UnsoundScoresError(model, "there are none")
+    if len(scores) != n_examples:
+        raise UnsoundScoresError(model, f"{len(scores)} of them for {n_examples} examples")
+    for number, score in enumerate(scores, start=1):
+        if not isinstance(score.match, bool):
+            raise UnsoundScoresError(
+                model, f"match is {score.match!r} on example {number}, neither true nor false"
+            )
+        if not isinstance(score.loss, float | int) or -math.inf < score.loss < 0:
+            raise UnsoundScoresError(
+                model,
+                f"loss is {score.loss!r} on example {number}; nats per byte are never below 0",
+            )
+    return scores
 
 
 def spent_significance(rules: GateRules, look: int) -> float:

@@ -100,15 +100,15 @@ _EVENT_MOVES: Mapping[EventState, frozenset[EventState]] = {
 }
 _RUN_MOVES: Mapping[RunState, frozenset[RunState]] = {
     RunState.PLANNED: frozenset({RunState.LAUNCHING, RunState.WAITING, RunState.CANCELLED}),
-    RunState.WAITING: frozenset({RunState.PLANNED, RunState.CANCELLED}),
+    RunState.WAITING: frozenset({RunState.PLANNED, RunState.RUNNING, RunState.CANCELLED}),
     RunState.LAUNCHING: frozenset(
         {RunState.RUNNING, RunState.PLANNED, RunState.FAILED, RunState.WAITING, RunState.CANCELLED}
     ),
     RunState.RUNNING: frozenset(
         {RunState.TRAINED, RunState.PLANNED, RunState.FAILED, RunState.CANCELLED}
     ),
-    RunState.TRAINED: frozenset({RunState.EVALUATING, RunState.FAILED}),
-    RunState.EVALUATING: frozenset({RunState.DECIDED, RunState.FAILED}),
+    RunState.TRAINED: frozenset({RunState.EVALUATING, RunState.FAILED, RunState.CANCELLED}),
+    RunState.EVALUATING: frozenset({RunState.DECIDED, RunState.FAILED, RunState.CANCELLED}),
 }
 _VERSION_MOVES: Mapping[VersionState, frozenset[VersionState]] = {
     VersionState.CANDIDATE: frozenset({VersionState.RELEASED, VersionState.REFUSED}),

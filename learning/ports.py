@@ -228,6 +228,14 @@ class Recovery(StrEnum):
 
 
 @dataclass(frozen=True)
+class Cancellation:
+    """That a person asked for the end of a run: who, and why."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run as the runner finds it, at its start or after a restart."""
 
@@ -235,6 +243,8 @@ class RunRecord:
     batch_id: str
     line: str
     state: RunState
+    provider: str
+    """Of the latest attempt."""
     attempt: int
     """The number of the latest attempt; 0 before the first."""
     failures: int
@@ -245,6 +255,8 @@ class RunRecord:
     measurements: Mapping[str, Any] | None
     parent: ModelReference | None
     training: Mapping[str, Any] | None
+    cancellation: Cancellation | None
+    """Stored before anything is ended, so that a restart goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +349,8 @@ class RunLeases(Protocol):
     async def hold(self, run_id: str) -> Hold | None:
         """Renew the lease of a run under way, or take it when it is free.
 
-        None when another daemon has it, or when this one had it and lost it.
+        None when it is another daemon's. Raises LeaseLostError when it was this one's: then
+        what is known of the run is out of date.
         """
         ...
 
@@ -358,8 +371,9 @@ class RunStore(Protocol):
     """Where the runner keeps how far it is. Each method is one transaction.
 
     A method that moves a run raises IllegalMoveError when the run is not in the state
-    that the move starts from, for instance because an operator cancelled it, and
-    LeaseLostError when the run is under way in the hands of another daemon.
+    that the move starts from, and LeaseLostError when the run is under way in the hands of
+    another daemon. A run whose cancellation was asked for only goes on to the knowledge of
+    its job (`adopt`, `wait_for`) and to its end (`cancel`).
     """
 
     async def due(self, now: datetime) -> Sequence[RunRecord]:
@@ -367,6 +381,10 @@ class RunStore(Protocol):
 
         Without those whose files are on another node.
         """
+        ...
+
+    async def cancelling(self) -> Sequence[RunRecord]:
+        """The active runs whose cancellation was asked for and is not done."""
         ...
 
     async def get(self, run_id: str) -> RunRecord:
@@ -401,6 +419,10 @@ class RunStore(Protocol):
         self, run_id: str, code: str, message: str, retry_at: datetime | None, now: datetime
     ) -> None:
         """An attempt failed: -> planned for `retry_at`, or -> failed and the batch returned."""
+        ...
+
+    async def cancel(self, run_id: str, now: datetime) -> None:
+        """-> cancelled, after its job was ended: as who asked for it said. Returns the batch."""
         ...
 
     async def report(self, run_id: str, progress: JobProgress, now: datetime) -> None:

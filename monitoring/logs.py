@@ -19,14 +19,18 @@ from learning.facts import (
     EventsExpired,
     EventsStored,
     Fact,
+    LaunchResolved,
     PartitionFenced,
     Promoted,
     RolledBack,
+    RunCancelAsked,
+    RunCancelled,
     RunFailed,
     RunLaunched,
     RunLost,
     RunTakenOver,
     RunTrained,
+    RunWaits,
     TopicRecreated,
 )
 
@@ -161,6 +165,15 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: run {fact.run_id} failed in attempt {fact.attempt}:"
                 f" {fact.error}: {fact.message} ({then})"
             )
+        case RunWaits():
+            return f"{fact.line}: run {fact.run_id} waits: {fact.reason}"
+        case RunCancelAsked():
+            return f"{fact.line}: run {fact.run_id} is being cancelled by {_who(fact)}"
+        case RunCancelled():
+            return f"{fact.line}: run {fact.run_id} cancelled by {_who(fact)}"
+        case LaunchResolved():
+            became = "no job" if fact.job_id is None else f"job {fact.job_id}"
+            return f"{fact.line}: the launch of run {fact.run_id} made {became}, says {fact.actor}"
         case RunTrained():
             return (
                 f"{fact.line}: run {fact.run_id} trained on {fact.trained_tokens} tokens"
@@ -180,6 +193,10 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
                 f"{f': {fact.reason}' if fact.reason else ''}"
             )
+
+
+def _who(fact: RunCancelAsked | RunCancelled) -> str:
+    return f"{fact.actor}: {fact.reason}" if fact.reason else fact.actor
 
 
 def _stored(fact: EventsStored) -> str:

@@ -25,14 +25,18 @@ from learning.facts import (
     EventsExpired,
     EventsStored,
     Fact,
+    LaunchResolved,
     PartitionFenced,
     Promoted,
     RolledBack,
+    RunCancelAsked,
+    RunCancelled,
     RunFailed,
     RunLaunched,
     RunLost,
     RunTakenOver,
     RunTrained,
+    RunWaits,
     TopicRecreated,
 )
 
@@ -151,6 +155,7 @@ class _Counters:
         self._failed = counter(
             "learnd_run_failures", "Attempts that failed.", "line", "error", "retried"
         )
+        self._cancelled = counter("learnd_run_cancelled", "Runs that a person ended.", "line")
         self._trained = counter("learnd_run_trained", "Runs whose training finished.", "line")
         self._tokens = counter("learnd_run_trained_tokens", "Output tokens learned from.", "line")
         self._seconds = Histogram(
@@ -195,6 +200,10 @@ class _Counters:
                 self._launched.labels(fact.line, fact.provider).inc()
             case RunFailed():
                 self._failed.labels(fact.line, fact.error, _yes_no(fact.retried)).inc()
+            case RunCancelled():
+                self._cancelled.labels(fact.line).inc()
+            case RunWaits() | RunCancelAsked() | LaunchResolved():
+                pass  # what follows from them is counted
             case RunTrained():
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
-from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
+from learning.facts import (
+    BatchSealed,
+    EventsStored,
+    LaunchResolved,
+    Promoted,
+    RolledBack,
+    RunCancelAsked,
+    RunCancelled,
+)
 from learning.lifecycle import EventState
 
 
@@ -38,6 +46,16 @@ class ScriptedOperations:
     async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
         self._hear("rollback", line, to, reason, actor)
         return RolledBack(line, to or "1.0.2", "1.0.3", actor, reason)
+
+    async def cancel_run(
+        self, run_id: str, *, reason: str, actor: str
+    ) -> RunCancelled | RunCancelAsked:
+        self._hear("cancel_run", run_id, reason, actor)
+        return RunCancelAsked("audio", run_id, actor, reason)
+
+    async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
+        self._hear("resolve_run", run_id, job_id, actor)
+        return LaunchResolved("audio", run_id, job_id, actor)
 
     async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
         self._hear("give_up_node", node, reason, actor)

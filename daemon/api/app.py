@@ -37,7 +37,7 @@ def create_app(
     for router in (
         queue.router(views.overview, operations),
         events.router(views.events, operations),
-        runs.router(views.runs),
+        runs.router(views.runs, operations),
         nodes.router(operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),

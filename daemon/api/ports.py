@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from daemon.store.queue import HeldOutImport as HeldOutImport  # a part of these ports
-from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
+from learning.facts import (
+    BatchSealed,
+    EventsStored,
+    LaunchResolved,
+    Promoted,
+    RolledBack,
+    RunCancelAsked,
+    RunCancelled,
+)
 from monitoring.health import Check, HealthReport
 
 
@@ -53,6 +61,19 @@ class Operations(Protocol):
 
     async def rollback(self, line: str, to: str | None, *, reason: str, actor: str) -> RolledBack:
         """Make an earlier version the champion again: `to`, or the one before."""
+        ...
+
+    async def cancel_run(
+        self, run_id: str, *, reason: str, actor: str
+    ) -> RunCancelled | RunCancelAsked:
+        """End a run that is not over: at once, or as soon as its job is ended.
+
+        The wish is stored when this returns; a daemon that dies then goes on with it.
+        """
+        ...
+
+    async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
+        """Say which job a launch of unknown outcome made, or with None that it made none."""
         ...
 
     async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:

@@ -12,6 +12,7 @@ from learning.lifecycle import EventState, RunState
 LARGEST_PAGE = 500
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)]
+JobId = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
 VersionText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 _NOT_IN_ACTOR = re.compile(r"[^A-Za-z0-9_.:@-]")
@@ -57,6 +58,18 @@ class PromoteRequest(_Body):
         if self.force and not self.reason:
             raise ValueError("force needs a reason, which is recorded")
         return self
+
+
+class CancelRequest(_Body):
+    """Why a run is to end."""
+
+    reason: Reason = ""
+
+
+class ResolveRequest(_Body):
+    """Which job a launch of unknown outcome made; null when it made none."""
+
+    job_id: JobId | None
 
 
 class RollbackRequest(_Body):

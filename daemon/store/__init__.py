@@ -9,6 +9,7 @@ from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
+from daemon.store.interventions import Interventions
 from daemon.store.leases import Leases, Tenancy
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
@@ -28,6 +29,7 @@ class Store:
     queue: Queue
     runs: Runs
     leases: Leases
+    interventions: Interventions
     registry: Registry
 
     @classmethod
@@ -54,6 +56,7 @@ class Store:
             Queue(database),
             Runs(database, artifacts_dir, leases),
             leases,
+            Interventions(database),
             Registry(database, artifacts_dir),
         )
 

@@ -93,7 +93,7 @@ class Leases:
             lease, now = _lease(tx, run_id), database_time(tx)
             if lease is not None and known is not None:
                 if not self._is_mine(lease, known):
-                    return None
+                    raise LeaseLostError(run_id, lease.node)
                 _set(tx, run_id, until=now + self._tenancy.lease)
                 return Hold(), known
             if not state.active or not self._may_take(lease, now):
@@ -107,7 +107,6 @@ class Leases:
 
         granted = await self._database.write(transaction)
         if granted is None:
-            self._epochs.pop(run_id, None)
             return None
         hold, self._epochs[run_id] = granted
         return hold

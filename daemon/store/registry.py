@@ -167,6 +167,15 @@ class Registry:
 
         return await self._database.write(transaction)
 
+    async def predecessor(self, line: str) -> str:
+        """The number that a rollback without a target leads to.
+
+        Raises UnknownLineError and NothingToRollBackError.
+        """
+        return await self._database.read(
+            lambda tx: number_of(_predecessor(tx, champion_of(tx, line)))
+        )
+
     async def loadable(self, line: str, version: str) -> ModelReference:
         """How to load a version; `version` is a number or "champion"."""
 

@@ -34,7 +34,7 @@ from daemon.store.tables import (
     runs,
     versions,
 )
-from learning.errors import IllegalMoveError
+from learning.errors import IllegalMoveError, NotFoundError
 from learning.events import OutputEvent
 from learning.gate import GateReport, Outcome, Refusal, TrainingProof
 from learning.lifecycle import (
@@ -49,6 +49,7 @@ from learning.lifecycle import (
 )
 from learning.lines import ModelLine
 from learning.ports import (
+    Cancellation,
     ChampionMovedError,
     Decision,
     Duel,
@@ -66,8 +67,18 @@ T = TypeVar("T")
 RUNNER = "runner"
 _IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
 
+_MOVES_OF_THE_CANCELLED = frozenset({RunState.RUNNING, RunState.WAITING, RunState.CANCELLED})
+
 ABSTENTIONS = 3
 """How often a training row comes back after the gate abstained; after a rejection, once."""
+
+
+class UnknownRunError(NotFoundError):
+    """No run has this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"no run {run_id}; `learnd runs` lists them")
+        self.run_id = run_id
 
 
 class Runs:
@@ -106,6 +117,13 @@ class Runs:
 
         return await self._database.read(query)
 
+    async def cancelling(self) -> Sequence[RunRecord]:
+        """See learning.ports.RunStore."""
+        asked = select(runs).where(_IS_ACTIVE, runs.c.cancel_asked_at.is_not(None))
+        return await self._database.read(
+            lambda tx: [self._record(tx, row) for row in tx.execute(asked)]
+        )
+
     async def get(self, run_id: str) -> RunRecord:
         """See learning.ports.RunStore."""
         return await self._database.read(
@@ -118,14 +136,14 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> tuple[RunRecord, int]:
-            row = _run(tx, run_id)
+            row = locked_run(tx, run_id)
             assert line.base_model is not None, "the runner checks this before it begins"
             registry.ensure_line(tx, line, line.base_model, now)
             champion = registry.champion_of(tx, line.name).row
             # A new base model starts afresh: there is nothing to continue from.
             continues = champion.base_model == line.base_model
             training = dict(line.training)
-            _move(
+            move_run(
                 tx,
                 row,
                 RunState.LAUNCHING,
@@ -149,7 +167,7 @@ class Runs:
             )
             move_batch(tx, row.batch_id, BatchState.RUNNING, "its run began", RUNNER, now)
             epoch = self._leases.take(tx, run_id, bound=bound)
-            return self._record(tx, _run(tx, run_id)), epoch
+            return self._record(tx, locked_run(tx, run_id)), epoch
 
         begun, epoch = await self._database.write(transaction)
         self._leases.taken(run_id, epoch)
@@ -183,7 +201,7 @@ class Runs:
                 .with_for_update(key_share=True)
             ).all()
             for row in rows:
-                _move(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
+                move_run(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
             return len(rows)
 
         return await self._database.write(transaction)
@@ -192,9 +210,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            _move(tx, row, RunState.RUNNING, f"job {job_id}", now, job_id=job_id)
-            _set_attempt(tx, row, job_id=job_id)
+            row = locked_run(tx, run_id)
+            move_run(tx, row, RunState.RUNNING, f"job {job_id}", now, job_id=job_id)
+            set_attempt(tx, row, job_id=job_id)
 
         await self._write(run_id, transaction)
 
@@ -202,9 +220,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            _move(tx, row, RunState.PLANNED, message, now, message=message)
-            _set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
+            row = locked_run(tx, run_id)
+            move_run(tx, row, RunState.PLANNED, message, now, message=message)
+            set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
 
         await self._write(run_id, transaction)
 
@@ -214,9 +232,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            end = {} if retry_at is not None else {"finished_at": now}
-            _move(
+            row = locked_run(tx, run_id)
+            end: dict[str, Any] = {} if retry_at is not None else {"finished_at": now}
+            move_run(
                 tx,
                 row,
                 RunState.PLANNED if retry_at is not None else RunState.FAILED,
@@ -228,9 +246,20 @@ class Runs:
                 not_before=retry_at,
                 **end,
             )
-            _set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
+            set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
             if retry_at is None:
                 _return_batch(tx, row, ABSTENTIONS, "its run failed", now)
+
+        await self._write(run_id, transaction)
+
+    async def cancel(self, run_id: str, now: datetime) -> None:
+        """See learning.ports.RunStore."""
+
+        def transaction(tx: Connection) -> None:
+            row = locked_run(tx, run_id)
+            if row.cancel_asked_at is None:
+                raise IllegalMoveError("run that nobody cancels", row.state, RunState.CANCELLED)
+            cancel_run(tx, row, Cancellation(row.cancel_actor, row.cancel_reason), now)
 
         await self._write(run_id, transaction)
 
@@ -256,8 +285,8 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> None:
-            row = _run(tx, run_id)
-            _move(
+            row = locked_run(tx, run_id)
+            move_run(
                 tx,
                 row,
                 RunState.TRAINED,
@@ -268,7 +297,7 @@ class Runs:
                 method=outcome.method,
                 measurements={**outcome.measurements, "proof": _stored_proof(outcome.proof)},
             )
-            _set_attempt(tx, row, result="succeeded", ended_at=now)
+            set_attempt(tx, row, result="succeeded", ended_at=now)
             self._leases.unbind(tx, run_id)
 
         await self._write(run_id, transaction)
@@ -277,9 +306,9 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> Duel:
-            row = _run(tx, run_id)
+            row = locked_run(tx, run_id)
             if row.state != RunState.EVALUATING:
-                _move(tx, row, RunState.EVALUATING, "candidate", now)
+                move_run(tx, row, RunState.EVALUATING, "candidate", now)
                 _add_candidate(tx, row, now)
             return self._duel(tx, row)
 
@@ -331,7 +360,7 @@ class Runs:
         """See learning.ports.RunStore."""
 
         def transaction(tx: Connection) -> Decision:
-            row = _run(tx, run_id)
+            row = locked_run(tx, run_id)
             champion = registry.champion_of(tx, row.line, to_move=True)
             if champion.row.id != duel.champion_id:
                 raise ChampionMovedError(duel.champion_number, registry.number_of(champion.row))
@@ -346,7 +375,7 @@ class Runs:
                     at=now,
                 )
             )
-            _move(
+            move_run(
                 tx,
                 row,
                 RunState.DECIDED,
@@ -387,7 +416,8 @@ class Runs:
         self, run_id: str, state: RunState, reason: str, now: datetime, **values: Any
     ) -> None:
         await self._write(
-            run_id, lambda tx: _move(tx, _run(tx, run_id), state, reason, now, **values)
+            run_id,
+            lambda tx: move_run(tx, locked_run(tx, run_id), state, reason, now, **values),
         )
 
     async def _write(self, run_id: str, transaction: Callable[[Connection], T]) -> T:
@@ -405,6 +435,7 @@ class Runs:
             batch_id=row.batch_id,
             line=row.line,
             state=RunState(row.state),
+            provider=row.provider,
             attempt=row.attempt,
             failures=row.failures,
             seed=row.seed,
@@ -414,6 +445,11 @@ class Runs:
             measurements=row.measurements,
             parent=self._parent(tx, row),
             training=row.training,
+            cancellation=(
+                Cancellation(row.cancel_actor, row.cancel_reason)
+                if row.cancel_asked_at is not None
+                else None
+            ),
         )
 
     def _parent(self, tx: Connection, row: Row[Any]) -> ModelReference | None:
@@ -442,14 +478,32 @@ class Runs:
         )
 
 
-def _run(tx: Connection, run_id: str) -> Row[Any]:
-    """A run, locked: whoever reads it here is about to move it."""
-    return tx.execute(select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)).one()
+def locked_run(tx: Connection, run_id: str) -> Row[Any]:
+    """A run, locked: whoever reads it here is about to move it. Raises UnknownRunError."""
+    row = tx.execute(
+        select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)
+    ).first()
+    if row is None:
+        raise UnknownRunError(run_id)
+    return row
 
 
-def _move(
-    tx: Connection, row: Row[Any], state: RunState, reason: str, now: datetime, **values: Any
+def move_run(
+    tx: Connection,
+    row: Row[Any],
+    state: RunState,
+    reason: str,
+    now: datetime,
+    *,
+    actor: str = RUNNER,
+    **values: Any,
 ) -> None:
+    """Give a run another state, with its history row. Raises IllegalMoveError.
+
+    One whose cancellation was asked for goes nowhere that would lead to a version.
+    """
+    if row.cancel_asked_at is not None and state not in _MOVES_OF_THE_CANCELLED:
+        raise IllegalMoveError("run that is being cancelled and", row.state, state)
     require_run_move(RunState(row.state), state)
     try:
         tx.execute(
@@ -457,10 +511,33 @@ def _move(
         )
     except IntegrityError as error:  # one_active_run: another hand began a run of the line
         raise IllegalMoveError("run of a busy line", row.state, state) from error
-    record(tx, [Move("run", row.id, row.state, state, reason, RUNNER)], now)
+    record(tx, [Move("run", row.id, row.state, state, reason, actor)], now)
 
 
-def _set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
+def cancel_run(tx: Connection, row: Row[Any], asked: Cancellation, now: datetime) -> None:
+    """End a run that has no job any more, and return its batch."""
+    reason = asked.reason or "no reason given"
+    move_run(
+        tx,
+        row,
+        RunState.CANCELLED,
+        reason,
+        now,
+        actor=asked.actor,
+        message=f"cancelled by {asked.actor}: {reason}",
+        not_before=None,
+        finished_at=now,
+    )
+    tx.execute(
+        update(run_attempts)
+        .where(run_attempts.c.run_id == row.id, run_attempts.c.ended_at.is_(None))
+        .values(result="cancelled", message=reason, ended_at=now)
+    )
+    _return_batch(tx, row, ABSTENTIONS, "its run was cancelled", now, actor=asked.actor)
+
+
+def set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
+    """Note something about a run's latest attempt."""
     tx.execute(
         update(run_attempts)
         .where(run_attempts.c.run_id == row.id, run_attempts.c.attempt == row.attempt)
@@ -474,12 +551,17 @@ def _stored_proof(proof: TrainingProof) -> dict[str, Any]:
     return {**asdict(proof), "all_finite": all_finite}
 
 
-def _return_batch(tx: Connection, row: Row[Any], times: int, reason: str, now: datetime) -> None:
+def _return_batch(
+    tx: Connection, row: Row[Any], times: int, reason: str, now: datetime, *, actor: str = RUNNER
+) -> None:
     """Give the line's next batch the rows that this one trained in vain.
 
-    A row comes back while it was tried again fewer than `times` times.
+    A row comes back while it was tried again fewer than `times` times. A batch whose
+    candidate an operator forced meanwhile is spent, and stays it.
     """
-    move_batch(tx, row.batch_id, BatchState.RETURNED, reason, RUNNER, now)
+    if _batch_state(tx, row) is BatchState.SPENT:
+        return
+    move_batch(tx, row.batch_id, BatchState.RETURNED, reason, actor, now)
     tried_again = batch_members.alias("tried_again")
     n_retries = (
         select(func.count())
@@ -501,6 +583,12 @@ def _return_batch(tx: Connection, row: Row[Any], times: int, reason: str, now: d
     ]
     if rows:
         tx.execute(insert_new(tx, returned_events), rows)
+
+
+def _batch_state(tx: Connection, row: Row[Any]) -> BatchState:
+    return BatchState(
+        tx.execute(select(batches.c.state).where(batches.c.id == row.batch_id)).scalar_one()
+    )
 
 
 def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:

@@ -50,6 +50,7 @@ def main() -> None:
     interruption = Interruption()
     interruption.install()
     channel = _take_streams()
+    channel.wake_on_signals()
     channel.open()
     channel.send(Ready(pid=os.getpid()))
     for name, value in _ENVIRONMENT.items():
@@ -156,7 +157,10 @@ def _complaint(error: ValidationError) -> str:
 def _describe(error: Exception) -> str:
     match failure_code(error):
         case "out_of_memory":
-            return f"{error}; take a smaller minibatch_size or max_length"
+            return (
+                f"{str(error) or 'memory ran out'}; take a smaller minibatch_size or max_length,"
+                " or set gradient_checkpointing"
+            )
         case "disk_full":
             return f"{error}; free some space and ask again"
         case "not_installed":

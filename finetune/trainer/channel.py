@@ -8,6 +8,7 @@ killed on the spot. It does not look into what it carries.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -34,6 +35,9 @@ class Channel:
         self._write_fd = write_fd
         # SimpleQueue, because a signal handler may raise inside get().
         self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        # One byte for each line, and one for each signal: see `next_line`.
+        self._news_fd, self._tell_fd = os.pipe()
+        os.set_blocking(self._tell_fd, False)
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         # Guards the two below. A heartbeat must not follow its request's last
         # message, and the end of stdin must see a request that was read but
@@ -49,8 +53,18 @@ class Channel:
         threading.Thread(target=self._read, name="reader", daemon=True).start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
+    def wake_on_signals(self) -> None:
+        """End the sleep of ``next_line`` when a signal comes. In the main thread only.
+
+        A signal that came after Python last looked for one, and before the sleep, would
+        otherwise be handled no sooner than the next line comes.
+        """
+        signal.set_wakeup_fd(self._tell_fd, warn_on_full_buffer=False)
+
     def next_line(self) -> bytes | None:
-        """Wait for a line of stdin; None at its end."""
+        """Wait for a line of stdin; None at its end. Handlers of signals run meanwhile."""
+        while self._lines.empty():
+            os.read(self._news_fd, _READ_BYTES)
         return self._lines.get()
 
     def send(self, message: Message) -> None:
@@ -81,12 +95,18 @@ class Channel:
             for line in filter(None, lines):
                 with self._lock:
                     self._unanswered += 1
-                self._lines.put(line)
+                self._give(line)
         with self._lock:
             busy = self._unanswered > 0
         if busy:
             _die_with_group()
-        self._lines.put(None)
+        self._give(None)
+
+    def _give(self, line: bytes | None) -> None:
+        self._lines.put(line)
+        # A full pipe wakes whoever sleeps as well as another byte would.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._tell_fd, b".")
 
     def _write(self) -> None:
         while (line := self._outgoing.get()) is not None:

@@ -181,8 +181,10 @@ async def test_runs_are_listed_and_shown(stage: Stage) -> None:
     listed = await stage.terminal.type("runs")
     assert stage.made.runs[0] in listed.out
     assert "3/9" in listed.out
+    assert (await stage.terminal.type("runs", "list")).out == listed.out
     shown = await stage.terminal.type("runs", stage.made.runs[0])
     assert "1.0.1" in shown.out
+    assert (await stage.terminal.type("runs", "show", stage.made.runs[0])).out == shown.out
     assert "job-1" not in listed.out
     (running,) = (await stage.terminal.type("runs", "--state", "running", "--json")).json
     assert running["state"] == "running"
@@ -246,6 +248,21 @@ async def test_promotion_and_rollback_are_passed_on(stage: Stage) -> None:
     ]
 
 
+async def test_cancelling_and_resolving_are_passed_on(stage: Stage) -> None:
+    cancelled = await stage.terminal.type("runs", "cancel", "r-7", "--reason", "wrong data")
+    assert cancelled.status == ExitStatus.DONE
+    assert "r-7 of audio is being cancelled: its job is ended first" in cancelled.out
+    none = await stage.terminal.type("runs", "resolve", "r-7", "--no-job")
+    assert "does not wait any more" in none.out
+    found = await stage.terminal.type("runs", "resolve", "r-7", "--job", "ftjob-1", "--json")
+    assert found.json["job_id"] == "ftjob-1"
+    assert [one[:-1] for one in stage.operations.asked] == [
+        ("cancel_run", "r-7", "wrong data"),
+        ("resolve_run", "r-7", None),
+        ("resolve_run", "r-7", "ftjob-1"),
+    ]
+
+
 async def test_verdicts_replays_and_imports_are_passed_on(stage: Stage, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(b'{"prompt": "a", "output": "b"}\n')
@@ -282,6 +299,10 @@ async def test_what_the_daemon_refuses_is_said_on_stderr(stage: Stage) -> None:
         (("lineage", "studio/none"), ExitStatus.REFUSED, "learnd events list"),
         (("versions", "game"), ExitStatus.REFUSED, "learnd versions"),
         (("runs", "--state", "done"), ExitStatus.USAGE, "state"),
+        (("runs", "r-77"), ExitStatus.REFUSED, "learnd runs"),
+        (("runs", "cancel"), ExitStatus.USAGE, "RUN"),
+        (("runs", "resolve", "r-7"), ExitStatus.USAGE, "--no-job"),
+        (("runs", "resolve", "r-7", "--no-job", "--job", "x"), ExitStatus.USAGE, "--job ID"),
         (("rollback",), ExitStatus.USAGE, "LINE"),
         (("promote", "audio", "1.0.1", "--force"), ExitStatus.USAGE, "--reason"),
         (("import", "x", "--task-type", "audio", "--held-out"), ExitStatus.USAGE, "x"),

@@ -44,7 +44,7 @@ POINTS = [
     Point(
         "launch and adoption", Crash("after", "finetune.scripted_provider:ScriptedProvider.launch")
     ),
-    Point("adoption and commit", Crash("after", "daemon.store.runs:_set_attempt")),
+    Point("adoption and commit", Crash("after", "daemon.store.runs:set_attempt")),
     Point("adoption and training", Crash("after", "daemon.store.runs:Runs.adopt")),
     # --- from the job to an artifact
     Point(

@@ -404,6 +404,31 @@ async def test_held_out_rows_are_passed_as_they_came(
     assert operations.asked == [("import_held_out", rows, "audio", "api")]
 
 
+async def test_a_run_is_cancelled_in_the_name_of_who_asks(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    answer = await client.post(
+        "/v1/runs/r-1/cancel", json={"reason": " wrong data "}, headers={"X-Actor": "ann"}
+    )
+    assert answer.json() == {
+        "line": "audio",
+        "run_id": "r-1",
+        "cancelled": False,
+        "actor": "ann",
+        "reason": "wrong data",
+    }
+    assert operations.asked == [("cancel_run", "r-1", "wrong data", "ann")]
+
+
+@pytest.mark.parametrize("job_id", ["ftjob-7", None])
+async def test_what_became_of_a_launch_is_passed_on(
+    client: httpx.AsyncClient, operations: ScriptedOperations, job_id: str | None
+) -> None:
+    answer = await client.post("/v1/runs/r-1/resolve", json={"job_id": job_id})
+    assert answer.json()["job_id"] == job_id
+    assert operations.asked == [("resolve_run", "r-1", job_id, "api")]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -440,6 +465,9 @@ async def test_a_defect_is_a_problem_that_tells_nothing_of_the_inside(
         ("/v1/events/1/verdict", {}, "approved"),
         ("/v1/events/1/verdict", {"approved": "yes"}, "approved"),
         ("/v1/events/1/verdict", {"approved": 1}, "approved"),
+        ("/v1/runs/r-1/cancel", {"why": "x"}, "why"),
+        ("/v1/runs/r-1/resolve", {}, "job_id"),
+        ("/v1/runs/r-1/resolve", {"job_id": " "}, "job_id"),
         ("/v1/models/audio/promote", {}, "version"),
         ("/v1/models/audio/promote", {"version": "1.0.1", "force": True}, "needs a reason"),
         ("/v1/models/audio/rollback", {"to": ""}, "to"),

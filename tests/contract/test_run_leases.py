@@ -233,6 +233,18 @@ async def test_renewing_tells_what_was_lost_and_keeps_the_rest(start: Start) -> 
     assert await alpha.store.leases.hold(lost) is None
 
 
+async def test_holding_on_to_what_was_lost_is_an_error(start: Start) -> None:
+    alpha, beta = await start(ASLEEP), await start(BETA)
+    run_id = await running(alpha)
+    await beta.store.leases.hold(run_id)
+
+    with pytest.raises(LeaseLostError, match="node beta"):
+        await alpha.store.leases.hold(run_id)
+
+    await alpha.store.leases.release(run_id)
+    assert await alpha.store.leases.hold(run_id) is None
+
+
 async def test_what_is_released_need_not_be_waited_for(start: Start) -> None:
     alpha, beta = await start(ALPHA), await start(BETA)
     run_id = await running(alpha)

@@ -42,6 +42,7 @@ RUN_MOVES = {
     ("planned", "waiting"),
     ("planned", "cancelled"),
     ("waiting", "planned"),
+    ("waiting", "running"),
     ("waiting", "cancelled"),
     ("launching", "running"),
     ("launching", "planned"),
@@ -54,8 +55,10 @@ RUN_MOVES = {
     ("running", "cancelled"),
     ("trained", "evaluating"),
     ("trained", "failed"),
+    ("trained", "cancelled"),
     ("evaluating", "decided"),
     ("evaluating", "failed"),
+    ("evaluating", "cancelled"),
 }
 VERSION_MOVES = {
     ("candidate", "released"),

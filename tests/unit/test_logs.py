@@ -13,11 +13,15 @@ from learning.facts import (
     EventsExpired,
     EventsStored,
     Fact,
+    LaunchResolved,
     Promoted,
     RolledBack,
+    RunCancelAsked,
+    RunCancelled,
     RunFailed,
     RunLaunched,
     RunTrained,
+    RunWaits,
     TopicRecreated,
 )
 from learning.lifecycle import EventState
@@ -34,6 +38,11 @@ FACTS: list[tuple[Fact, str]] = [
     (BatchSealed("audio", "b-1", None, "size", 0, 4, 0, 0), "no run"),
     (RunLaunched("audio", "r-1", 1, "local", "j-1"), "local job j-1"),
     (RunFailed("audio", "r-1", 1, "oom", "no room", retried=False), "no further attempt"),
+    (RunWaits("audio", "r-1", "no base model"), "run r-1 waits: no base model"),
+    (RunCancelAsked("audio", "r-1", "ann", "bad"), "run r-1 is being cancelled by ann: bad"),
+    (RunCancelled("audio", "r-1", "ann", ""), "run r-1 cancelled by ann"),
+    (LaunchResolved("audio", "r-1", "j-1", "ann"), "made job j-1, says ann"),
+    (LaunchResolved("audio", "r-1", None, "ann"), "made no job, says ann"),
     (RunTrained("audio", "r-1", 4.2, 900), "900 tokens in 4.2 s"),
     (
         CandidateDecided("audio", "r-1", "1.0.1-rc.1", "promote", "better", 0.8, 0.4),

@@ -1,17 +1,30 @@
-"""Fine-tune runs."""
+"""Fine-tune runs: look, cancel, and say what became of a launch."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel
 
-from daemon.api.requests import RunsQuery
+from daemon.api.ports import Operations
+from daemon.api.requests import Actor, CancelRequest, ResolveRequest, RunsQuery
 from daemon.store.views.paging import Page
 from daemon.store.views.runs import RunDetail, Runs, RunSummary
 from learning.errors import NotFoundError
+from learning.facts import LaunchResolved, RunCancelled
 
 
-def router(runs: Runs) -> APIRouter:
-    """List and show."""
+class CancelAnswer(BaseModel):
+    """Whether a run is cancelled, or will be as soon as its job is ended; by whom and why."""
+
+    line: str
+    run_id: str
+    cancelled: bool
+    actor: str
+    reason: str
+
+
+def router(runs: Runs, operations: Operations) -> APIRouter:
+    """List, show, cancel, resolve."""
     routes = APIRouter(prefix="/runs", tags=["runs"])
 
     @routes.get("")
@@ -28,5 +41,16 @@ def router(runs: Runs) -> APIRouter:
         if found is None:
             raise NotFoundError(f"no run {run_id}; `learnd runs` lists them")
         return found
+
+    @routes.post("/{run_id}/cancel")
+    async def cancel(run_id: str, request: CancelRequest, actor: Actor) -> CancelAnswer:
+        """End a run and return its batch; 409 when it is over already."""
+        done = await operations.cancel_run(run_id, reason=request.reason, actor=actor)
+        return CancelAnswer(cancelled=isinstance(done, RunCancelled), **vars(done))
+
+    @routes.post("/{run_id}/resolve")
+    async def resolve(run_id: str, request: ResolveRequest, actor: Actor) -> LaunchResolved:
+        """Say what became of a launch whose reply nobody heard: a job, or none."""
+        return await operations.resolve_run(run_id, request.job_id, actor=actor)
 
     return routes
