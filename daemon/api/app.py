@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, FastAPI
 
-from daemon.api.guard import LimitBody, RequireToken, SecureHeaders
+from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
 from daemon.api.ports import MetricsPage, Operations, Probes
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
@@ -54,6 +54,7 @@ def create_app(
         max_bytes=LONGEST_BODY_BYTES,
         max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES},
     )
+    app.add_middleware(PlainAddress)
     app.add_middleware(RequireToken, token=token, open_paths=probes.OPEN_PATHS)
     app.add_middleware(SecureHeaders)
     return app

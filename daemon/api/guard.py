@@ -52,6 +52,21 @@ class RequireToken:
         return scheme.lower() == "bearer" and matches
 
 
+class PlainAddress:
+    """Answers 400 to an address with U+0000 in it: no name here has one, and no database."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through, or answer it."""
+        if scope["type"] == "http" and ("\x00" in scope["path"] or b"%00" in scope["query_string"]):
+            refusal = problem(HTTPStatus.BAD_REQUEST, "the address has U+0000 (%00) in it")
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 class LimitBody:
     """Answers 413 to a request whose body is longer than allowed, whatever it declares."""
 

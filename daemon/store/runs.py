@@ -69,6 +69,8 @@ _IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
 
 _MOVES_OF_THE_CANCELLED = frozenset({RunState.RUNNING, RunState.WAITING, RunState.CANCELLED})
 
+LONGEST_CODE = 64
+"""Characters of a provider's error code that are kept."""
 ABSTENTIONS = 3
 """How often a training row comes back after the gate abstained; after a rejection, once."""
 
@@ -241,7 +243,7 @@ class Runs:
                 f"{code}: {message}",
                 now,
                 failures=row.failures + 1,
-                error=code,
+                error=code[:LONGEST_CODE],
                 message=message,
                 not_before=retry_at,
                 **end,

@@ -5,6 +5,7 @@ migrations/. Two partial unique indexes carry weight: `one_primary_role` (an eve
 one primary role in one batch, P2) and `one_active_run` (a line works on one run).
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
@@ -39,6 +40,7 @@ from learning.lifecycle import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_UNKEEPABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -54,6 +56,21 @@ class UtcTime(TypeDecorator[datetime]):
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to aware time in UTC."""
         return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+class Words(TypeDecorator[str]):
+    """What somebody outside said, for people to read: a provider, a validator, an operator.
+
+    U+0000, which PostgreSQL refuses, and lone surrogates, which are no UTF-8, are stored as
+    U+FFFD: a strange message must not stop a run. What events say is refused by the decoder.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Text as both databases can keep it."""
+        return None if value is None else _UNKEEPABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 metadata = MetaData(
@@ -98,7 +115,7 @@ events = Table(
     Column("task_id", String(256), nullable=False),
     Column("state", String(16), nullable=False),
     Column("state_since", UtcTime, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("by_human", Boolean, nullable=False),
     Column("approved", Boolean),
     Column("confidence", Float),
@@ -192,7 +209,7 @@ dead_letters = Table(
     Column("id", _Id, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", Words, nullable=False),
     Column("raw", LargeBinary, nullable=False),
     *_origin(),
     Column("received_at", UtcTime, nullable=False),
@@ -208,7 +225,7 @@ transitions = Table(
     Column("ref", String(64), nullable=False),
     Column("from_state", String(16)),
     Column("to_state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("actor", String(64), nullable=False),
     Column("at", UtcTime, nullable=False),
     Index("ix_transitions_ref", "kind", "ref"),
@@ -306,7 +323,7 @@ runs = Table(
     Column("measurements", JSON),
     Column("outcome", String(16)),
     Column("error", String(64)),
-    Column("message", Text),
+    Column("message", Words),
     Column("not_before", UtcTime),
     Column("cancel_asked_at", UtcTime),
     Column("cancel_actor", String(64)),
@@ -352,7 +369,7 @@ run_attempts = Table(
     Column("attempt", Integer, nullable=False),
     Column("job_id", Text),
     Column("result", String(16)),
-    Column("message", Text),
+    Column("message", Words),
     Column("started_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),
     PrimaryKeyConstraint("run_id", "attempt"),
@@ -411,7 +428,7 @@ alias_history = Table(
     Column("to_id", _Id, ForeignKey("versions.id"), nullable=False),
     Column("cause", String(16), nullable=False),
     Column("actor", String(64), nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", Words, nullable=False),
     Column("at", UtcTime, nullable=False),
     Index("ix_alias_history_line", "line", "name", "id"),
     sqlite_autoincrement=True,

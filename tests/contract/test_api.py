@@ -175,6 +175,13 @@ async def test_answers_carry_careful_headers(client: httpx.AsyncClient) -> None:
         assert headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("address", ["/v1/models/a%00b/champion", "/v1/runs?before=%00"])
+async def test_an_address_with_a_null_character_is_refused(
+    client: httpx.AsyncClient, address: str
+) -> None:
+    assert "U+0000" in problem_of(await client.get(address), 400)
+
+
 # --- probes ---------------------------------------------------------------------------
 
 

@@ -9,12 +9,18 @@ from typing import Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from daemon.store.tables import UtcTime, metadata
+from daemon.store.tables import UtcTime, Words, metadata
 
 
 def plain_types(kind: str, item: object, _context: AutogenContext) -> str | Literal[False]:
     """Write a column type of ours as what it is in the database: migrations outlive code."""
-    return "sa.BigInteger()" if kind == "type" and isinstance(item, UtcTime) else False
+    match kind, item:
+        case "type", UtcTime():
+            return "sa.BigInteger()"
+        case "type", Words():
+            return "sa.Text()"
+        case _:
+            return False
 
 
 context.configure(
