@@ -49,6 +49,21 @@ class Store:
         except BaseException:
             await database.close()
             raise
+        return cls.on(
+            database, artifacts_dir=artifacts_dir, judge=judge, clock=clock, tenancy=tenancy
+        )
+
+    @classmethod
+    def on(
+        cls,
+        database: Database,
+        *,
+        artifacts_dir: Path,
+        judge: Judge,
+        clock: Clock,
+        tenancy: Tenancy = ALONE,
+    ) -> Self:
+        """The doors of a database that is open and migrated; closing them closes it."""
         leases = Leases(database, tenancy)
         return cls(
             database,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_three_daemons_share_a_group_whoever_joins_leaves_or_dies(fleet: Fleet) 
     gamma.start()
     fleet.produce(600)
     for daemon in (beta, gamma):
-        daemon.wait_until("its share", lambda daemon=daemon: partitions_of(daemon))
+        daemon.wait_until("its share", partial(partitions_of, daemon))
     assert gamma.wait_until("all is stored", lambda: fleet.stored() == 900)
     claimed = [name for daemon in (alpha, beta, gamma) for name in partitions_of(daemon)]
     assert len(claimed) == len(set(claimed)) == PARTITIONS + 1  # and the one of feedback
@@ -190,31 +191,11 @@ def test_a_daemon_that_slept_through_its_session_writes_nothing_late(fleet: Flee
     alpha.start()
     beta.start()
     for daemon in (alpha, beta):
-        daemon.wait_until("its share", lambda daemon=daemon: partitions_of(daemon))
+        daemon.wait_until("its share", partial(partitions_of, daemon))
 
     # Whether it was about to write when it was put to sleep is up to chance: again, if not.
     while not alpha.told(kind="PartitionFenced"):
-        fleet.produce(3_000)
-        claims = len(alpha.told(event="partitions claimed"))
-        start = fleet.stored()
-        alpha.wait_until("it reads", lambda start=start: fleet.stored() > start + 100)
-        own = {int(name.partition("[")[2][:-1]) for name in partitions_of(alpha)}
-        with alpha.asleep():
-            if fleet.is_in_a_transaction("alpha"):
-                continue  # the server would have to end it first
-            before = fleet.positions()
-            beta.wait_until(
-                "the other one claims them",
-                lambda own=own, before=before: all(
-                    row["epoch"] > before[partition]["epoch"]
-                    for partition, row in fleet.positions().items()
-                    if partition in own
-                ),
-            )
-        alpha.wait_until(
-            "it joins again by itself",
-            lambda claims=claims: len(alpha.told(event="partitions claimed")) > claims,
-        )
+        put_to_sleep_while_it_reads(fleet, alpha, beta)
 
     refused = alpha.told(kind="PartitionFenced")[0]
     assert refused["level"] == "warning"
@@ -224,6 +205,31 @@ def test_a_daemon_that_slept_through_its_session_writes_nothing_late(fleet: Flee
         daemon.wait_until("all is stored", lambda: fleet.stored() == fleet.sent, seconds=120)
     alpha.wait_until("it is ready", lambda: alpha.metric("learnd_ready") == 1)
     fleet.require_everything_once()
+
+
+def put_to_sleep_while_it_reads(fleet: Fleet, alpha: Learnd, beta: Learnd) -> None:
+    """Stop alpha until beta has claimed its partitions; then both go on.
+
+    Unless it was in a transaction: the server would have to end that first.
+    """
+    n_claims, n_stored = len(alpha.told(event="partitions claimed")), fleet.stored()
+    fleet.produce(3_000)
+    alpha.wait_until("it reads", lambda: fleet.stored() > n_stored + 100)
+    own = {int(name.partition("[")[2][:-1]) for name in partitions_of(alpha)}
+    with alpha.asleep():
+        if fleet.is_in_a_transaction("alpha"):
+            return
+        before = fleet.positions()
+
+        def are_claimed() -> bool:
+            now = fleet.positions()
+            return all(now[n]["epoch"] > before[n]["epoch"] for n in own & now.keys())
+
+        beta.wait_until("the other one claims them", are_claimed)
+    alpha.wait_until(
+        "it joins again by itself",
+        lambda: len(alpha.told(event="partitions claimed")) > n_claims,
+    )
 
 
 # --- runs -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 from daemon.store import Store
 from daemon.store.leases import Tenancy, UnknownNodeError
 from daemon.store.tables import run_leases, transitions
+from daemon.store.views.runs import Runs
 from learning.errors import IllegalMoveError
 from learning.gate import Outcome
 from learning.lifecycle import RunState
@@ -277,6 +278,28 @@ async def test_a_restarted_daemon_goes_on_at_once_with_what_was_its_own(start: S
     assert await restarted.store.leases.hold(run_id) == Hold()
     with pytest.raises(LeaseLostError):
         await alpha.store.runs.report(run_id, JobProgress(1, 2), alpha.now)
+
+
+async def test_an_operator_sees_whose_a_run_is_and_whether_that_daemon_is_heard(
+    start: Start,
+) -> None:
+    alpha, beta = await start(ASLEEP), await start(BETA)
+    view = Runs(beta.store.database)
+
+    async def shown() -> tuple[str | None, bool]:
+        (run,) = (await view.page()).items
+        return run.node, run.silent_since is not None
+
+    run_id = await alpha.run_of(output())
+    assert await shown() == (None, False)
+    await alpha.begin(run_id)
+    assert await shown() == ("alpha", True)
+    await beta.store.leases.hold(run_id)
+    assert await shown() == ("beta", False)
+    await beta.store.runs.interrupt(run_id, "x", beta.now)
+    assert await shown() == (None, False)
+    await beta.finish(run_id, Outcome.ABSTAIN)
+    assert await shown() == ("beta", False)
 
 
 # --- runs whose files are on one node -------------------------------------------------

@@ -20,10 +20,9 @@ from sqlalchemy import Connection, text
 
 from daemon.store import Store
 from daemon.store.database import Database
-from daemon.store.intake import Intake
-from daemon.store.queue import Queue, UnknownEventError, VerdictRefusedError
-from daemon.store.registry import PromotionRefusedError, Registry
-from daemon.store.runs import Runs
+from daemon.store.leases import Tenancy
+from daemon.store.queue import UnknownEventError, VerdictRefusedError
+from daemon.store.registry import PromotionRefusedError
 from daemon.store.tables import batch_members, dead_letters, evaluation_examples, events, feedback
 from learning.batching import Trigger
 from learning.errors import IllegalMoveError
@@ -89,14 +88,13 @@ async def first(store_url: str, tmp_path: Path, clock: StoppedClock) -> AsyncIte
     """Another daemon on the same database, whose commits can be held back."""
     database = HeldDatabase(store_url)
     await database.migrate()
-    artifacts = tmp_path / "artifacts"
     yield Driver(
-        Store(
+        Store.on(
             database,
-            Intake(database, JUDGE, clock),
-            Queue(database),
-            Runs(database, artifacts),
-            Registry(database, artifacts),
+            artifacts_dir=tmp_path / "artifacts",
+            judge=JUDGE,
+            clock=clock,
+            tenancy=Tenancy(owner="first", node="first"),
         ),
         clock,
     )
