@@ -6,8 +6,8 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
 from learning.clock import Clock
@@ -30,8 +30,7 @@ _BYTES_BETWEEN_PAUSES = 256_000
 """After decoding so much the event loop gets its turn: some milliseconds of work."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record as a source read it."""
 
     kind: EventKind
@@ -116,17 +115,16 @@ class Ingest:
     def _judged(
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
-        raw = record.value or b""
         decoded = decode(record.kind, record.value, record.origin, now, self._limits)
         if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"
             )
         if isinstance(decoded, Undecodable):
-            reason, detail = decoded.reason, decoded.detail
-            return DeadLetter(record.kind, reason, detail, raw, record.origin, now)
+            raw = record.value or b""
+            return DeadLetter(record.kind, decoded.reason, decoded.detail, raw, record.origin, now)
         event = decoded.event
         if isinstance(event, FeedbackEvent):
-            return ReceivedFeedback(decoded.event_id, event, raw, record.origin, now)
+            return ReceivedFeedback(decoded.event_id, event, decoded.text, record.origin, now)
         verdict = self._judge(event)
-        return JudgedOutput(decoded.event_id, event, verdict, raw, record.origin, now)
+        return JudgedOutput(decoded.event_id, event, verdict, decoded.text, record.origin, now)

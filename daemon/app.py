@@ -146,7 +146,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         artifacts = ArtifactStore(artifacts_dir)
         await asyncio.to_thread(artifacts.sweep)
         lines = settings.model_lines()
-        judge = Judge(settings.policy_rules, _validators(settings))
+        policy = settings.policy_rules()
+        judge = Judge(lambda: policy, _validators(settings))
         store = await Store.open(
             settings.database_url,
             artifacts_dir=artifacts_dir,

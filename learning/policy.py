@@ -7,6 +7,7 @@ in; a verdict with its reason in words out. The truth table is `judge`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from learning.lifecycle import EventState
 
@@ -21,8 +22,7 @@ class Policy:
     hold: timedelta = timedelta(days=7)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What becomes of an event, why, and whether a person stands behind it."""
 
     state: EventState
@@ -30,8 +30,7 @@ class Verdict:
     by_human: bool
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What is known of an output when it is judged.
 
     `stated` is the producer's own `approved`; `people` are the `approved` values of

@@ -63,8 +63,7 @@ def judged(
 ) -> JudgedOutput:
     """The output as intake hands it to the store. Without an id its task's name is its id."""
     event_id = event.event_id or f"{event.task_type}/{event.task_id}"
-    raw = event.model_dump_json().encode()
-    return JudgedOutput(event_id, event, judge(event), raw, origin, at)
+    return JudgedOutput(event_id, event, judge(event), event.model_dump_json(), origin, at)
 
 
 def received(
@@ -72,7 +71,7 @@ def received(
 ) -> ReceivedFeedback:
     """The feedback as intake hands it to the store; one approval and one refusal per task."""
     event_id = event.event_id or f"{event.task_type}/{event.task_id}/{event.approved}"
-    return ReceivedFeedback(event_id, event, event.model_dump_json().encode(), origin, at)
+    return ReceivedFeedback(event_id, event, event.model_dump_json(), origin, at)
 
 
 def dead_letter(raw: bytes = b"{", *, reason: str = "not_json", at: datetime = NOON) -> DeadLetter:

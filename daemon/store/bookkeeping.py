@@ -1,7 +1,8 @@
 """The two books that are kept inside every transaction: running counts and history."""
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -23,7 +24,18 @@ class Tally:
 
     def add(self, kind: str, task_type: str, state: str, confidence: float | None = None) -> None:
         """One more of a kind in a state."""
-        self._count((kind, task_type, state), 1, confidence)
+        self.add_all(kind, task_type, state, [confidence])
+
+    def add_all(
+        self, kind: str, task_type: str, state: str, confidences: Sequence[float | None]
+    ) -> None:
+        """One more of a kind in a state for each confidence."""
+        key = (kind, task_type, state)
+        known = [confidence for confidence in confidences if confidence is not None]
+        self.counts[key] += len(confidences)
+        if known:
+            self.confidence_sums[key] += math.fsum(known)
+            self.confidence_counts[key] += len(known)
 
     def move(
         self,

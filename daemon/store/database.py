@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from daemon.store import postgresql
 from daemon.store.json_text import to_json
+from daemon.store.tables import POSTGRESQL_INDEXES
 from learning.ports import StoreUnavailableError
 
 T = TypeVar("T")
@@ -35,20 +36,27 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         address = address_of(url)
-        self._is_sqlite = address.get_backend_name() == "sqlite"
-        if self._is_sqlite:
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        if self.is_sqlite:
             self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE")
             self._reader = _sqlite_engine(address, "BEGIN")
         else:
             self._writer = postgresql.open_engine(address, connections=2 * READERS)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._write_threads = ThreadPoolExecutor(
-            1 if self._is_sqlite else READERS, thread_name_prefix="store-write"
+            1 if self.is_sqlite else READERS, thread_name_prefix="store-write"
         )
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
 
-    async def write(self, transaction: Callable[[Connection], T]) -> T:
+    async def write(
+        self,
+        transaction: Callable[[Connection], T],
+        *,
+        committed: Callable[[], None] = lambda: None,
+    ) -> T:
         """Run a function in one transaction; its result is durable when this returns.
+
+        `committed` is called in the same thread once it is, before any other transaction.
 
         Raises StoreUnavailableError when the database cannot be reached, is locked or is
         full; whatever the function raises rolls back and is raised here. Cancelling the
@@ -58,7 +66,7 @@ class Database:
         sake. When the connection breaks at the commit, nobody knows whether it happened: a
         caller that tries again must be ready to find it done.
         """
-        return await _run(self._write_threads, self._writer, transaction)
+        return await _run(self._write_threads, self._writer, transaction, committed)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
@@ -68,7 +76,7 @@ class Database:
         """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
 
         def upgrade(tx: Connection) -> None:
-            if not self._is_sqlite:
+            if not self.is_sqlite:
                 postgresql.prepare_to_migrate(tx)
             command.upgrade(migration_config(tx), "head")
 
@@ -101,26 +109,31 @@ def migration_config(connection: Connection) -> Config:
     return config
 
 
+def comparable(connection: Connection) -> Callable[..., bool]:
+    """Alembic's `include_object`: it does not see by itself which database an index is for."""
+
+    def include(_object: Any, name: str | None, kind: str, *_others: Any) -> bool:
+        on_sqlite = connection.dialect.name == "sqlite"
+        return not (on_sqlite and kind == "index" and name in POSTGRESQL_INDEXES)
+
+    return include
+
+
 def sqlite_url(path: Path) -> str:
     """The address of a SQLite file."""
     return f"sqlite:///{path}"
 
 
-async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]) -> T:
+async def _run(
+    threads: ThreadPoolExecutor,
+    engine: Engine,
+    work: Callable[[Connection], T],
+    committed: Callable[[], None] = lambda: None,
+) -> T:
     def transaction() -> T:
-        attempt = 1
-        while True:
-            try:
-                with engine.begin() as connection:
-                    return work(connection)
-            except DBAPIError as error:
-                if attempt < ATTEMPTS and postgresql.was_rolled_back(error):
-                    attempt += 1
-                elif _is_outage(error):
-                    said = " ".join(str(error.orig).split())
-                    raise StoreUnavailableError(f"the database is not available: {said}") from error
-                else:
-                    raise
+        result = _repeated(engine, work)
+        committed()
+        return result
 
     future = asyncio.get_running_loop().run_in_executor(threads, transaction)
     try:
@@ -128,6 +141,23 @@ async def _run(threads: ThreadPoolExecutor, engine: Engine, work: Callable[[Conn
     except asyncio.CancelledError:
         await asyncio.wait([future])
         raise
+
+
+def _repeated(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Run a transaction, again when PostgreSQL rolled it back for another one's sake."""
+    attempt = 1
+    while True:
+        try:
+            with engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if attempt < ATTEMPTS and postgresql.was_rolled_back(error):
+                attempt += 1
+            elif _is_outage(error):
+                said = " ".join(str(error.orig).split())
+                raise StoreUnavailableError(f"the database is not available: {said}") from error
+            else:
+                raise
 
 
 def _is_outage(error: DBAPIError) -> bool:

@@ -5,31 +5,29 @@ again when feedback meets its output.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    Table,
-    bindparam,
-    func,
-    insert,
-    select,
-    tuple_,
-    update,
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from daemon.store.arrivals import (
+    A,
+    Arrivals,
+    Inserted,
+    PostgresArrivals,
+    SqliteArrivals,
+    TaskKey,
+    by_task,
 )
-
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
 from learning.clock import Clock
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent, group_key, prompt_key
+from learning.events import OutputEvent
 from learning.facts import EventsStored
 from learning.lifecycle import EventState, FeedbackState, require_event_move
 from learning.policy import Verdict, confirms, rejudge
@@ -71,13 +69,6 @@ class Judge(Protocol):
     def __call__(self, event: OutputEvent, people: tuple[bool, ...] = ()) -> Verdict: ...
 
 
-class TaskKey(NamedTuple):
-    """What feedback and output are joined on."""
-
-    task_type: str
-    task_id: str
-
-
 def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
     return TaskKey(item.event.task_type, item.event.task_id)
 
@@ -89,6 +80,7 @@ class Intake:
         self._database = database
         self._judge = judge
         self._clock = clock
+        self._arrivals: Arrivals = SqliteArrivals() if database.is_sqlite else PostgresArrivals()
 
     async def claim(
         self, source: str, partitions: Collection[tuple[str, int]]
@@ -113,7 +105,9 @@ class Intake:
 
     async def append(self, block: Block) -> EventsStored:
         """See learning.ports.IntakeStore."""
-        return await self._database.write(lambda tx: self._append(tx, block)[0])
+        return await self._database.write(
+            lambda tx: self._append(tx, block)[0], committed=self._arrivals.committed
+        )
 
     async def dead_letter(self, dead_letter_id: int) -> DeadLetter:
         """A stored dead letter. Raises UnknownDeadLetterError."""
@@ -150,7 +144,7 @@ class Intake:
                 raise UnknownDeadLetterError(dead_letter_id)
             return stored
 
-        return await self._database.write(transaction)
+        return await self._database.write(transaction, committed=self._arrivals.committed)
 
     def _claim(self, tx: Connection, source: str, topic: str, partition: int) -> Position:
         key = {"source": source, "topic": topic, "partition": partition}
@@ -189,42 +183,42 @@ class Intake:
     def _append(self, tx: Connection, block: Block) -> tuple[EventsStored, Sequence[DeadLetter]]:
         if (move := block.move) is not None:
             self._move(tx, block.source, move.claimed, move.next_offset, move.fingerprint)
-        tally = Tally()
-        new_outputs, bad_outputs = _insert_outputs(tx, block.outputs)
-        new_feedback, bad_feedback = _insert_feedback(tx, block.feedback)
-        letters = [*block.dead_letters, *bad_outputs, *bad_feedback]
+        self._arrivals.begin(tx)
+        outputs = self._arrivals.insert_outputs(tx, block.outputs)
+        received = self._arrivals.insert_feedback(tx, block.feedback)
+        reused = [*_reused(EventKind.OUTPUT, outputs), *_reused(EventKind.FEEDBACK, received)]
+        letters = [*block.dead_letters, *reused]
         _insert_dead_letters(tx, letters)
-        for output in new_outputs:
-            tally.add(
-                EventKind.OUTPUT,
-                output.event.task_type,
-                output.verdict.state,
-                output.event.confidence,
-            )
+
+        tally = Tally()
+        confidences: defaultdict[tuple[str, EventState], list[float | None]] = defaultdict(list)
+        for output in outputs.new:
+            event = output.event
+            confidences[event.task_type, output.verdict.state].append(event.confidence)
+        for key, values in confidences.items():
+            tally.add_all(EventKind.OUTPUT, *key, values)
         for letter in letters:
             tally.add("dead_letter", letter.kind, letter.reason)
 
-        for item in new_feedback:
+        for item in received.new:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
-        arrived = {_task(item) for item in new_feedback} | {_task(item) for item in new_outputs}
-        met, rejudged = self._join(tx, arrived, tally)
+        met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
         tally.write(tx)
-        n_known = len(block.outputs) + len(block.feedback) - len(new_outputs) - len(new_feedback)
         stored = EventsStored(
             source=block.source,
-            outputs=Counter((item.event.task_type, item.verdict.state) for item in new_outputs),
+            outputs={key: len(values) for key, values in confidences.items()},
             feedback=Counter(
                 (item.event.task_type, met.get(_task(item), FeedbackState.WAITING))
-                for item in new_feedback
+                for item in received.new
             ),
             rejudged=rejudged,
             dead_letters=Counter(letter.reason for letter in letters),
-            duplicates=n_known - len(bad_outputs) - len(bad_feedback),
+            duplicates=len(outputs.repeated) + len(received.repeated) - len(reused),
         )
         return stored, letters
 
     def _join(
-        self, tx: Connection, arrived: Collection[TaskKey], tally: Tally
+        self, tx: Connection, arrived: Sequence[JudgedOutput | ReceivedFeedback], tally: Tally
     ) -> tuple[Mapping[TaskKey, FeedbackState], Mapping[tuple[str, EventState], int]]:
         """Bring feedback and outputs together, whichever of them came first.
 
@@ -232,9 +226,11 @@ class Intake:
         outputs moved.
         """
         # Of two transactions that store the two sides at once neither would see the other's.
-        take_turns(tx, {f"join:{key.task_type}" for key in arrived})
-        waiting = _count_waiting_feedback(tx, arrived)
-        outputs = _outputs_of(tx, waiting)
+        take_turns(tx, {f"join:{item.event.task_type}" for item in arrived})
+        if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
+            return {}, {}
+        waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})
+        outputs = self._arrivals.outputs_of(tx, waiting)
         met = {key: _met_by(output) for key, output in outputs.items()}
         _settle_feedback(tx, met, outputs)
         for key, state in met.items():
@@ -363,126 +359,22 @@ def _people_on(tx: Connection, outputs: Collection[int]) -> dict[int, tuple[bool
 
 def _count_waiting_feedback(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, int]:
     """How many feedback wait for each of some tasks; those without any are left out."""
-    if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
-        return {}
     counts = select(feedback.c.task_type, feedback.c.task_id, func.count().label("n"))
     return {
         TaskKey(row.task_type, row.task_id): row.n
-        for row in _by_task(tx, counts.where(_IS_WAITING), keys)
+        for row in by_task(tx, counts.where(_IS_WAITING), keys)
     }
 
 
-def _outputs_of(tx: Connection, keys: Collection[TaskKey]) -> dict[TaskKey, Row[Any] | None]:
-    """The output of each of some tasks, None where there are several; unknown tasks left out."""
-    counts = select(
-        events.c.task_type,
-        events.c.task_id,
-        func.count().label("n"),
-        func.min(events.c.id).label("first"),
-    )
-    found = _by_task(tx, counts, keys)
-    single = sorted(row.first for row in found if row.n == 1)
-    rows = {
-        row.id: row
-        for start in range(0, len(single), CHUNK)
-        for row in tx.execute(
-            select(events)
-            .where(events.c.id.in_(single[start : start + CHUNK]))
-            .order_by(events.c.id)
-            .with_for_update(key_share=True)
-        )
-    }
-    return {TaskKey(row.task_type, row.task_id): rows.get(row.first) for row in found}
-
-
-def _by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
-    """Rows of an aggregate over some tasks, grouped by task.
-
-    Asked for one task type at a time: of a list of pairs SQLite would scan the whole index.
-    """
-    columns = counts.selected_columns
-    by_type: defaultdict[str, list[str]] = defaultdict(list)
-    for key in sorted(keys):
-        by_type[key.task_type].append(key.task_id)
+def _reused(kind: EventKind, inserted: Inserted[A]) -> list[DeadLetter]:
+    """Dead letters for the ids that were used again for another body."""
     return [
-        row
-        for task_type, task_ids in by_type.items()
-        for start in range(0, len(task_ids), CHUNK)
-        for row in tx.execute(
-            counts.where(
-                columns.task_type == task_type,
-                columns.task_id.in_(task_ids[start : start + CHUNK]),
-            ).group_by(columns.task_type, columns.task_id)
-        )
-    ]
-
-
-def _insert_outputs(
-    tx: Connection, outputs: Sequence[JudgedOutput]
-) -> tuple[list[JudgedOutput], list[DeadLetter]]:
-    return _insert(tx, events, EventKind.OUTPUT, outputs, _output_row)
-
-
-def _insert_feedback(
-    tx: Connection, items: Sequence[ReceivedFeedback]
-) -> tuple[list[ReceivedFeedback], list[DeadLetter]]:
-    return _insert(tx, feedback, EventKind.FEEDBACK, items, _feedback_row)
-
-
-A = TypeVar("A", JudgedOutput, ReceivedFeedback)
-
-
-def _insert(
-    tx: Connection,
-    table: Table,
-    kind: EventKind,
-    arrivals: Sequence[A],
-    to_row: Callable[[A], dict[str, Any]],
-) -> tuple[list[A], list[DeadLetter]]:
-    """Insert what is new. Returns it, and dead letters for ids that were used again.
-
-    Of several arrivals with one id in a block the first counts.
-    """
-    first: dict[tuple[str, str], A] = {}
-    for arrival in arrivals:
-        first.setdefault((arrival.event.producer, arrival.event_id), arrival)
-    if not first:
-        return [], []
-    inserted = {
-        (row.producer, row.event_id)
-        for row in tx.execute(
-            insert_new(tx, table).returning(table.c.producer, table.c.event_id),
-            [to_row(arrival) for arrival in first.values()],
-        )
-    }
-    repeated = [
-        arrival
-        for arrival in arrivals
-        if (key := (arrival.event.producer, arrival.event_id)) not in inserted
-        or first[key] is not arrival
-    ]
-    stored = _content_hashes(tx, table, repeated)
-    reused = [
         _id_reused(kind, arrival)
-        for arrival in repeated
-        if stored[arrival.event.producer, arrival.event_id] != arrival.event.content_hash()
+        for arrival, stored in inserted.repeated
+        if arrival.text != stored
+        and arrival.event.content_hash()
+        != type(arrival.event).model_validate_json(stored).content_hash()
     ]
-    return [arrival for key, arrival in first.items() if key in inserted], reused
-
-
-def _content_hashes(
-    tx: Connection, table: Table, arrivals: Sequence[JudgedOutput | ReceivedFeedback]
-) -> dict[tuple[str, str], bytes]:
-    keys = sorted({(arrival.event.producer, arrival.event_id) for arrival in arrivals})
-    hashes: dict[tuple[str, str], bytes] = {}
-    for start in range(0, len(keys), CHUNK):
-        rows = tx.execute(
-            select(table.c.producer, table.c.event_id, table.c.content_hash).where(
-                tuple_(table.c.producer, table.c.event_id).in_(keys[start : start + CHUNK])
-            )
-        )
-        hashes.update({(row.producer, row.event_id): row.content_hash for row in rows})
-    return hashes
 
 
 def _id_reused(kind: EventKind, arrival: JudgedOutput | ReceivedFeedback) -> DeadLetter:
@@ -491,46 +383,10 @@ def _id_reused(kind: EventKind, arrival: JudgedOutput | ReceivedFeedback) -> Dea
         reason=ID_REUSED,
         detail=f"producer {arrival.event.producer!r} has used event_id {arrival.event_id!r}"
         " for another body; send this one under an id of its own",
-        raw=arrival.raw,
+        raw=arrival.text.encode(),
         origin=arrival.origin,
         received_at=arrival.received_at,
     )
-
-
-def _output_row(item: JudgedOutput) -> dict[str, Any]:
-    event = item.event
-    return {
-        **_common_row(item),
-        "state": item.verdict.state,
-        "state_since": item.received_at,
-        "reason": item.verdict.reason,
-        "by_human": item.verdict.by_human,
-        "prompt_key": prompt_key(event),
-        "group_key": group_key(event),
-        "subject": event.subject,
-    }
-
-
-def _feedback_row(item: ReceivedFeedback) -> dict[str, Any]:
-    return {**_common_row(item), "state": FeedbackState.WAITING}
-
-
-def _common_row(item: JudgedOutput | ReceivedFeedback) -> dict[str, Any]:
-    event = item.event
-    return {
-        "producer": event.producer,
-        "event_id": item.event_id,
-        "task_type": event.task_type,
-        "task_id": event.task_id,
-        "approved": event.approved,
-        "confidence": event.confidence,
-        "payload": event.model_dump_json(exclude_none=True),
-        "content_hash": event.content_hash(),
-        "model_version": event.model_version,
-        **_origin_row(item.origin),
-        "occurred_at": event.timestamp if event.timestamp is not None else item.received_at,
-        "received_at": item.received_at,
-    }
 
 
 def _origin_row(origin: Origin) -> dict[str, Any]:

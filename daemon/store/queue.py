@@ -43,7 +43,7 @@ from daemon.store.tables import (
 )
 from learning.batching import Due, LineQueue, Trigger
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent, conversation, digest, group_key
+from learning.events import OutputEvent, conversation, digest, group_key, prompt_key
 from learning.facts import BatchSealed
 from learning.lifecycle import (
     PRIMARY_ROLES,
@@ -102,6 +102,9 @@ class HeldOutImport:
 @dataclass(frozen=True)
 class _Member:
     row: Row[Any]
+    event: OutputEvent
+    keys: tuple[bytes, ...]
+    """What must stay on one side of the split: its prompt's key, and its group's if any."""
     role: Role
     judges: bool
     """Whether it enters the frozen set: a person approved it and its prompt never trained."""
@@ -404,13 +407,10 @@ def _next_sequence(tx: Connection, line: ModelLine) -> int:
 def _primary_members(
     tx: Connection, line: ModelLine, rows: Sequence[Row[Any]], rules: SplitRules, seed: int
 ) -> list[_Member]:
+    outputs = [OutputEvent.model_validate_json(row.payload) for row in rows]
     candidates = [
-        Candidate(
-            id=row.id,
-            keys=tuple(key for key in (row.prompt_key, row.group_key) if key is not None),
-            by_human=row.by_human,
-        )
-        for row in rows
+        Candidate(row.id, _split_keys(output), row.by_human)
+        for row, output in zip(rows, outputs, strict=True)
     ]
     sides = _known_sides(tx, {key for candidate in candidates for key in candidate.keys})
     quota = held_out_quota(len(rows), _count_frozen(tx, line, rules.wanted_held_out), rules)
@@ -418,13 +418,20 @@ def _primary_members(
     return [
         _Member(
             row,
+            output,
+            candidate.keys,
             roles[row.id],
             judges=roles[row.id] is Role.HELD_OUT
             and row.by_human
             and all(sides.get(key) is not Role.TRAIN for key in candidate.keys),
         )
-        for row, candidate in zip(rows, candidates, strict=True)
+        for row, output, candidate in zip(rows, outputs, candidates, strict=True)
     ]
+
+
+def _split_keys(output: OutputEvent) -> tuple[bytes, ...]:
+    group = group_key(output)
+    return (prompt_key(output),) if group is None else (prompt_key(output), group)
 
 
 def _count_frozen(tx: Connection, line: ModelLine, at_most: int) -> int:
@@ -506,17 +513,7 @@ def _store_members(
         [{"batch_id": batch_id, "event_id": m.row.id, "role": m.role} for m in members],
     )
     for role in PRIMARY_ROLES:
-        _take_sides(
-            tx,
-            role,
-            {
-                key
-                for member in members
-                if member.role is role
-                for key in (member.row.prompt_key, member.row.group_key)
-                if key is not None
-            },
-        )
+        _take_sides(tx, role, {key for m in members if m.role is role for key in m.keys})
     tally = Tally()
     for member in members:
         row = member.row
@@ -524,8 +521,8 @@ def _store_members(
             EventKind.OUTPUT, row.task_type, EventState.QUEUED, EventState.SEALED, row.confidence
         )
         if member.judges:
-            example = OutputEvent.model_validate_json(row.payload)
-            _freeze(tx, row.task_type, row.id, example, row.prompt_key, "event", batch_id, now)
+            key = prompt_key(member.event)
+            _freeze(tx, row.task_type, row.id, member.event, key, "event", batch_id, now)
     ids = [member.row.id for member in members]
     for start in range(0, len(ids), CHUNK):
         tx.execute(

@@ -43,6 +43,11 @@ _MICROSECOND = timedelta(microseconds=1)
 _UNKEEPABLE = re.compile("[\x00\ud800-\udfff]")
 
 
+def microseconds(time: datetime) -> int:
+    """An aware time as whole microseconds since 1970: how the database holds it."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
 class UtcTime(TypeDecorator[datetime]):
     """An aware time, stored as whole microseconds since 1970: exact, sortable, portable."""
 
@@ -51,7 +56,7 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         """Aware time to microseconds."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else microseconds(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to aware time in UTC."""
@@ -120,16 +125,14 @@ events = Table(
     Column("approved", Boolean),
     Column("confidence", Float),
     Column("payload", Text, nullable=False),
-    Column("content_hash", _Key, nullable=False),
-    Column("prompt_key", _Key, nullable=False),
-    Column("group_key", _Key),
     Column("subject", String(256)),
     Column("model_version", String(256)),
     *_origin(),
     Column("occurred_at", UtcTime, nullable=False),
     Column("received_at", UtcTime, nullable=False),
-    UniqueConstraint("producer", "event_id"),
-    Index("ix_events_task", "task_type", "task_id"),
+    # On SQLite daemon/store/names.py does what these two do.
+    Index("one_output_per_id", "producer", "event_id", unique=True).ddl_if("postgresql"),
+    Index("ix_events_task", "task_type", "task_id").ddl_if("postgresql"),
     sqlite_autoincrement=True,
 )
 for _name, _state, _columns in (
@@ -159,12 +162,11 @@ feedback = Table(
     Column("approved", Boolean),
     Column("confidence", Float),
     Column("payload", Text, nullable=False),
-    Column("content_hash", _Key, nullable=False),
     Column("model_version", String(256)),
     *_origin(),
     Column("occurred_at", UtcTime, nullable=False),
     Column("received_at", UtcTime, nullable=False),
-    UniqueConstraint("producer", "event_id"),
+    Index("one_feedback_per_id", "producer", "event_id", unique=True).ddl_if("postgresql"),
     Index("ix_feedback_output", "output_id"),
     sqlite_autoincrement=True,
 )
@@ -175,6 +177,34 @@ Index(
     sqlite_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
     postgresql_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
 )
+
+# Three tables of daemon/store/names.py: on SQLite they hold the names of events, on
+# PostgreSQL they stay empty.
+event_names = Table(
+    "event_names",
+    metadata,
+    Column("name", BigInteger, nullable=False),
+    Column("row_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "row_id"),
+    sqlite_with_rowid=False,
+)
+
+task_names = Table(
+    "task_names",
+    metadata,
+    Column("name", _Id, primary_key=True, autoincrement=False),
+    Column("row_id", BigInteger, nullable=False),
+)
+
+names_covered = Table(
+    "names_covered",
+    metadata,
+    Column("table_name", String(16), primary_key=True),
+    Column("row_id", BigInteger, nullable=False),
+    comment="The row up to which the names of a table are in event_names and task_names.",
+)
+
+POSTGRESQL_INDEXES = frozenset({"one_output_per_id", "ix_events_task", "one_feedback_per_id"})
 
 tallies = Table(
     "tallies",

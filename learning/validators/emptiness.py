@@ -12,16 +12,16 @@ class NotEmpty:
         """A complaint when prompt or output has no visible character."""
         if _is_blank(answer_text(event)):
             return "the output is blank"
-        asked = (
-            [event.prompt or ""]
-            if event.messages is None
-            else [message.content for message in event.messages if message.role == "user"]
-        )
-        if all(_is_blank(text) for text in asked):
+        if event.messages is None:
+            return "the prompt is blank" if _is_blank(event.prompt or "") else None
+        if all(_is_blank(turn.content) for turn in event.messages if turn.role == "user"):
             return "the prompt is blank"
         return None
 
 
 def _is_blank(text: str) -> bool:
     """Whether there is nothing to see: white space, zero-width and control characters."""
-    return not any(character.isprintable() and not character.isspace() for character in text)
+    for character in text:  # noqa: SIM110  # ends with the first, before a generator had begun
+        if character.isprintable() and not character.isspace():
+            return False
+    return True

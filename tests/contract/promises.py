@@ -30,6 +30,7 @@ from daemon.store.tables import (
     transitions,
     versions,
 )
+from learning.events import OutputEvent, group_key, prompt_key
 from learning.lifecycle import (
     PRIMARY_ROLES,
     TRAINING_ROLES,
@@ -109,14 +110,15 @@ def _trained_on_the_exam(tx: Connection) -> Iterator[str]:
     for id in trained:
         if Role.HELD_OUT in roles[id]:
             yield f"event {id} is held out and trains"
-    trained_prompts = {rows[id].prompt_key for id in trained}
-    trained_groups = {rows[id].group_key for id in trained} - {None}
+    sent = {id: OutputEvent.model_validate_json(rows[id].payload) for id in roles}
+    trained_prompts = {prompt_key(sent[id]) for id in trained}
+    trained_groups = {group_key(sent[id]) for id in trained} - {None}
     for example in tx.execute(select(evaluation_examples)):
         if example.prompt_key in trained_prompts:
             yield f"frozen example {example.id} has a prompt that trained"
         if example.event_id is not None:
             event = rows[example.event_id]
-            if event.group_key in trained_groups:
+            if group_key(sent[event.id]) in trained_groups:
                 yield f"frozen example {example.id} is of a split group that trained"
             if not event.by_human:
                 yield f"frozen example {example.id} was approved by nobody"
@@ -124,7 +126,7 @@ def _trained_on_the_exam(tx: Connection) -> Iterator[str]:
                 yield f"frozen example {example.id} is of an event that is not held out"
     sides = {row.key: row.side for row in tx.execute(select(split_sides))}
     for id in trained:
-        for key in {rows[id].prompt_key, rows[id].group_key} - {None}:
+        for key in {prompt_key(sent[id]), group_key(sent[id])} - {None}:
             if sides.get(key) != Role.TRAIN:
                 yield f"event {id} trains with a key that is not on the training side"
 

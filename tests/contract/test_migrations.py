@@ -9,13 +9,18 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from daemon.store.database import Database
+from daemon.store.database import Database, comparable
 from daemon.store.tables import metadata
 
 
 def differences(tx: Connection) -> list[object]:
     context = MigrationContext.configure(
-        tx, opts={"compare_type": True, "compare_server_default": True}
+        tx,
+        opts={
+            "compare_type": True,
+            "compare_server_default": True,
+            "include_object": comparable(tx),
+        },
     )
     return list(compare_metadata(context, metadata))
 

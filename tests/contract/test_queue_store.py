@@ -2,9 +2,10 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Row, insert
 from sqlalchemy.exc import IntegrityError
 
 from daemon.store import Store, queue
@@ -37,6 +38,11 @@ REPLAY_AS_MANY = SplitRules(held_out_share=0.0, starting_share=0.0, replay_share
 
 
 # --- looking --------------------------------------------------------------------------
+
+
+def sent(row: Row[Any]) -> OutputEvent:
+    """The event of a stored row."""
+    return OutputEvent.model_validate_json(row.payload)
 
 
 async def test_an_empty_queue_has_nothing_due(drive: Driver) -> None:
@@ -111,7 +117,8 @@ async def test_the_stored_seed_gives_the_same_roles_again(drive: Driver) -> None
 
     (stored,) = await drive.rows(batches)
     candidates = [
-        Candidate(row.id, (row.prompt_key,), row.by_human) for row in await drive.rows(events)
+        Candidate(row.id, (prompt_key(sent(row)),), row.by_human)
+        for row in await drive.rows(events)
     ]
     roles = split(candidates, {}, held_out_quota(20, 0, AS_SHIPPED), stored.seed)
     held_out = [f"task-{n}" for n in range(20) if roles[n + 1] is HELD_OUT]
@@ -273,7 +280,9 @@ async def test_a_split_group_stays_on_its_side_for_ever(drive: Driver) -> None:
         *outputs(range(3, 6), split_group="bob"),
         rules=SplitRules(held_out_share=0.5, starting_share=0.5),
     )
-    judging = {(await drive.event(task)).group_key for task in await drive.members(first, HELD_OUT)}
+    judging = {
+        sent(await drive.event(task)).split_group for task in await drive.members(first, HELD_OUT)
+    }
     assert len(judging) == 1
 
     second = await drive.batch(
@@ -282,7 +291,9 @@ async def test_a_split_group_stays_on_its_side_for_ever(drive: Driver) -> None:
         rules=ALL_BUT_ONE_JUDGE,
     )
 
-    again = {(await drive.event(task)).group_key for task in await drive.members(second, HELD_OUT)}
+    again = {
+        sent(await drive.event(task)).split_group for task in await drive.members(second, HELD_OUT)
+    }
     assert again == judging
 
 

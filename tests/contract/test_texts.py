@@ -1,6 +1,7 @@
 """Whatever characters somebody sends: both databases keep the same, or the decoder refuses it."""
 
 import json
+import uuid
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -55,7 +56,7 @@ async def test_what_the_decoder_lets_through_is_given_back_as_it_was(
     assert isinstance(decoded, Decoded)
     event = decoded.event
     assert isinstance(event, OutputEvent)
-    arrival = JudgedOutput(decoded.event_id, event, JUDGE(event), raw, HERE, NOON)
+    arrival = JudgedOutput(decoded.event_id, event, JUDGE(event), raw.decode(), HERE, NOON)
 
     await store.intake.append(Block("test", outputs=[arrival]))
 

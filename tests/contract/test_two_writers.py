@@ -58,7 +58,12 @@ class HeldDatabase(Database):
         self._may_commit = threading.Event()
         self._may_commit.set()
 
-    async def write(self, transaction: Callable[[Connection], T]) -> T:
+    async def write(
+        self,
+        transaction: Callable[[Connection], T],
+        *,
+        committed: Callable[[], None] = lambda: None,
+    ) -> T:
         """See Database."""
 
         def done_but_not_committed(tx: Connection) -> T:
@@ -67,7 +72,7 @@ class HeldDatabase(Database):
             self._may_commit.wait()
             return result
 
-        return await super().write(done_but_not_committed)
+        return await super().write(done_but_not_committed, committed=committed)
 
     @contextlib.asynccontextmanager
     async def held(self, writing: Awaitable[T]) -> AsyncIterator["asyncio.Future[T]"]:

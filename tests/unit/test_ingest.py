@@ -110,7 +110,8 @@ async def test_an_output_is_stored_with_its_verdict_origin_time_and_bytes() -> N
     (judged,) = block.outputs
     assert (judged.event_id, judged.event.task_id) == ("e-5", "t-5")
     assert judged.verdict.state is EventState.QUEUED
-    assert (judged.origin, judged.received_at, judged.raw) == (origin(5), NOW, record.value)
+    assert (judged.origin, judged.received_at) == (origin(5), NOW)
+    assert judged.text.encode() == record.value
     assert (block.source, block.feedback, block.dead_letters, block.move) == ("kafka", [], [], None)
 
 
@@ -119,7 +120,8 @@ async def test_feedback_is_stored_without_a_verdict() -> None:
     block = await Bench().store_one(record)
     (received,) = block.feedback
     assert (received.event_id, received.event.approved) == ("f-3", False)
-    assert (received.origin, received.received_at, received.raw) == (origin(3), NOW, record.value)
+    assert (received.origin, received.received_at) == (origin(3), NOW)
+    assert received.text.encode() == record.value
 
 
 async def test_a_bad_record_is_a_dead_letter_with_its_bytes() -> None:
@@ -244,7 +246,7 @@ def test_a_dead_letter_is_replayed_under_its_own_origin() -> None:
     block = Bench().ingest.replay(dead(raw))
     assert isinstance(block, Block)
     (judged,) = block.outputs
-    assert (judged.origin, judged.received_at, judged.raw) == (origin(9), NOW, raw)
+    assert (judged.origin, judged.received_at, judged.text) == (origin(9), NOW, raw.decode())
     assert (block.source, block.move, block.dead_letters) == ("kafka", None, ())
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
+from daemon.store.database import comparable
 from daemon.store.tables import UtcTime, Words, metadata
 
 
@@ -23,9 +24,11 @@ def plain_types(kind: str, item: object, _context: AutogenContext) -> str | Lite
             return False
 
 
+connection = context.config.attributes["connection"]
 context.configure(
-    connection=context.config.attributes["connection"],
+    connection=connection,
     target_metadata=metadata,
+    include_object=comparable(connection),
     render_as_batch=True,
     render_item=plain_types,
 )

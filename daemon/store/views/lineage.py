@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import CTE, ColumnElement, Connection, Row, func, literal, select
 
 from daemon.store.database import Database
+from daemon.store.names import is_event
 from daemon.store.registry import number_of
 from daemon.store.tables import batch_members, batches, evaluation_examples, events, runs, versions
 from daemon.store.views.events import EventSummary, summary_of
@@ -172,8 +173,7 @@ def _lineage(tx: Connection, text: str, after: int | None, limit: int) -> Lineag
         return _of_event(tx, events.c.id == int(text), text)
     if "/" in text:
         producer, _, event_id = text.partition("/")
-        wanted = (events.c.producer == producer) & (events.c.event_id == event_id)
-        return _of_event(tx, wanted, text)
+        return _of_event(tx, is_event(tx, producer, event_id), text)
     if "@" in text:
         line, _, version = text.partition("@")
         return _of_version(tx, version_row(tx, line, version), after, limit)

@@ -57,9 +57,6 @@ def upgrade() -> None:
         sa.Column("approved", sa.Boolean(), nullable=True),
         sa.Column("confidence", sa.Float(), nullable=True),
         sa.Column("payload", sa.Text(), nullable=False),
-        sa.Column("content_hash", sa.LargeBinary(length=16), nullable=False),
-        sa.Column("prompt_key", sa.LargeBinary(length=16), nullable=False),
-        sa.Column("group_key", sa.LargeBinary(length=16), nullable=True),
         sa.Column("subject", sa.String(length=256), nullable=True),
         sa.Column("model_version", sa.String(length=256), nullable=True),
         sa.Column("source", sa.String(length=64), nullable=False),
@@ -69,7 +66,6 @@ def upgrade() -> None:
         sa.Column("occurred_at", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
-        sa.UniqueConstraint("producer", "event_id", name=op.f("uq_events_producer_event_id")),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("events", schema=None) as batch_op:
@@ -108,8 +104,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'queued'"),
             postgresql_where=sa.text("state = 'queued'"),
         )
-        batch_op.create_index("ix_events_task", ["task_type", "task_id"], unique=False)
-
+    op.create_table(
+        "event_names",
+        sa.Column("name", sa.BigInteger(), nullable=False),
+        sa.Column("row_id", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "row_id", name=op.f("pk_event_names")),
+        sqlite_with_rowid=False,
+    )
     op.create_table(
         "deployment",
         sa.Column("name", sa.String(length=64), nullable=False),
@@ -232,7 +233,6 @@ def upgrade() -> None:
         sa.Column("approved", sa.Boolean(), nullable=True),
         sa.Column("confidence", sa.Float(), nullable=True),
         sa.Column("payload", sa.Text(), nullable=False),
-        sa.Column("content_hash", sa.LargeBinary(length=16), nullable=False),
         sa.Column("model_version", sa.String(length=256), nullable=True),
         sa.Column("source", sa.String(length=64), nullable=False),
         sa.Column("topic", sa.String(length=256), nullable=False),
@@ -242,9 +242,30 @@ def upgrade() -> None:
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["output_id"], ["events.id"], name=op.f("fk_feedback_output_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_feedback")),
-        sa.UniqueConstraint("producer", "event_id", name=op.f("uq_feedback_producer_event_id")),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "names_covered",
+        sa.Column("table_name", sa.String(length=16), nullable=False),
+        sa.Column("row_id", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("table_name", name=op.f("pk_names_covered")),
+        comment="The row up to which the names of a table are in event_names and task_names.",
+    )
+    op.create_table(
+        "task_names",
+        sa.Column(
+            "name",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("row_id", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_task_names")),
+    )
+    if op.get_bind().dialect.name == "postgresql":
+        op.create_index("one_output_per_id", "events", ["producer", "event_id"], unique=True)
+        op.create_index("one_feedback_per_id", "feedback", ["producer", "event_id"], unique=True)
+        op.create_index("ix_events_task", "events", ["task_type", "task_id"], unique=False)
     with op.batch_alter_table("feedback", schema=None) as batch_op:
         batch_op.create_index("ix_feedback_output", ["output_id"], unique=False)
         batch_op.create_index(

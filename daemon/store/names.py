@@ -1,0 +1,291 @@
+"""Find stored rows by the names that producers gave them, on SQLite, at any size.
+
+A name is (producer, event id), which is taken once and for ever, or (task type, task id),
+which feedback is joined on. Most are random, so in a B-tree each new row would rewrite a
+page of its own: with two million rows stored intake falls to half. So this index lags: new
+names are kept in memory, and move into the tables `event_names` and `task_names` many at a
+time, in the order of the tables, a slice with every block. What the tables do not cover yet
+is read from the newest rows when the database is opened.
+
+Right because SQLite has one writer at a time, and every lookup is made under its lock by
+the one thread that also keeps what is in memory here; what another process stored is
+noticed and read first. PostgreSQL has indexes in the usual way instead (arrivals.py).
+"""
+
+import hashlib
+import itertools
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from sqlalchemy import ColumnElement, Connection, Table, func, select, update
+
+from daemon.store.bulk import find_in, insert_rows
+from daemon.store.dialect import insert_new
+from daemon.store.tables import event_names, events, feedback, names_covered
+
+MOST_RECENT = 200_000
+"""Names kept in memory, at about 100 bytes each, before they begin to move."""
+SEVERAL = -1
+"""What a task's name leads to when more than one output has it."""
+
+_READ_AT_ONCE = 5_000
+_BITS_CUT = 4
+"""60 bits are left, a Python int of two digits. When two names share one, rows decide."""
+
+
+def event_name(table: Table, producer: str, event_id: str) -> int:
+    """What (producer, event id) is found by, in one of the two tables of events."""
+    return _hash(f"{table.name}\n{producer}\n{event_id}")
+
+
+def task_name(task_type: str, task_id: str) -> int:
+    """What the output of a task is found by."""
+    return _hash(f"task\n{task_type}\n{task_id}")
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> _BITS_CUT
+
+
+def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool]:
+    """That a row of events has this producer and id, in a form that either database is quick at.
+
+    For readers, who do not see what the writer keeps in memory: they look through it all.
+    """
+    named = (events.c.producer == producer) & (events.c.event_id == event_id)
+    if tx.dialect.name != "sqlite":
+        return named
+    in_table = select(event_names.c.row_id).where(
+        event_names.c.name == event_name(events, producer, event_id)
+    )
+    return named & (events.c.id.in_(in_table) | (events.c.id > _covered(tx)[events.name]))
+
+
+class Names:
+    """The names of one SQLite database. Used by its writer thread alone.
+
+    Each transaction that looks up or adds calls `begin` first, and `committed` is called
+    when it was committed. What a transaction added that was rolled back is forgotten.
+    """
+
+    def __init__(self, most_recent: int = MOST_RECENT) -> None:
+        self._most_recent = most_recent
+        self._recent = _Recent()
+        self._moving: _Moving | None = None
+        self._last: dict[str, int] | None = None
+        """By table, the newest row whose names are known; None before the first look."""
+        self._added = _Recent()
+        self._newest: dict[str, int] = {}
+        self._moved = 0
+
+    def begin(self, tx: Connection) -> None:
+        """Forget what was not committed, and learn what was stored without us."""
+        last = self._last or _covered(tx)
+        self._newest = {
+            table.name: tx.execute(select(func.max(table.c.id))).scalar() or 0
+            for table in (events, feedback)
+        }
+        for table in (events, feedback):
+            if self._newest[table.name] > last[table.name]:
+                self._recent.read(tx, table, last[table.name])
+        self._last = dict(self._newest)
+        self._added, self._moved = _Recent(), 0
+
+    def next_id(self, table: Table) -> int:
+        """The row id that the next row of a table will have."""
+        return self._newest[table.name] + 1
+
+    def find_events(self, tx: Connection, names: Sequence[int]) -> dict[int, list[int]]:
+        """The rows that may have each of some event names; names without any are left out."""
+        found: dict[int, list[int]] = {}
+        for name, row_id in itertools.chain(
+            find_in(tx, _FIND_EVENTS, names),
+            *(known.events_among(names) for known in self._in_memory()),
+        ):
+            found.setdefault(name, []).append(row_id)
+        return found
+
+    def find_tasks(self, tx: Connection, names: Sequence[int]) -> dict[int, int]:
+        """The output of each of some tasks, or SEVERAL; names without any are left out."""
+        found: dict[int, int] = {}
+        for name, row_id in itertools.chain(
+            find_in(tx, _FIND_TASKS, names),
+            *(known.tasks_among(names) for known in self._in_memory()),
+        ):
+            _lead(found, name, row_id)
+        return found
+
+    def _in_memory(self) -> Iterator["_Recent | _Moving"]:
+        yield self._recent
+        yield self._added
+        if self._moving is not None:
+            yield self._moving
+
+    def add_events(self, table: Table, names: Sequence[int]) -> None:
+        """Rows with these names were inserted, with ids from `next_id` on."""
+        for row_id, name in enumerate(names, self.next_id(table)):
+            self._added.add_event(name, row_id)
+        self._newest[table.name] += len(names)
+
+    def add_tasks(self, names: Sequence[int], first_row: int) -> None:
+        """Outputs with these names were inserted, with ids from `first_row` on."""
+        for row_id, name in enumerate(names, first_row):
+            _lead(self._added.tasks, name, row_id)
+
+    def move(self, tx: Connection) -> None:
+        """Move a slice into the tables: more than was added, so that moving comes to an end."""
+        if self._moving is None and len(self._recent) >= self._most_recent:
+            assert self._last is not None, "begin comes first"
+            self._moving, self._recent = _Moving(self._recent, self._last), _Recent()
+        if self._moving is not None:
+            self._moved = len(self._added)  # of each kind: twice as many as came
+            self._moving.store(tx, self._moved)
+
+    def committed(self) -> None:
+        """Keep what the transaction did."""
+        self._recent.take(self._added)
+        self._last = dict(self._newest)
+        if self._moving is not None:
+            if self._moving.is_done_after(self._moved):
+                self._moving = None
+            else:
+                self._moving.step(self._moved)
+        self._added, self._moved = _Recent(), 0
+
+
+class _Recent:
+    """Names that are not in the tables yet."""
+
+    def __init__(self) -> None:
+        self.events: dict[int, int] = {}
+        self.tasks: dict[int, int] = {}
+        self.namesakes: list[tuple[int, int]] = []
+        """Rows whose event name is another row's too: one in 2^60."""
+
+    def __len__(self) -> int:
+        return len(self.events) + len(self.tasks)
+
+    def add_event(self, name: int, row_id: int) -> None:
+        """A row with a name; a repeated call changes nothing."""
+        if self.events.setdefault(name, row_id) != row_id:
+            self.namesakes.append((name, row_id))
+
+    def take(self, added: "_Recent") -> None:
+        """Everything that another one has."""
+        for name, row_id in (*added.events.items(), *added.namesakes):
+            self.add_event(name, row_id)
+        for name, row_id in added.tasks.items():
+            _lead(self.tasks, name, row_id)
+
+    def read(self, tx: Connection, table: Table, after: int) -> None:
+        """The names of the rows of a table after one of them."""
+        columns = [table.c.id, table.c.producer, table.c.event_id]
+        if table is events:
+            columns += [table.c.task_type, table.c.task_id]
+        for row in tx.execute(
+            select(*columns).where(table.c.id > after).order_by(table.c.id),
+            execution_options={"yield_per": _READ_AT_ONCE},
+        ):
+            self.add_event(event_name(table, row.producer, row.event_id), row.id)
+            if table is events:
+                _lead(self.tasks, task_name(row.task_type, row.task_id), row.id)
+
+    def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(name, row id) of the rows that may have some event names."""
+        for name in self.events.keys() & names:
+            yield name, self.events[name]
+        yield from (pair for pair in self.namesakes if pair[0] in names)
+
+    def tasks_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(name, row id or SEVERAL) of the outputs of some tasks."""
+        for name in self.tasks.keys() & names:
+            yield name, self.tasks[name]
+
+
+class _Column:
+    """(name, row id) pairs in the order of their names, in 16 bytes each."""
+
+    def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
+        ordered = sorted(pairs)
+        self._names = array("q", (name for name, _ in ordered))
+        self._row_ids = array("q", (row_id for _, row_id in ordered))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def among(self, names: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """The pairs with some names."""
+        for name in names:
+            at = bisect_left(self._names, name)
+            while at < len(self._names) and self._names[at] == name:
+                yield name, self._row_ids[at]
+                at += 1
+
+    def part(self, start: int, stop: int) -> list[int]:
+        """Some pairs, one after another: name, row id, name, row id."""
+        pairs = zip(self._names[start:stop], self._row_ids[start:stop], strict=True)
+        return list(itertools.chain.from_iterable(pairs))
+
+
+class _Moving:
+    """Names on their way into the tables, the lowest first."""
+
+    def __init__(self, recent: _Recent, last: Mapping[str, int]) -> None:
+        self.last = last
+        """By table, the row up to which all names are in the tables once these are."""
+        self.events = _Column((*recent.events.items(), *recent.namesakes))
+        self.tasks = _Column(recent.tasks.items())
+        self._at = 0
+
+    def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(name, row id) of the rows that may have some event names."""
+        return self.events.among(names)
+
+    def tasks_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(name, row id or SEVERAL) of the outputs of some tasks."""
+        return self.tasks.among(names)
+
+    def store(self, tx: Connection, n: int) -> None:
+        """Write the next `n` of each kind, and after the last ones that all are written."""
+        stop = self._at + n
+        insert_rows(tx, _INSERT_EVENTS, 2, self.events.part(self._at, stop))
+        insert_rows(tx, _INSERT_TASKS, 2, self.tasks.part(self._at, stop))
+        if self.is_done_after(n):
+            for table, row_id in self.last.items():
+                covered = {"table_name": table, "row_id": row_id}
+                tx.execute(insert_new(tx, names_covered), covered)
+                tx.execute(
+                    update(names_covered)
+                    .where(names_covered.c.table_name == table, names_covered.c.row_id < row_id)
+                    .values(row_id=row_id)
+                )
+
+    def is_done_after(self, n: int) -> bool:
+        """Whether nothing is left after `n` more of each kind."""
+        return self._at + n >= max(len(self.events), len(self.tasks))
+
+    def step(self, n: int) -> None:
+        """What was stored was committed."""
+        self._at += n
+
+
+_FIND_EVENTS = "SELECT name, row_id FROM event_names WHERE name IN {}"
+_FIND_TASKS = "SELECT name, row_id FROM task_names WHERE name IN {}"
+_INSERT_EVENTS = "INSERT OR IGNORE INTO event_names (name, row_id) VALUES {}"
+_INSERT_TASKS = (
+    "INSERT INTO task_names (name, row_id) VALUES {} ON CONFLICT (name) DO UPDATE"
+    " SET row_id = CASE row_id WHEN excluded.row_id THEN row_id ELSE -1 END"
+)
+
+
+def _covered(tx: Connection) -> dict[str, int]:
+    """By table, the row up to which all names are in the tables."""
+    stored = {row.table_name: row.row_id for row in tx.execute(select(names_covered))}
+    return {table.name: stored.get(table.name, 0) for table in (events, feedback)}
+
+
+def _lead(names: dict[int, int], name: int, row_id: int) -> None:
+    """Let a task's name lead to one more output."""
+    if names.setdefault(name, row_id) != row_id:
+        names[name] = SEVERAL
