@@ -37,6 +37,7 @@ from consumers.ingest import Ingest, Record
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from learning.facts import Announce, PartitionFenced, TopicRecreated
+from learning.failpoints import reached
 from learning.ports import (
     IntakeStore,
     Origin,
@@ -408,6 +409,7 @@ class Membership:
                 "offsets were not committed to kafka; the store has them", error=repr(error)
             )
             return
+        reached("kafka offsets committed")
         for tp, offset in offsets.items():
             claims[tp].committed = offset
 

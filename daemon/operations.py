@@ -164,8 +164,12 @@ class DaemonOperations:
 
     async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
         """See daemon.api.ports.Operations."""
-        resolved = await self._store.interventions.resolve(run_id, job_id, actor, self._clock())
+        resolved, cancelled = await self._store.interventions.resolve(
+            run_id, job_id, actor, self._clock()
+        )
         self._announce(resolved)
+        if cancelled is not None:
+            self._announce(cancelled)
         return resolved
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:

@@ -269,7 +269,7 @@ class FineTuneSettings(_Section):
     retry_max_seconds: Seconds = 600.0
     timeout_seconds: Seconds = 14_400.0
     no_progress_seconds: Seconds = 1_800.0
-    """How long a local trainer may be busy without progress; loading the model is none."""
+    """How long a local trainer may be busy without progress. To load a model is no progress."""
     trainer_idle_seconds: Seconds = 30.0
     """How long the trainer process is kept warm after its last request."""
     lease_seconds: float = Field(30.0, ge=1.0, le=3_600.0, allow_inf_nan=False)

@@ -24,6 +24,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from learning.errors import LearningError
+from learning.failpoints import reached
 from learning.ports import ModelReference
 
 MANIFEST: Final = "manifest.json"
@@ -133,12 +134,15 @@ class ArtifactStore:
         self._root.mkdir(parents=True, exist_ok=True)
         with self._locked(fcntl.LOCK_SH), self._staging() as staging:
             entries = {name: _take_in(output_dir / name, staging / name) for name in names}
+            reached("artifact files taken in")
             text = _manifest_text(run_id, entries)
             _write_durably(staging / MANIFEST, text)
             _sync_folder(staging)
+            reached("artifact manifest written")
             digest = hashlib.sha256(text).hexdigest()
             published = Published(f"{run_id}-{digest[:12]}", digest)
             self._install(staging, published)
+            reached("artifact named")
         return published
 
     def verify(self, artifact: str | Path) -> Manifest:

@@ -33,6 +33,7 @@ from learning.facts import (
     RunTrained,
     RunWaits,
 )
+from learning.failpoints import reached
 from learning.gate import (
     GateReport,
     GateRules,
@@ -309,7 +310,10 @@ class Runner:
         elif provider.recovery is Recovery.LOOKUP:
             job = await provider.lookup(record.run_id, record.attempt)
         elif provider.recovery is Recovery.IDEMPOTENCY and (line := self._lines.get(record.line)):
-            job = await provider.launch(await self._specify(record, line))
+            try:
+                job = await provider.launch(await self._specify(record, line))
+            except JobFailedError:
+                job = None  # it is refused, so it was never made
         else:
             await self._wait_for_resolution(record, provider)
             return False
@@ -317,6 +321,7 @@ class Runner:
             if record.state is RunState.LAUNCHING:
                 await self._store.adopt(record.run_id, job.job_id, self._clock())
             await provider.cancel(job)
+            reached("job cancelled")
         return True
 
     async def _step(self, record: RunRecord) -> bool:
@@ -369,6 +374,7 @@ class Runner:
         self._launching.add(record.run_id)
         try:
             job = await workbench.provider.launch(spec)
+            reached("job launched")
             try:
                 await self._adopt(record, line, job)
             except (LeaseLostError, IllegalMoveError):
@@ -456,6 +462,7 @@ class Runner:
             reporter.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reporter
+        reached("job ended")
         published = await asyncio.to_thread(
             self._artifacts.publish, record.run_id, outcome.output_dir
         )
@@ -494,6 +501,7 @@ class Runner:
         """Hold the candidate against the champion, and act on the gate's verdict."""
         duel = await self._store.enter(record.run_id, self._clock())
         report, scores = await self._judge(record, line, duel)
+        reached("candidate judged")
         if report.outcome is Outcome.PROMOTE:
             # It was whole when it was loaded for the evaluation, which may be hours ago.
             await asyncio.to_thread(self._artifacts.verify_model, duel.candidate)
@@ -537,6 +545,7 @@ class Runner:
             path = self._work_dir / record.run_id / "evaluation.jsonl"
             await asyncio.to_thread(write_examples, path, line, [row for row, _ in chosen])
             champion, candidate = await self._score(line, duel, path, len(examples))
+        reached("candidate scored")
         # The test imports a numeric library the first time, which takes a second.
         report = await asyncio.to_thread(
             decide, examples, champion, candidate, self._rules.gate, duel.look

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from daemon.store import postgresql
 from daemon.store.json_text import to_json
 from daemon.store.tables import POSTGRESQL_INDEXES
+from learning.failpoints import reached
 from learning.ports import StoreUnavailableError
 
 T = TypeVar("T")
@@ -66,7 +67,18 @@ class Database:
         sake. When the connection breaks at the commit, nobody knows whether it happened: a
         caller that tries again must be ready to find it done.
         """
-        return await _run(self._write_threads, self._writer, transaction, committed)
+        step = transaction.__qualname__.partition(".<locals>")[0]
+
+        def work(tx: Connection) -> T:
+            result = transaction(tx)
+            reached(f"{step} before its commit")
+            return result
+
+        def done() -> None:
+            reached(f"{step} after its commit")
+            committed()
+
+        return await _run(self._write_threads, self._writer, work, done)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""

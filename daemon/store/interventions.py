@@ -78,18 +78,19 @@ class Interventions:
 
     async def resolve(
         self, run_id: str, job_id: str | None, actor: str, now: datetime
-    ) -> LaunchResolved:
+    ) -> tuple[LaunchResolved, RunCancelled | None]:
         """Say which job the launch of a waiting run made; None: none at all.
 
         With a job the run goes on as running, without one it is planned again, or cancelled
-        where that was asked for. Raises UnknownRunError, NothingToResolveError, and
-        IllegalMoveError while the line works on another run.
+        where that was asked for: then the second fact is there. Raises UnknownRunError,
+        NothingToResolveError, and IllegalMoveError while the line works on another run.
         """
 
-        def transaction(tx: Connection) -> LaunchResolved:
+        def transaction(tx: Connection) -> tuple[LaunchResolved, RunCancelled | None]:
             row = locked_run(tx, run_id)
             if row.state != RunState.WAITING or not _is_unresolved(tx, row):
                 raise NothingToResolveError(row)
+            resolved = LaunchResolved(row.line, run_id, job_id, actor)
             if job_id is not None:
                 reason = f"{actor} found job {job_id}"
                 move_run(
@@ -97,12 +98,14 @@ class Interventions:
                 )
                 set_attempt(tx, row, job_id=job_id)
             elif row.cancel_asked_at is not None:
-                cancel_run(tx, row, Cancellation(row.cancel_actor, row.cancel_reason), now)
+                asked = Cancellation(row.cancel_actor, row.cancel_reason)
+                cancel_run(tx, row, asked, now)
+                return resolved, RunCancelled(row.line, run_id, asked.actor, asked.reason)
             else:
                 reason = f"{actor} found no job"
                 move_run(tx, row, RunState.PLANNED, reason, now, actor=actor, message=None)
                 set_attempt(tx, row, result="interrupted", message=reason, ended_at=now)
-            return LaunchResolved(row.line, run_id, job_id, actor)
+            return resolved, None
 
         return await self._database.write(transaction)
 

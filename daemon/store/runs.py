@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -425,6 +426,7 @@ class Runs:
     async def _write(self, run_id: str, transaction: Callable[[Connection], T]) -> T:
         """Run a transaction about a run. Raises LeaseLostError when it is another daemon's."""
 
+        @wraps(transaction)  # it is the same step
         def fenced(tx: Connection) -> T:
             self._leases.require(tx, run_id)
             return transaction(tx)

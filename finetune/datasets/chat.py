@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from learning.errors import LearningError
 from learning.events import conversation, key_of_prompt, prompt_key
+from learning.failpoints import reached
 from learning.lines import ModelLine
 from learning.ports import HeldOutRow, TrainingRow
 
@@ -209,6 +210,8 @@ def _replace(folder: Path, contents: Mapping[str, bytes]) -> None:
         (new / name).write_bytes(content)
     if folder.exists():
         folder.rename(old)
+    reached("dataset written")
     new.rename(folder)
+    reached("dataset named")
     if old.exists():
         shutil.rmtree(old)

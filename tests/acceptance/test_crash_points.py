@@ -1,139 +1,344 @@
-"""One batch, and a daemon that dies at the worst moments: one complete version or none.
+"""A daemon that dies at every named moment, one life after the other, and keeps its promises.
 
-Each point is a function of the product, wrapped from outside by tests/crashing.py. The
-daemon is started once with the crash and once without; then exactly one version has come
-of the batch, and at no time was there half of one.
+The moments are read from the source (tests/failpoints.py), so that none can be forgotten: a
+transaction or a `reached(...)` that no scene here brings the daemon to fails the test. All
+lives share one installation: each finds what the crash of the one before it has left, while
+events keep coming. What is promised is checked in the files of each dead daemon.
 """
 
+import asyncio
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import httpx
 import pytest
+from sqlalchemy import NullPool, Row, create_engine, text
 
-from tests.acceptance.audit import Books, faults_of, require_none
+from daemon.store.database import Database, sqlite_url
+from finetune.artifacts import ArtifactError, verify
+from tests.acceptance.audit import faults_of, require_none
+from tests.contract.promises import broken_promises
+from tests.failpoints import all_names
 from tests.services.kafka import KafkaBroker
-from tests.services.learnd import Crash, Learnd
+from tests.services.learnd import Learnd
+from tests.services.nursery import Crash, Nursery
+from tests.waiting import wait_until
 
 LINE = "coding"
-BATCH_SIZE = 40
+BATCH_SIZE = 24
+ELSEWHERE = {
+    "Intake.rewind": "a recreated topic: tests/acceptance/test_kafka_source.py",
+    "Interventions.resolve": "needs a provider without lookup: tests/contract/test_runner.py",
+    "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
+}
+"""Where moments are tested that no scene leads to, by how their names begin."""
 
 
-class Point(NamedTuple):
-    """Where the daemon dies, and what that costs: nothing, or another attempt."""
+@dataclass
+class Installation:
+    """One daemon's folder and topics, and all that was ever sent to it."""
 
-    between: str
-    crash: Crash
-    attempts: int = 1
+    daemon: Learnd
+    database_url: str
+    kafka: KafkaBroker
+    outputs: str
+    new_name: Callable[[str], str]
+    sent: list[str] = field(default_factory=list)
+    undecodable: int = 0
+    unknown: int = 0
+
+    def rows(self, query: str) -> Sequence[Row[Any]]:
+        """The answer to a query; each time from a connection of its own."""
+        engine = create_engine(self.database_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            return connection.execute(text(query)).all()
+
+    def number(self, query: str) -> int:
+        """The first number that a query answers."""
+        return int(self.rows(query)[0][0])
+
+    def feed(self, n: int = BATCH_SIZE) -> None:
+        """Enough for a batch, and one of each kind that does not train."""
+        numbers = range(len(self.sent), len(self.sent) + n)
+        records = [_output(number, approved=True) for number in numbers]
+        held = len(self.sent) + n
+        records += [_output(held), b"{", _output(held, task_type="chess", approved=True)]
+        self.sent += [f"e-{number}" for number in (*numbers, held)]
+        self.undecodable += 1
+        self.unknown += 1
+        self.kafka.produce(self.outputs, records)
+
+    def run_states(self) -> Counter[str]:
+        return Counter(row.state for row in self.rows("select state from runs"))
+
+    def wait_until(self, what: str, ask: Callable[[], Any]) -> bool:
+        """Wait for what the daemon does; false when it died first, as it should."""
+        wait_until(
+            what,
+            lambda: self.daemon.is_gone() or ask(),
+            explain=self.daemon.log_tail,
+        )
+        return not self.daemon.is_gone()
 
 
-POINTS = [
-    # --- from Kafka into the store
-    Point("claim and reading", Crash("after", "daemon.store.intake:Intake.claim")),
-    Point("rows and commit", Crash("after", "daemon.store.intake:_insert_outputs")),
-    Point("store and Kafka's commit", Crash("after", "daemon.store.intake:Intake.append")),
-    # --- from the queue into a batch
-    Point("members and commit", Crash("before", "daemon.store.queue:_plan_run")),
-    Point("batch and run", Crash("after", "daemon.store.queue:Queue.seal")),
-    # --- from the batch to a job
-    Point("intent and commit", Crash("before", "daemon.store.runs:move_batch")),
-    Point("intent and dataset", Crash("after", "daemon.store.runs:Runs.begin"), attempts=2),
-    Point("dataset and its name", Crash("before", "pathlib:Path.rename"), attempts=2),
-    Point(
-        "launch and adoption", Crash("after", "finetune.scripted_provider:ScriptedProvider.launch")
-    ),
-    Point("adoption and commit", Crash("after", "daemon.store.runs:set_attempt")),
-    Point("adoption and training", Crash("after", "daemon.store.runs:Runs.adopt")),
-    # --- from the job to an artifact
-    Point(
-        "weights and the rest of the output",
-        Crash("before", "finetune.scripted_provider:_write_json"),
-    ),
-    Point("some files and others", Crash("after", "finetune.artifacts:_take_in")),
-    Point("files and manifest", Crash("before", "finetune.artifacts:_write_durably")),
-    Point("manifest and name", Crash("before", "finetune.artifacts:ArtifactStore._install")),
-    Point("name and record", Crash("after", "finetune.artifacts:ArtifactStore.publish")),
-    # --- from the artifact to a version
-    Point("record and version row", Crash("after", "daemon.store.runs:Runs.finish_training")),
-    Point("version row and commit", Crash("after", "daemon.store.runs:_add_candidate")),
-    Point(
-        "scores and decision",
-        Crash("after", "finetune.scripted_provider:ScriptedEvaluator.score"),
-    ),
-    # --- from the version to the champion; the first move declared the base
-    Point("alias and history", Crash("before", "daemon.store.registry:_record_alias", nth=2)),
-    Point("promotion and commit", Crash("after", "daemon.store.registry:promote")),
-    Point("decision and its news", Crash("after", "daemon.store.runs:Runs.decide")),
-]
+# --- what a person does while a daemon approaches its end ------------------------------
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("point", POINTS, ids=[point.between for point in POINTS])
-def test_a_crash_leaves_one_complete_version_or_none(
-    point: Point, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
-) -> None:
+Act = Callable[[Installation], None]
+
+
+def nothing(_: Installation) -> None:
+    """The daemon gets there by itself."""
+
+
+def flush(here: Installation) -> None:
+    here.daemon.post("/v1/queue/flush", {})
+
+
+def cancel(here: Installation) -> None:
+    """The run that is under way, whatever it is at."""
+    if here.wait_until("a run under way", lambda: here.run_states()["running"]):
+        (run,) = here.daemon.get("/v1/runs?state=running")["items"]
+        here.daemon.post(f"/v1/runs/{run['id']}/cancel", {"reason": "wrong data"})
+
+
+def give_up_node(here: Installation) -> None:
+    """The one that works on a run."""
+    if here.wait_until("a run under way", lambda: here.run_states()["running"]):
+        (run,) = here.daemon.get("/v1/runs?state=running")["items"]
+        here.daemon.post(f"/v1/nodes/{run['node']}/gone", {"reason": "burnt"})
+
+
+def replay(here: Installation) -> None:
+    """A record of a task type that is accepted by now."""
+    open_letters = (
+        "select id from dead_letters where reason = 'unknown_task_type' and replayed_at is null"
+    )
+    if here.wait_until("a dead letter", lambda: here.rows(open_letters)):
+        here.daemon.post(f"/v1/dead-letters/{here.number(open_letters)}/replay")
+
+
+def approve(here: Installation) -> None:
+    held = "select id from events where state = 'held' order by id"
+    if here.wait_until("a held event", lambda: here.rows(held)):
+        verdict = {"approved": True, "reason": "seen"}
+        here.daemon.post(f"/v1/events/{here.number(held)}/verdict", verdict)
+
+
+def import_held_out(here: Installation) -> None:
+    row = {"prompt": f"exam {len(here.sent)}", "output": "passed"}
+    here.daemon.post(f"/v1/held-out?task_type={LINE}", content=json.dumps(row).encode())
+
+
+def force(here: Installation) -> None:
+    """A candidate that the gate refused."""
+
+    def refused() -> Sequence[Row[Any]]:
+        return here.rows("select candidate from versions where state = 'refused' order by id")
+
+    if here.wait_until("a refused candidate", refused):
+        body = {"version": refused()[-1].candidate, "force": True, "reason": "I know"}
+        here.daemon.post(f"/v1/models/{LINE}/promote", body)
+
+
+def roll_back(here: Installation) -> None:
+    def made() -> bool:
+        return bool(
+            here.number(
+                "select count(*) from aliases join versions on versions.id = version_id"
+                " where run_id is not null"
+            )
+        )
+
+    if here.wait_until("a champion that was trained", made):
+        here.daemon.post(f"/v1/models/{LINE}/rollback", {"reason": "it was worse"})
+
+
+# --- how a daemon is brought to a moment -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is done in a life, and the settings that differ in it."""
+
+    act: Act = nothing
+    environment: Mapping[str, str] = field(default_factory=dict)
+    before: str | None = None
+    """A moment at which the life before this one must die."""
+
+
+def playing(plan: str, **settings: Any) -> Mapping[str, str]:
+    return {"LEARND_FINETUNE__TRAINING": json.dumps({"plan": plan, **settings})}
+
+
+CANCEL = Scene(cancel, playing("hang"))
+SCENES: Mapping[str, Scene] = {
+    "Intake.replay": Scene(replay, {"LEARND_POLICY__UNKNOWN_TASK_TYPES": "accept"}),
+    "Interventions.cancel": CANCEL,
+    "Runs.cancel": CANCEL,
+    "job cancelled": CANCEL,
+    "Leases.declare_gone": Scene(give_up_node, playing("hang")),
+    "Leases.renew": Scene(environment={"LEARND_FINETUNE__LEASE_SECONDS": "1"}),
+    "Queue.expire": Scene(environment={"LEARND_POLICY__HOLD_DAYS": "0.0000001"}),
+    "Queue.judge_by_hand": Scene(approve),
+    "Queue.import_held_out": Scene(import_held_out),
+    "Registry.promote": Scene(force, playing("worsen")),
+    "Registry.rollback": Scene(roll_back),
+    "Runs.interrupt": Scene(before="Runs.begin after its commit"),
+    "Runs.fail": Scene(environment=playing("fail,improve")),
+    "Runs.report": Scene(environment=playing("improve", steps=3, step_seconds=0.7)),
+    "Runs._step": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
+}
+"""By how the names of their moments begin; every other daemon only needs events."""
+ONCE = "Registry.settle_artifacts"
+"""In the life of a database, at its first start."""
+
+
+def lives() -> Iterator[tuple[str, Scene]]:
+    """Where each daemon dies, in an order in which the next one finds something to go on with."""
+    names = [name for name in all_names() if not name.startswith(tuple(ELSEWHERE))]
+    for name in sorted(names, key=lambda name: not name.startswith(ONCE)):
+        scene = next((SCENES[start] for start in SCENES if name.startswith(start)), Scene())
+        if scene.before is not None:
+            yield scene.before, Scene()
+        yield name, scene
+    yield "Queue.seal after its commit", Scene(flush)
+
+
+@pytest.fixture(params=["sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of its own."""
+    assert request.param == "sqlite"
+    (tmp_path / "data").mkdir()
+    return sqlite_url(tmp_path / "data" / "learnd.db")
+
+
+@pytest.fixture
+def here(
+    database_url: str, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
+) -> Iterator[Installation]:
     outputs, feedback = topic_names("outputs"), topic_names("feedback")
     for topic in (outputs, feedback):
         kafka_broker.create_topic(topic)
-    kafka_broker.produce(outputs, [_output(number) for number in range(BATCH_SIZE)])
     settings = {
+        "database_url": database_url,
         "kafka": {
             "bootstrap_servers": kafka_broker.bootstrap,
-            "group_id": topic_names("learnd"),
-            "session_timeout_seconds": 1.0,
             "outputs_topics": [outputs],
             "feedback_topics": [feedback],
         },
-        "queue": {"batch_size": BATCH_SIZE},
-        "finetune": {"provider": "scripted", "base_model": "scripted-base"},
+        "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 4 * BATCH_SIZE},
+        "finetune": {
+            "provider": "scripted",
+            "base_model": "scripted-base",
+            "retry_base_seconds": 0.05,
+        },
         "lines": {LINE: {}},
     }
-    with Learnd(tmp_path, settings) as daemon:
-        books = Books(daemon.data_dir)
-        daemon.launch(point.crash)
-        daemon.wait_for_crash()
-        require_none(faults_of(daemon.data_dir), faults_of_jobs(books), when="after the crash")
-
-        daemon.start()
-        daemon.wait_until("a decided run", lambda: runs(books)["decided"])
-        assert daemon.stop().status == 0
-    require_none(faults_of(daemon.data_dir), faults_of_jobs(books), when="after the restart")
-    assert runs(books) == {"decided": 1}
-    assert [row["release"] for row in versions(books)] == ["1.0.0", "1.0.1"]
-    assert books.number("select count(*) from events where state = 'sealed'") == BATCH_SIZE
-    assert books.number("select count(*) from run_attempts") == point.attempts
-    assert books.number("select count(*) from run_attempts where job_id is not null") == 1
-    assert list((daemon.data_dir / "artifacts").glob(".staging*")) == []
+    with Nursery() as nursery, Learnd(tmp_path, settings, nursery=nursery) as daemon:
+        yield Installation(daemon, database_url, kafka_broker, outputs, topic_names)
 
 
-def runs(books: Books) -> Mapping[str, int]:
-    """How many runs are in each state."""
-    return Counter(row["state"] for row in books.rows("select state from runs"))
+@pytest.mark.timeout(900)
+def test_a_crash_at_any_moment_breaks_no_promise(here: Installation) -> None:
+    for name, scene in lives():
+        here.feed()
+        live_until(here, Crash(name), scene)
+        require_none(faults(here), when=f"after {name!r}")
+
+    here.daemon.launch(environment=group(here))
+    here.wait_until("everything is done", lambda: nothing_is_left(here))
+    assert here.daemon.stop().status == 0
+    require_none(faults(here), when="at the end")
+    stored = here.rows("select event_id from events where producer = 'studio'")
+    assert Counter(row.event_id for row in stored) == Counter(here.sent)
+    letters = here.rows("select reason from dead_letters")
+    assert Counter(row.reason for row in letters) == {
+        "not_json": here.undecodable,
+        "unknown_task_type": here.unknown,
+    }
+    assert list((here.daemon.data_dir / "artifacts").glob(".staging*")) == []
 
 
-def versions(books: Books) -> list[Any]:
-    """The line's versions, oldest first."""
-    return books.rows("select * from versions where line = ? order by id", LINE)
+def live_until(here: Installation, crash: Crash, scene: Scene) -> None:
+    """One daemon, from its start to its sudden end."""
+    here.daemon.launch(crash, {**group(here), **scene.environment})
+    if here.wait_until(f"a start before {crash.failpoint!r}", here.daemon.is_up):
+        with contextlib.suppress(httpx.TransportError):  # it died while it was asked
+            scene.act(here)
+    here.daemon.wait_for_crash()
 
 
-def faults_of_jobs(books: Books) -> Iterator[str]:
+def group(here: Installation) -> Mapping[str, str]:
+    """Another consumer group for each life: the broker would wait for the dead member's return."""
+    return {"LEARND_KAFKA__GROUP_ID": here.new_name("learnd")}
+
+
+def nothing_is_left(here: Installation) -> bool:
+    """Whether every event is stored, and every run is over."""
+    n_stored = here.number("select count(*) from events where producer = 'studio'")
+    n_letters = here.number("select count(*) from dead_letters")
+    over = here.run_states().keys() <= {"decided", "failed", "cancelled"}
+    return (
+        over
+        and n_stored == len(here.sent)
+        and n_letters == here.undecodable + here.unknown
+        and here.number("select count(*) from events where state = 'queued'") < BATCH_SIZE
+    )
+
+
+def faults(here: Installation) -> Iterator[str]:
+    """Whatever a dead daemon left behind that breaks a promise."""
+    yield from asyncio.run(promises_broken_in(here.database_url))
+    yield from faults_of_jobs(here)
+    yield from faults_of_versions(here)
+    if here.database_url.startswith("sqlite"):
+        yield from faults_of(here.daemon.data_dir)
+
+
+def faults_of_versions(here: Installation) -> Iterator[str]:
+    """P4: each version that exists has its files, as they were published."""
+    for row in here.rows("select artifact, manifest_sha256 from versions where run_id is not null"):
+        try:
+            manifest = verify(here.daemon.data_dir / "artifacts" / row.artifact)
+        except ArtifactError as error:
+            yield str(error)
+        else:
+            if manifest.sha256 != row.manifest_sha256:
+                yield f"{row.artifact} has another manifest than its version"
+
+
+async def promises_broken_in(url: str) -> list[str]:
+    database = Database(url)
+    try:
+        return await database.read(broken_promises)
+    finally:
+        await database.close()
+
+
+def faults_of_jobs(here: Installation) -> Iterator[str]:
     """P3, by the provider's own journal."""
-    journal = books.data_dir / "providers" / "scripted" / "jobs.jsonl"
+    journal = here.daemon.data_dir / "providers" / "scripted" / "jobs.jsonl"
     lines = journal.read_text().splitlines() if journal.exists() else []
-    jobs = Counter((job["run_id"], job["attempt"]) for job in map(json.loads, lines))
-    yield from (f"{attempt} got {n} jobs" for attempt, n in jobs.items() if n > 1)
+    job_ids: dict[tuple[str, int], set[str]] = {}
+    for job in map(json.loads, lines):
+        job_ids.setdefault((job["run_id"], job["attempt"]), set()).add(job["job_id"])
+    yield from (f"{attempt} got jobs {ids}" for attempt, ids in job_ids.items() if len(ids) > 1)
 
 
-def _output(number: int) -> bytes:
+def _output(number: int, *, task_type: str = LINE, approved: bool | None = None) -> bytes:
     event = {
         "event_id": f"e-{number}",
-        "producer": "studio",
-        "task_type": LINE,
+        "producer": "studio" if task_type == LINE else "club",
+        "task_type": task_type,
         "task_id": f"t-{number}",
         "prompt": f"question {number}",
         "output": f"answer {number}",
-        "approved": True,
+        "approved": approved,
     }
-    return json.dumps(event).encode()
+    return json.dumps({key: value for key, value in event.items() if value is not None}).encode()

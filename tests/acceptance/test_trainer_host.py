@@ -62,6 +62,17 @@ for line in sys.stdin:
         sys.exit(int(rest))
     elif what == "be killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "only beat":
+        for _ in range(int(rest)):
+            say(event="heartbeat", id=this)
+        finish(this)
+    elif what == "beat and get on":
+        for _ in range(int(rest)):
+            say(event="heartbeat", id=this)
+            say(event="note", id=this, text="a step")
+        finish(this)
     elif what == "say nothing":
         signal.pause()
     elif what == "close stdout":
@@ -108,6 +119,18 @@ def old_log(log_file: Path) -> str:
     log_file.parent.mkdir()
     log_file.write_text("words of a trainer before it\n")
     return log_file.read_text()
+
+
+@pytest.fixture
+def kernel_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many processes the kernel has killed for want of memory; at first nobody counts."""
+    path = tmp_path / "vmstat"
+    monkeypatch.setattr(trainer_process, "KERNEL_COUNTS", path)
+
+    def say(kills: int) -> None:
+        path.write_text(f"nr_dirty 1\noom_kill {kills}\n")
+
+    return say
 
 
 @pytest.fixture
@@ -228,7 +251,7 @@ async def test_one_process_serves_several_requests_one_at_a_time(trainer: StartT
         ("bad_dataset", False, True),
         ("bad_output", False, True),
         ("disk_full", True, True),
-        ("out_of_memory", False, False),
+        ("out_of_memory", True, False),
         ("interrupted", True, False),
         ("internal", True, False),
     ],
@@ -261,12 +284,57 @@ async def test_a_trainer_that_ends_is_quoted(
     assert text_of(log_file).startswith(f"{old_log}an earlier line\n")
 
 
-async def test_a_trainer_that_was_killed_may_have_lacked_memory(trainer: StartTrainer) -> None:
+async def test_a_trainer_that_somebody_killed_did_not_lack_memory(
+    trainer: StartTrainer, kernel_says: Callable[[int], None]
+) -> None:
+    kernel_says(3)
     async with trainer() as process:
         failed = await failure(process, "be killed")
     assert (failed.code, failed.retryable) == ("trainer_died", True)
-    assert "SIGKILL, perhaps because the machine ran out of memory" in failed.message
+    assert "SIGKILL, and not by the kernel for want of memory" in failed.message
     assert "no word in its log" in failed.message
+
+
+async def test_a_trainer_that_the_kernel_killed_is_told_what_to_make_smaller(
+    trainer: StartTrainer, kernel_says: Callable[[int], None]
+) -> None:
+    kernel_says(3)
+    async with trainer() as process:
+        kernel_says(4)
+        failed = await failure(process, "be killed")
+    assert (failed.code, failed.retryable) == ("out_of_memory", True)
+    assert "was killed by the kernel, because memory ran out; take a smaller" in failed.message
+
+
+@pytest.mark.usefixtures("kernel_says")
+async def test_where_nobody_counts_a_killed_trainer_probably_lacked_memory(
+    trainer: StartTrainer,
+) -> None:
+    async with trainer() as process:
+        failed = await failure(process, "be killed")
+    assert failed.code == "out_of_memory"
+    assert "was probably killed by the kernel" in failed.message
+
+
+async def test_a_stopped_trainer_is_killed(trainer: StartTrainer) -> None:
+    """SIGSTOP: it would not hear SIGTERM either."""
+    async with trainer(heartbeat=timedelta(milliseconds=100), silent_heartbeats=3) as process:
+        assert (await failure(process, "stop")).code == "trainer_silent"
+        assert is_gone(process.pid)
+
+
+async def test_a_trainer_that_beats_and_gets_nowhere_is_killed(trainer: StartTrainer) -> None:
+    async with trainer(no_progress=timedelta(seconds=20)) as process:
+        failed = await failure(process, "only beat:11")
+        assert is_gone(process.pid)
+    assert (failed.code, failed.retryable) == ("trainer_stuck", True)
+    assert "made no progress for 20 s and was killed" in failed.message
+
+
+@pytest.mark.parametrize("what", ["only beat:10", "beat and get on:50"])
+async def test_a_trainer_that_is_only_slow_is_waited_for(trainer: StartTrainer, what: str) -> None:
+    async with trainer(no_progress=timedelta(seconds=20)) as process:
+        await ask(process, what)
 
 
 async def test_a_trainer_that_was_dead_before_the_request_is_noticed(

@@ -464,13 +464,19 @@ def test_a_checkpoint_of_other_data_is_not_used_and_it_says_so(
 def test_a_damaged_checkpoint_is_not_used_and_it_says_so(
     trainer: Trainer, base: str, rows: Path, tmp_path: Path
 ) -> None:
-    request = short_training(ModelRef(base_model=base), rows, tmp_path, checkpoint_every_steps=1)
+    request = short_training(
+        ModelRef(base_model=base), rows, tmp_path, max_steps=3, checkpoint_every_steps=1
+    )
     trainer.train(request)
-    (state,) = Path(request.checkpoint_dir).glob("*/state.safetensors")
-    state.write_bytes(state.read_bytes()[:-1])
+    before, newest = sorted(Path(request.checkpoint_dir).glob("*/state.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
     heard = trainer.ask(request.model_copy(update={"output_dir": str(tmp_path / "second")}))
 
     assert ["damaged" in note.text for note in heard if isinstance(note, Note)] == [True]
+    answer = heard[-1]
+    assert isinstance(answer, Done)
+    assert isinstance(answer.result, TrainResult)
+    assert f"step-{answer.result.resumed_from_step:08d}" == before.parent.name
     assert files(tmp_path / "second") == files(Path(request.output_dir))
 
 

@@ -29,11 +29,11 @@ from daemon.store import Store
 from daemon.store.registry import NothingToRollBackError, PromotionRefusedError
 from daemon.store.tables import evaluation_examples, events, runs, versions
 from learning.batching import Trigger
-from learning.errors import ConflictError
+from learning.errors import ConflictError, IllegalMoveError
 from learning.events import prompt_key
 from learning.gate import Outcome, Refusal
 from learning.judge import Judge
-from learning.lifecycle import EventState, RunState
+from learning.lifecycle import UNFINISHED_RUN_STATES, EventState, RunState
 from learning.policy import Policy, Verdict
 from learning.ports import ChampionMovedError, Duel
 from learning.sampling import SplitRules
@@ -199,7 +199,7 @@ class LoopAtRandom(RuleBasedStateMachine):
             assert 1 <= batch.n_train + batch.n_held_out <= size
 
     @precondition(lambda self: self.runs_in(RunState.PLANNED))
-    @rule(data=st.data(), ends=st.sampled_from(["train", "interrupt", "retry", "fail"]))
+    @rule(data=st.data(), ends=st.sampled_from(["train", "interrupt", "retry", "fail", "unheard"]))
     def work(self, data: st.DataObject, ends: str) -> None:
         due = self.do(self.store.runs.due(self.drive.now))
         if not due:
@@ -213,10 +213,35 @@ class LoopAtRandom(RuleBasedStateMachine):
             case "interrupt":
                 self.do(self.drive.begin(record.run_id))
                 self.do(self.store.runs.interrupt(record.run_id, "stopped", self.drive.now))
+            case "unheard":
+                self.do(self.drive.begin(record.run_id))
+                self.do(self.store.runs.wait_for(record.run_id, "who knows", self.drive.now))
             case _:
                 self.do(self.drive.begin(record.run_id))
                 retry_at = self.drive.now if ends == "retry" else None
                 self.do(self.store.runs.fail(record.run_id, "oom", "x", retry_at, self.drive.now))
+
+    @precondition(lambda self: self.runs_in(*UNFINISHED_RUN_STATES))
+    @rule(data=st.data(), job_ends=st.booleans())
+    def cancel(self, data: st.DataObject, job_ends: bool) -> None:
+        run = data.draw(st.sampled_from(self.runs_in(*UNFINISHED_RUN_STATES)))
+        self.do(self.store.interventions.cancel(run.id, "", "ann", self.drive.now))
+        if job_ends and RunState(run.state).active:
+            self.do(self.store.runs.cancel(run.id, self.drive.now))
+
+    @precondition(lambda self: self.runs_in(RunState.WAITING))
+    @rule(data=st.data(), found=st.booleans())
+    def resolve(self, data: st.DataObject, found: bool) -> None:
+        run = data.draw(st.sampled_from(self.runs_in(RunState.WAITING)))
+        self.set_line(run.line)
+        job_id = f"job of {run.id}" if found else None
+        try:
+            self.do(self.store.interventions.resolve(run.id, job_id, "ann", self.drive.now))
+        except IllegalMoveError:
+            assert found  # the line works on another run by now
+        else:
+            if found and run.cancel_asked_at is None:
+                self.do(self.store.runs.fail(run.id, "x", "x", self.drive.now, self.drive.now))
 
     @precondition(lambda self: self.runs_in(RunState.EVALUATING))
     @rule(data=st.data(), outcome=outcomes, parent_blamed=st.booleans())
@@ -230,6 +255,8 @@ class LoopAtRandom(RuleBasedStateMachine):
             )
         except ChampionMovedError:
             self.duels[run.id] = self.do(self.drive.enter(run.id))
+        except IllegalMoveError:
+            assert run.cancel_asked_at is not None
         else:
             if decision.promoted is not None:
                 self.number_given(run.line, decision.promoted.version)

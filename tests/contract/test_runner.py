@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from daemon.store.interventions import NothingToResolveError, RunIsOverError
 from daemon.store.runs import UnknownRunError
 from daemon.store.tables import batches, returned_events, run_attempts, runs, transitions, versions
+from finetune import runner as runner_module
 from learning.errors import IllegalMoveError
 from learning.facts import (
     CandidateDecided,
@@ -269,6 +270,48 @@ async def test_a_job_whose_provider_does_not_answer_is_cancelled_when_it_does(
     await require_cancelled(floor, run_id)
 
 
+async def test_a_job_whose_provider_is_not_configured_any_more_is_cancelled_once_it_is(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor.play("hang")
+    run_id = await floor.sealed()
+    async with floor.at_work():
+        await floor.until(RunLaunched)
+    await cancel(floor, run_id)
+    floor.drive.configure(provider="another")
+    tried = asyncio.Event()
+
+    def tried_in_vain(*_: object) -> timedelta:
+        tried.set()
+        return timedelta(hours=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, "retry_delay", tried_in_vain)
+        async with floor.at_work():
+            await tried.wait()
+    assert (await run_row(floor, run_id)).state == "running"
+
+    floor.drive.configure(provider="scripted")
+    async with floor.at_work():
+        await floor.until(RunCancelled)
+
+    await require_cancelled(floor, run_id)
+
+
+async def test_an_idempotent_launch_that_is_refused_made_no_job(floor: Floor) -> None:
+    floor.recovery = Recovery.IDEMPOTENCY
+    floor.drive.configure(training={"nonsense": 1})
+    run_id = await floor.sealed()
+    await floor.drive.begin(run_id)
+    await cancel(floor, run_id)
+
+    async with floor.at_work():
+        await floor.until(RunCancelled)
+
+    await require_cancelled(floor, run_id)
+    assert await floor.jobs() == []
+
+
 async def test_what_a_cancelled_run_trained_on_comes_back_in_the_next_batch(floor: Floor) -> None:
     run_id = await floor.sealed()
     await cancel(floor, run_id)
@@ -309,7 +352,10 @@ async def waiting(floor: Floor) -> str:
 
 
 async def resolve(floor: Floor, run_id: str, job_id: str | None) -> LaunchResolved:
-    return await floor.drive.store.interventions.resolve(run_id, job_id, "ann", floor.drive.now)
+    resolved, _ = await floor.drive.store.interventions.resolve(
+        run_id, job_id, "ann", floor.drive.now
+    )
+    return resolved
 
 
 async def test_a_person_who_found_the_job_lets_the_run_go_on_with_it(floor: Floor) -> None:

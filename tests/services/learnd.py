@@ -20,6 +20,7 @@ import httpx
 import yaml
 
 from daemon.settings_sources import PLAIN_NAMES
+from tests.services.nursery import Crash, Forked, Nursery
 from tests.services.process import TiedProcess
 from tests.waiting import PATIENCE_SECONDS, POLL_SECONDS, wait_until
 
@@ -37,14 +38,6 @@ class DaemonEndedError(AssertionError):
     """The daemon ended while something was expected of it; with its last words."""
 
 
-class Crash(NamedTuple):
-    """Where tests/crashing.py ends a daemon: `when` is before or after the nth call of `call`."""
-
-    when: str
-    call: str
-    nth: int = 1
-
-
 class Stopped(NamedTuple):
     """How a daemon ended."""
 
@@ -55,8 +48,11 @@ class Stopped(NamedTuple):
 class Learnd:
     """One installation: started, killed and started again; what runs is killed on exit."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], *, nursery: Nursery | None = None
+    ) -> None:
         self.folder = folder
+        self._nursery = nursery
         self.data_dir = folder / "data"
         self._config = folder / "learnd.yaml"
         self._config.write_text(
@@ -69,7 +65,7 @@ class Learnd:
                 }
             )
         )
-        self._process: TiedProcess | None = None
+        self._process: TiedProcess | Forked | None = None
         self._log = folder / "learnd-0.log"
         self._starts = 0
         self._url = ""
@@ -93,22 +89,35 @@ class Learnd:
 
     # --- its life -------------------------------------------------------------------
 
-    def launch(self, crash: Crash | None = None) -> None:
-        """Start the process, and do not wait for it to be up."""
+    def launch(
+        self, crash: Crash | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start the process, and do not wait for it to be up. A crash needs a nursery."""
         assert self._process is None, "it runs already"
         self._starts += 1
         self._log = self.folder / f"learnd-{self._starts}.log"
-        program = ["-m", "daemon"]
-        if crash is not None:
-            program = ["-m", "tests.crashing", crash.when, str(crash.nth), crash.call]
-        self._process = TiedProcess(
-            [sys.executable, *program, "run"], log=self._log, env=self._environment()
-        )
+        env = {**self._environment(), **(environment or {})}
+        if self._nursery is not None:
+            self._process = self._nursery.bear(crash, log=self._log, env=env)
+        else:
+            assert crash is None, "only a daemon from a nursery dies where it is told to"
+            self._process = TiedProcess(
+                [sys.executable, "-m", "daemon", "run"], log=self._log, env=env
+            )
 
     def start(self) -> None:
         """Start it, and return when it is up."""
         self.launch()
-        self._url = self.wait_until("learnd is up", self._announced_url, seconds=START_SECONDS)
+        self.wait_until("learnd is up", self.is_up, seconds=START_SECONDS)
+
+    def is_up(self) -> bool:
+        """Whether it has said that it is up."""
+        self._url = self._announced_url() if self._log.exists() else ""
+        return bool(self._url)
+
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return self._running().exit_status is not None
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -202,6 +211,17 @@ class Learnd:
             if line.startswith((f"{name} ", f"{name}{{"))
         )
 
+    def post(self, path: str, body: Any = None, *, content: bytes | None = None) -> httpx.Response:
+        """The answer of its API to a POST, also one that refuses."""
+        return httpx.post(
+            f"{self._url}{path}",
+            headers={"Authorization": f"Bearer {(self.data_dir / 'token').read_text().strip()}"},
+            json=body,
+            content=content,
+            timeout=ANSWER_SECONDS,
+            trust_env=False,
+        )
+
     def command(self, *arguments: str) -> str:
         """What `learnd ARGUMENTS` prints; it must end with status 0."""
         done = subprocess.run(
@@ -224,7 +244,7 @@ class Learnd:
         status = process.end(how, patience_seconds=STOP_SECONDS)
         return Stopped(status, time.monotonic() - begun)
 
-    def _running(self) -> TiedProcess:
+    def _running(self) -> TiedProcess | Forked:
         assert self._process is not None, "it was not started"
         return self._process
 

@@ -6,12 +6,21 @@ import json
 import os
 import pickle
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from finetune.artifacts import ArtifactError, ArtifactStore, Published, verify
+from finetune.artifacts import (
+    ArtifactError,
+    ArtifactStore,
+    DamagedArtifactError,
+    Published,
+    verify,
+)
 from learning.ports import ModelReference
 
 
@@ -252,6 +261,48 @@ def test_a_flipped_bit_is_named(store: ArtifactStore, published: Published) -> N
     with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors: has SHA-256") as refused:
         store.verify(published.name)
     assert refused.value.file == "adapter_model.safetensors"
+
+
+class Bomb:
+    """Says so when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return pytest.fail, ("it was unpickled",)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_done_to_any_file_the_file_and_a_way_out_are_named(
+    output: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as root:
+        store = ArtifactStore(Path(root, "artifacts"))
+        folder = store.path(store.publish("r-1", output).name)
+        file = data.draw(st.sampled_from(sorted(folder.iterdir())), label="file")
+        match data.draw(st.sampled_from(["flip", "cut", "remove", "link", "pickle", "add"])):
+            case "flip":
+                content = bytearray(file.read_bytes())
+                bit = data.draw(st.integers(0, len(content) * 8 - 1), label="bit")
+                content[bit // 8] ^= 1 << bit % 8
+                overwrite(file, bytes(content))
+            case "cut":
+                content = bytearray(file.read_bytes())
+                overwrite(file, bytes(content[: data.draw(st.integers(0, len(content) - 1))]))
+            case "remove":
+                file.unlink()
+            case "link":
+                file.rename(Path(root, "elsewhere"))
+                file.symlink_to(Path(root, "elsewhere"))
+            case "pickle":
+                overwrite(file, pickle.dumps(Bomb()))
+            case "add":
+                name = data.draw(st.sampled_from(["a.bin", "a.pt", "a.pkl", "a.safetensors"]))
+                file = folder / name
+                file.write_bytes(pickle.dumps(Bomb()))
+
+        with pytest.raises(DamagedArtifactError, match=r"nothing of it is loaded") as refused:
+            store.verify_model(ModelReference("any-base", folder))
+        assert refused.value.file == file.name
 
 
 def test_another_size_is_named(store: ArtifactStore, published: Published) -> None:

@@ -1,9 +1,11 @@
 """The trainer's ends of the pipes, against real pipes in this process."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import BinaryIO
 
 import pytest
@@ -70,6 +72,41 @@ def test_it_beats_while_a_request_runs_and_never_after_its_last_message(pipes: P
         pipes.channel.end(failed(request_id))
         while (message := pipes.hear()) != failed(request_id):
             assert message == Heartbeat(id=request_id)
+
+
+def test_a_signal_that_came_just_before_the_sleep_ends_it(pipes: Pipes) -> None:
+    """As if it came then: it is delivered to another thread, so it interrupts no system call.
+
+    Python runs handlers in the main thread only, which sleeps already and must be woken.
+    """
+    pipes.channel.wake_on_signals()
+    before = signal.signal(signal.SIGUSR1, _interrupt)
+    asleep = threading.Event()
+
+    def send_once_it_sleeps() -> None:
+        asleep.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    killer = threading.Thread(target=send_once_it_sleeps)
+    killer.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        with pytest.raises(InterruptedHereError):  # noqa: PT012 - the handler may run in either
+            asleep.set()
+            pipes.channel.next_line()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+        signal.signal(signal.SIGUSR1, before)
+        signal.set_wakeup_fd(-1)
+        killer.join()
+
+
+class InterruptedHereError(Exception):
+    """Raised by the handler."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise InterruptedHereError
 
 
 def test_sending_does_not_wait_for_a_daemon_that_does_not_read(pipes: Pipes) -> None:
