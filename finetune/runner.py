@@ -146,6 +146,7 @@ class Runner:
         self._draw = random.Random().random  # noqa: S311 - jitter, not a secret
         self._wake = asyncio.Event()
         self._launching: set[str] = set()
+        self._called_off: set[str] = set()
         self._homeless: set[str] = set()
         """Runs of lines that are not configured here."""
         self._places = asyncio.Semaphore(rules.max_active)
@@ -159,22 +160,21 @@ class Runner:
         await self._ask(self._leases.release_all)
         async with asyncio.TaskGroup() as tasks:
             working: dict[str, asyncio.Task[None]] = {}
-            called_off: set[str] = set()
 
             def start(run_id: str) -> None:
-                if run_id not in working and run_id not in called_off:
+                if run_id not in working and run_id not in self._called_off:
                     task = tasks.create_task(self._work(run_id), name=run_id)
                     working[run_id] = task
                     task.add_done_callback(lambda _: working.pop(run_id))
                     task.add_done_callback(lambda _: self._wake.set())
 
             def call_off(run_id: str) -> None:
-                if run_id not in called_off:
-                    called_off.add(run_id)
+                if run_id not in self._called_off:
+                    self._called_off.add(run_id)
                     task = tasks.create_task(
                         self._call_off(run_id, working.get(run_id)), name=f"end of {run_id}"
                     )
-                    task.add_done_callback(lambda _: called_off.discard(run_id))
+                    task.add_done_callback(lambda _: self._called_off.discard(run_id))
 
             tasks.create_task(self._keep_leases(working), name="leases")
             while True:
@@ -220,7 +220,8 @@ class Runner:
                 log.warning("a write about a run was refused", run=run_id, error=str(error))
                 self._announce(RunLost(run_id))
             finally:
-                await self._let_go(run_id)
+                if run_id not in self._called_off:  # otherwise it is held until its job has ended
+                    await self._let_go(run_id)
 
     async def _let_go(self, run_id: str) -> None:
         """Nobody has to wait for the lease; when the store is away, for no longer than it runs."""

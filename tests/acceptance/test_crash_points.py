@@ -182,7 +182,7 @@ SCENES: Mapping[str, Scene] = {
     "Interventions.cancel": CANCEL,
     "Runs.cancel": CANCEL,
     "job cancelled": CANCEL,
-    "Leases.declare_gone": Scene(give_up_node, playing("hang")),
+    "Leases.declare_gone": Scene(give_up_node, playing("improve", steps=20, step_seconds=0.1)),
     "Leases.renew": Scene(environment={"LEARND_FINETUNE__LEASE_SECONDS": "1"}),
     "Queue.expire": Scene(environment={"LEARND_POLICY__HOLD_DAYS": "0.0000001"}),
     "Queue.judge_by_hand": Scene(approve),
