@@ -1,4 +1,4 @@
-"""The programs that bench.intake times, each in a process of its own.
+"""The programs that bench.intake runs, each in a process of its own.
 
 `python -m bench.contenders NAME JSON` reads one topic from its start to its end and prints
 one JSON object: seconds, records timed, the counts it ended with, and its peak memory.
@@ -8,9 +8,11 @@ start-up nor joining the group counts.
 
 import asyncio
 import json
+import re
 import sqlite3
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from bench.stream import make
+from consumers.ingest import Ingest, Record
 from consumers.wire import Decoded, decode
 from daemon.settings import Settings
 from learning.events import OutputEvent
@@ -30,6 +34,7 @@ from learning.validators import built_in
 
 BLOCK = 2_000
 LONGEST_OUTPUT = 100_000
+LOAD_SEED = 1_000
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,14 @@ class Stopwatch:
     wanted: int
     seen: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    _first: tuple[int, float] | None = None
-    _last: float = 0.0
+    _first: tuple[int, float, float] | None = None
+    _last: tuple[float, float] = (0.0, 0.0)
 
     def add(self, n: int) -> None:
         """A block of `n` records is done."""
         self.seen += n
-        self._last = time.perf_counter()
-        self._first = self._first or (n, self._last)
+        self._last = (time.perf_counter(), time.process_time())
+        self._first = self._first or (n, *self._last)
 
     @property
     def done(self) -> bool:
@@ -68,9 +73,10 @@ class Stopwatch:
     def result(self) -> dict[str, Any]:
         """What the parent process reads."""
         assert self._first is not None, "no record came"
-        untimed, began = self._first
+        untimed, began, cpu_began = self._first
         return {
-            "seconds": self._last - began,
+            "seconds": self._last[0] - began,
+            "cpu_seconds": self._last[1] - cpu_began,
             "timed": self.seen - untimed,
             "counts": dict(self.counts),
             "peak_mib": _status("VmHWM"),
@@ -117,7 +123,7 @@ async def _read(task: Task, watch: Stopwatch, look: Callable[[Sequence[Any]], No
 
 async def learnd(task: Task, watch: Stopwatch) -> None:
     """The whole daemon, its real database included; nothing trains, as no base model is set."""
-    from daemon.app import build_daemon
+    from daemon.app import build_daemon, tune_interpreter
 
     settings = Settings.model_validate(
         {
@@ -146,8 +152,44 @@ async def learnd(task: Task, watch: Stopwatch) -> None:
             stopping.set()
 
     async with build_daemon(settings) as daemon:
+        tune_interpreter()
         daemon.announcer.listen(count)
         await daemon.run(stopping)
+
+
+async def load(task: Task, watch: Stopwatch) -> None:
+    """Not a contender: store events by way of the intake, to have them there."""
+    from daemon.app import utc_now
+    from daemon.store import Store
+    from daemon.store.database import sqlite_url
+
+    folder = Path(task.folder) / "data"
+    folder.mkdir()
+    settings = Settings()
+    policy = settings.policy_rules()
+    judge = Judge(lambda: policy, built_in(LONGEST_OUTPUT))
+    store = await Store.open(
+        sqlite_url(folder / "learnd.db"), artifacts_dir=folder, judge=judge, clock=utc_now
+    )
+    ingest = Ingest(store.intake, settings.model_lines(), judge, lambda fact: None, utc_now)
+    template, _ = make(BLOCK, LOAD_SEED, utc_now())
+    try:
+        for start in range(0, task.records, BLOCK):
+            # Other ids, the same texts: making texts takes longer than storing them.
+            await ingest.store_block(
+                "load",
+                [
+                    Record(EventKind.OUTPUT, _renamed(text), Origin("load", "load", 0, start + n))
+                    for n, text in enumerate(template)
+                ],
+            )
+            watch.add(BLOCK)
+    finally:
+        await store.close()
+
+
+def _renamed(record: bytes) -> bytes:
+    return re.sub(rb'_id":"[^"]*"', lambda _: b'_id":"%s"' % uuid.uuid4().hex.encode(), record)
 
 
 async def faststream(task: Task, watch: Stopwatch) -> None:
@@ -292,6 +334,7 @@ CONTENDERS: dict[str, Callable[[Task, Stopwatch], Coroutine[Any, Any, None]]] = 
     "raw": raw,
     "validate": validate,
     "learnd": learnd,
+    "load": load,
     "faststream": faststream,
 }
 

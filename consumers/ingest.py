@@ -36,6 +36,8 @@ class Record(NamedTuple):
     kind: EventKind
     value: bytes | None
     origin: Origin
+    fault: Undecodable | None = None
+    """What the source found wrong with it; then the value is kept, and not read."""
 
 
 class Ingest:
@@ -77,13 +79,13 @@ class Ingest:
         dead_letters: list[DeadLetter] = []
         unpaused_bytes = 0
         for record in records:
-            match self._judged(record, now):
-                case JudgedOutput() as output:
-                    outputs.append(output)
-                case ReceivedFeedback() as received:
-                    feedback.append(received)
-                case DeadLetter() as dead_letter:
-                    dead_letters.append(dead_letter)
+            judged = self._judged(record, now)
+            if isinstance(judged, JudgedOutput):
+                outputs.append(judged)
+            elif isinstance(judged, ReceivedFeedback):
+                feedback.append(judged)
+            else:
+                dead_letters.append(judged)
             unpaused_bytes += len(record.value or b"")
             if unpaused_bytes >= _BYTES_BETWEEN_PAUSES:
                 unpaused_bytes = 0
@@ -115,7 +117,9 @@ class Ingest:
     def _judged(
         self, record: Record, now: datetime
     ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
-        decoded = decode(record.kind, record.value, record.origin, now, self._limits)
+        decoded = record.fault or decode(
+            record.kind, record.value, record.origin, now, self._limits
+        )
         if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
             decoded = Undecodable(
                 Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"

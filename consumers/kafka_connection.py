@@ -20,6 +20,8 @@ class KafkaConnection:
     """Passed to every aiokafka client as it is: security_protocol, ssl_context, sasl_..."""
     max_records: int = 2_000
     """Records that are fetched, and of one partition stored, together."""
+    max_batch_bytes: int = 8_000_000
+    """Of a batch when it is inflated; a larger one is a dead letter as a whole."""
     session_timeout_seconds: float = 10.0
     """A consumer that is silent for so long loses its partitions."""
 

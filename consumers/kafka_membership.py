@@ -18,8 +18,8 @@ What it knows of aiokafka 0.14, read in its source:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -34,11 +34,14 @@ from aiokafka.errors import (
 )
 
 from consumers.ingest import Ingest, Record
+from consumers.kafka_batches import Bounds, UnreadableBatch
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_position import Recreated, fingerprint, start_of
+from consumers.wire import fault_in_content_type
 from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
+    Block,
     IntakeStore,
     Origin,
     Position,
@@ -49,7 +52,11 @@ from learning.ports import (
 
 log = structlog.get_logger(__name__)
 
+CONTENT_TYPE = "content-type"
+"""The header that names a value's format; without one it is JSON."""
 POLL_SECONDS = 0.2
+BLOCKS_AT_ONCE = 4
+"""Blocks that are fetched together: each but the first is decoded while one is stored."""
 REBALANCE_GRACE_SECONDS = 1.0
 ISOLATE_SECONDS = 2.0
 COMMIT_EVERY_SECONDS = 1.0
@@ -102,6 +109,7 @@ class Membership:
     def __init__(
         self,
         consumer: Any,
+        bounds: Bounds,
         connection: KafkaConnection,
         ingest: Ingest,
         store: IntakeStore,
@@ -111,6 +119,7 @@ class Membership:
         monotonic: Callable[[], float],
     ) -> None:
         self._consumer = consumer
+        self._bounds = bounds
         self._kinds = connection.kinds
         self._max_records = connection.max_records
         self._ingest = ingest
@@ -309,7 +318,7 @@ class Membership:
 
     async def _fetch(self) -> Mapping[TopicPartition, Sequence[Any]]:
         try:
-            return await self._getmany(max_records=self._max_records)
+            return await self._getmany(max_records=BLOCKS_AT_ONCE * self._max_records)
         except NoOffsetForPartitionError:
             self._seek_all()  # it has no claim yet
         except OffsetOutOfRangeError:
@@ -325,6 +334,7 @@ class Membership:
     async def _getmany(
         self, *partitions: TopicPartition, max_records: int, seconds: float = POLL_SECONDS
     ) -> Mapping[TopicPartition, Sequence[Any]]:
+        self._bounds.renew()
         try:
             # Nothing is lost: it takes records only after the last point where it waits.
             async with asyncio.timeout(seconds + REBALANCE_GRACE_SECONDS):
@@ -340,21 +350,33 @@ class Membership:
         if claim is None or not claim.placed:
             return
         records = self._after_witness(claim, records)
-        if not records:
-            return
-        next_offset, mark = records[-1].offset + 1, fingerprint(records[-1])
+        storing: asyncio.Task[None] | None = None
         with self._fencing(tp, claim):
             async with self._storing:
-                await self._ingest.store_block(
-                    self._name,
-                    map(self._record, records),
-                    PositionMove(claim.position, next_offset, mark),
-                )
-            claim.position = Position(
-                tp.topic, tp.partition, claim.position.epoch, next_offset, mark
-            )
-            claim.passed = next_offset
-            self._pauses.reset()
+                try:
+                    for start in range(0, len(records), self._max_records):
+                        part = records[start : start + self._max_records]
+                        block = await self._ingest.prepare(self._name, self._records(part))
+                        if storing is not None:
+                            await storing
+                        if self._claims.get(tp) is not claim:
+                            return  # revoked meanwhile
+                        # The database works in a thread while the next block is decoded.
+                        storing = asyncio.create_task(
+                            self._store_block(claim, block, part[-1]), name="store block"
+                        )
+                    if storing is not None:
+                        await storing
+                finally:
+                    if storing is not None:
+                        await asyncio.wait([storing])
+
+    async def _store_block(self, claim: _Claim, block: Block, last: Any) -> None:
+        before, next_offset, mark = claim.position, last.offset + 1, _mark(last)
+        await self._ingest.store(replace(block, move=PositionMove(before, next_offset, mark)))
+        claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
+        claim.passed = next_offset
+        self._pauses.reset()
 
     def _after_witness(self, claim: _Claim, records: Sequence[Any]) -> Sequence[Any]:
         """The records that are new; none when the witness proves to be another record."""
@@ -369,9 +391,23 @@ class Membership:
         claim.passed = witness + 1
         return records
 
-    def _record(self, record: Any) -> Record:
-        origin = Origin(self._name, record.topic, record.partition, record.offset)
-        return Record(self._kinds[record.topic], record.value, origin)
+    def _records(self, records: Sequence[Any]) -> Iterable[Record]:
+        for record in records:
+            origin = Origin(self._name, record.topic, record.partition, record.offset)
+            if record.headers or isinstance(record.value, UnreadableBatch):
+                yield self._odd_record(record, origin)
+            else:
+                yield Record(self._kinds[record.topic], record.value, origin)
+
+    def _odd_record(self, record: Any, origin: Origin) -> Record:
+        if isinstance(record.value, UnreadableBatch):
+            return Record(
+                self._kinds[record.topic], bytes(record.value), origin, record.value.fault
+            )
+        # The last one counts, as among the keys of an object.
+        declared = [value for key, value in record.headers if key.lower() == CONTENT_TYPE]
+        fault = fault_in_content_type(declared[-1]) if declared else None
+        return Record(self._kinds[record.topic], record.value, origin, fault)
 
     async def _measure(self) -> None:
         """What was delivered is stored, so what the consumer passed is passed for good.
@@ -504,6 +540,14 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._membership.assign(sorted(assigned))
+
+
+def _mark(record: Any) -> bytes:
+    """What the last record that was stored is recognised by: nothing, if it is none itself.
+
+    A batch that is too large today may be read after a change of the settings.
+    """
+    return b"" if isinstance(record.value, UnreadableBatch) else fingerprint(record)
 
 
 def _is_undecodable(error: Exception) -> bool:

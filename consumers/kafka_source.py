@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from consumers.ingest import Ingest
+from consumers.kafka_batches import bound_batches
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_membership import Membership, Pauses
 from learning.facts import Announce
@@ -88,8 +89,10 @@ class KafkaSource:
         try:
             # Subscribed afterwards: with a subscription, start waits for topics and group.
             await consumer.start()
+            bounds = bound_batches(consumer, self._connection.max_batch_bytes)
             self._membership = Membership(
                 consumer,
+                bounds,
                 self._connection,
                 self._ingest,
                 self._store,

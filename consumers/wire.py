@@ -44,6 +44,8 @@ class Reason(StrEnum):
     NOT_JSON = "not_json"
     """Not one JSON value: cut off, followed by more, a lone surrogate, NaN, or a number
     that no double can hold."""
+    NOT_JSON_CONTENT = "not_json_content"
+    """A `content-type` header that names something else than JSON."""
     NOT_AN_OBJECT = "not_an_object"
     """JSON, but a list, text, number, true, false or null."""
     TOO_DEEP = "too_deep"
@@ -54,6 +56,10 @@ class Reason(StrEnum):
     """A `schema_version` that this release does not read."""
     IMPLAUSIBLE_TIME = "implausible_time"
     """A timestamp before 2000, or more than a day after the arrival."""
+    BATCH_TOO_LARGE = "batch_too_large"
+    """Records that were compressed together, and inflate to more than the limit."""
+    UNREADABLE_BATCH = "unreadable_batch"
+    """Records that were sent together, and cannot be inflated or told apart."""
     UNKNOWN_TASK_TYPE = "unknown_task_type"
     """A task type that no model line owns (decided in consumers/ingest.py)."""
 
@@ -96,6 +102,7 @@ _READERS: dict[EventKind, Callable[[bytes], OutputEvent | FeedbackEvent]] = {
     EventKind.OUTPUT: OutputEvent.__pydantic_validator__.validate_json,
     EventKind.FEEDBACK: FeedbackEvent.__pydantic_validator__.validate_json,
 }
+_JSON_TYPES = (b"application/json", b"text/json")
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _NULL_ESCAPE = rb"\u0000"
 _ESCAPED_NULL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -149,9 +156,24 @@ def decode(
 
 
 def _is_plausible(sent: datetime, received_at: datetime) -> bool:
-    if sent > received_at:
-        return sent <= received_at + CLOCK_TOLERANCE
-    return sent >= EARLIEST_TIME
+    # One subtraction and a year: comparing times of two zones takes twice as long.
+    if received_at - sent < -CLOCK_TOLERANCE:
+        return False
+    return sent.year > EARLIEST_TIME.year or sent >= EARLIEST_TIME
+
+
+def fault_in_content_type(content_type: bytes | None) -> Undecodable | None:
+    """What a record's `content-type` header says against reading it; None: nothing.
+
+    Parameters such as a charset are not looked at: whether it is UTF-8, the bytes tell.
+    """
+    if content_type is None:
+        return None
+    media_type = content_type.partition(b";")[0].strip().lower()
+    if media_type in _JSON_TYPES or media_type.endswith(b"+json"):
+        return None
+    shown = _shown(content_type.decode("utf-8", errors="replace"))
+    return Undecodable(Reason.NOT_JSON_CONTENT, f"its content-type is {shown}, not JSON")
 
 
 def _derived_id(raw: bytes, origin: Origin) -> str:
@@ -176,11 +198,11 @@ def _fault_in_bytes(raw: bytes) -> Undecodable | None:
 
 def _is_sound(event: OutputEvent | FeedbackEvent, max_depth: int) -> bool:
     """Whether the parts that may hold any JSON are flat enough, and their numbers finite."""
-    if not isinstance(event, OutputEvent):
+    if isinstance(event, FeedbackEvent):
         return True
-    return _is_sound_json(event.context, max_depth - 1) and _is_sound_json(
-        event.output, max_depth - 1
-    )
+    if not isinstance(event.output, str) and not _is_sound_json(event.output, max_depth - 1):
+        return False
+    return not event.context or _is_sound_json(event.context, max_depth - 1)
 
 
 def _is_sound_json(value: Any, levels: int) -> bool:

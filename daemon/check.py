@@ -11,11 +11,15 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from learning.errors import LearningError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 REACH_SECONDS = 5.0
 LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
@@ -66,24 +70,45 @@ def _data_dir(folder: Path) -> Finding:
 
 def _database(url: str) -> Finding:
     # Imported here: whoever only asks for the status should not wait for it.
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    from daemon.store.database import address_of
 
     shown = without_password(url)
     try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(Path(parsed.database or ""), shown)
-        engine = create_engine(parsed)
-        try:
-            with engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        finally:
-            engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
+        address = address_of(url)
+        if address.get_backend_name() == "sqlite":
+            return _sqlite(Path(address.database or ""), shown)
+        return _postgresql(address, shown)
+    except DBAPIError as error:
+        return Finding("database", Grade.BAD, f"{shown}: {' '.join(str(error.orig).split())}")
+    except (SQLAlchemyError, ValueError) as error:
         return Finding("database", Grade.BAD, f"{shown}: {str(error).splitlines()[0]}")
-    return Finding("database", Grade.OK, f"{shown} answers")
+
+
+def _postgresql(address: "URL", shown: str) -> Finding:
+    from sqlalchemy import text
+
+    from daemon.store.postgresql import UnsuitableDatabaseError, open_engine
+
+    engine = open_engine(address, connections=1)
+    try:
+        with engine.connect() as connection:
+            version, encoding, user, may_create = connection.execute(
+                text(
+                    "SELECT current_setting('server_version'), current_setting('server_encoding'),"
+                    " current_user, has_schema_privilege(current_schema(), 'CREATE')"
+                )
+            ).one()
+    finally:
+        engine.dispose()
+    server = f"{shown} answers: PostgreSQL {version.split()[0]}"
+    if encoding != "UTF8":
+        return Finding("database", Grade.BAD, f"{server}, but {UnsuitableDatabaseError(encoding)}")
+    if not may_create:
+        advice = f"make {user} the owner of the database, so that it can make its tables"
+        return Finding("database", Grade.BAD, f"{server}, but {advice}")
+    return Finding("database", Grade.OK, server)
 
 
 def _sqlite(file: Path, shown: str) -> Finding:

@@ -52,6 +52,7 @@ def kafka_connection(settings: KafkaSettings) -> KafkaConnection:
         feedback_topics=settings.feedback_topics,
         client=client,
         max_records=settings.max_records,
+        max_batch_bytes=settings.max_batch_bytes,
         session_timeout_seconds=settings.session_timeout_seconds,
     )
 

@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 SEAL_SECONDS = 1.0
 """How often age is looked at; new events wake the sealer at once."""
+SEAL_PAUSE_SECONDS = 0.2
+"""A stream wakes the sealer with each block that is stored; so often it may look."""
 EXPIRE_SECONDS = 60.0
 STORE_RETRY_SECONDS = 2.0
 
@@ -58,6 +60,7 @@ class Sealer:
             except StoreUnavailableError as error:
                 log.warning("store unavailable", loop="sealer", error=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+            await asyncio.sleep(SEAL_PAUSE_SECONDS)
             # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the wake-up.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SEAL_SECONDS):

@@ -138,6 +138,8 @@ class KafkaSettings(_Section):
     """Records that are fetched and stored together."""
     max_message_bytes: int = Field(1_000_000, ge=1_000, le=100_000_000)
     """A larger record is a dead letter."""
+    max_batch_bytes: int = Field(8_000_000, ge=1_000, le=1_000_000_000)
+    """A compressed batch that inflates to more is one dead letter; bounds memory and stalls."""
     session_timeout_seconds: float = Field(10.0, ge=0.5, le=1_800.0, allow_inf_nan=False)
     """A daemon that was killed holds its partitions for so long; the broker bounds it too."""
 
@@ -179,6 +181,12 @@ class KafkaSettings(_Section):
                 "sasl",
                 "security_protocol {protocol} needs {missing} too",
                 {"protocol": self.security_protocol, "missing": ", ".join(missing)},
+            )
+        if self.max_batch_bytes < self.max_message_bytes:
+            raise PydanticCustomError(
+                "batch",
+                "max_batch_bytes {batch} is smaller than max_message_bytes {message}",
+                {"batch": self.max_batch_bytes, "message": self.max_message_bytes},
             )
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise PydanticCustomError("ssl", "ssl_certfile and ssl_keyfile belong together")

@@ -49,6 +49,9 @@ ShortText = Annotated[str, StringConstraints(max_length=256)]
 Confidence = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 """A probability in [0, 1]."""
 
+SchemaVersion = Annotated[int, Field(ge=1, le=1)]
+"""The one that this release reads. Not `Literal[1]`, which true equals."""
+
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
 
 
@@ -76,7 +79,7 @@ class OutputEvent(_Wire):
     Either `prompt` and `output`, or `messages` that end with the assistant's answer.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: SchemaVersion = 1
     event_id: Identifier | None = Field(
         default=None, description="Unique for the producer, for ever; derived when missing."
     )
@@ -142,7 +145,7 @@ class Adaptation(_Wire):
 class FeedbackEvent(_Wire):
     """What people made of an output that was sent, or will be sent, as an `OutputEvent`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: SchemaVersion = 1
     event_id: Identifier | None = None
     producer: Name
     task_id: Identifier

@@ -122,7 +122,11 @@ class PositionFencedError(LearningError):
 
 
 class StoreUnavailableError(LearningError):
-    """The database did not answer, is locked or is full. Nothing was written; try again."""
+    """The database did not answer, is locked or is full; try again.
+
+    Nothing was written, unless the connection broke at the commit: then who tries again
+    finds it done.
+    """
 
 
 ID_REUSED = "id_reused"

@@ -5,7 +5,7 @@ Knows no store and no API: whoever renders the page takes the snapshot first. Ba
 configuration, or by what this release can say.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -99,6 +99,10 @@ class Metrics:
     def show(self, snapshot: Snapshot) -> None:
         """Set the gauges; what is not in the snapshot any more disappears."""
         self._gauges.set(snapshot)
+
+    def show_loop_lag(self, longest_seconds: Callable[[], float]) -> None:
+        """Ask for the event loop's longest stall at each rendering."""
+        self._gauges.loop_lag.set_function(longest_seconds)
 
     def render(self) -> bytes:
         """The page, in Prometheus' text format."""
@@ -239,6 +243,10 @@ class _Gauges:
             return Gauge(name, text, labels, registry=registry)
 
         self._ready = gauge("learnd_ready", "1 when the daemon can take work.")
+        self.loop_lag = gauge(
+            "learnd_event_loop_lag_seconds_max",
+            "The longest stall of the event loop in the last one to two minutes.",
+        )
         self._queued = gauge("learnd_queue_events", "Events that wait for a batch.", "task_type")
         self._held = gauge("learnd_held_events", "Outputs that wait for a verdict.", "task_type")
         self._oldest = gauge(

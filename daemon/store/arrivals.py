@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
 
 from daemon.store.bulk import insert_rows
 from daemon.store.dialect import CHUNK
-from daemon.store.names import SEVERAL, Names, event_name, task_name
+from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
+from daemon.store.postgresql import copy_rows
 from daemon.store.tables import events, feedback, microseconds
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import JudgedOutput, ReceivedFeedback
@@ -64,6 +65,10 @@ class Arrivals(Protocol):
         """The output of each task, locked; None where there are several, unknown ones left out."""
         ...
 
+    def finish(self, tx: Connection) -> None:
+        """Comes last in a transaction."""
+        ...
+
     def committed(self) -> None:
         """The transaction was committed. Called in the thread that ran it."""
         ...
@@ -72,8 +77,8 @@ class Arrivals(Protocol):
 class SqliteArrivals:
     """Inserts many rows at once under ids of its own choosing; see daemon/store/names.py."""
 
-    def __init__(self) -> None:
-        self._names = Names()
+    def __init__(self, most_recent_names: int = MOST_RECENT) -> None:
+        self._names = Names(most_recent_names)
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
@@ -86,10 +91,9 @@ class SqliteArrivals:
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
         self._names.add_tasks(
-            [task_name(item.event.task_type, item.event.task_id) for item in inserted.new],
+            names_of_tasks((item.event.task_type, item.event.task_id) for item in inserted.new),
             first_row,
         )
-        self._names.move(tx)
         return inserted
 
     def insert_feedback(
@@ -102,16 +106,23 @@ class SqliteArrivals:
         self, tx: Connection, tasks: Collection[TaskKey]
     ) -> dict[TaskKey, Row[Any] | None]:
         """See Arrivals."""
-        names = {task_name(*task): task for task in tasks}
-        found = self._names.find_tasks(tx, list(names))
+        names = names_of_tasks(tasks)
+        found = self._names.find_tasks(tx, names)
         row_ids = [row_id for row_id in found.values() if row_id != SEVERAL]
         rows = {row.id: row for row in _rows_by_id(tx, events, row_ids)}
         outputs: dict[TaskKey, Row[Any] | None] = {}
-        for name, row_id in found.items():
-            task, row = names[name], rows.get(row_id)
-            if row is None or (row.task_type, row.task_id) == task:
+        for task, name in zip(tasks, names, strict=True):
+            row_id = found.get(name, 0)
+            row = rows.get(row_id)
+            if row_id == SEVERAL:
+                outputs[task] = None
+            elif row is not None and TaskKey(row.task_type, row.task_id) == task:
                 outputs[task] = row
         return outputs
+
+    def finish(self, tx: Connection) -> None:
+        """See Arrivals."""
+        self._names.move(tx)
 
     def committed(self) -> None:
         """See Arrivals."""
@@ -123,7 +134,7 @@ class SqliteArrivals:
         firsts, repeated = _first_of_each(arrivals)
         if not firsts:
             return Inserted([], [])
-        names = [event_name(table, *key) for key in firsts]
+        names = names_of_events(table, firsts)
         stored = self._texts(tx, table, names)
         new, new_names = list(firsts.values()), names
         if stored:
@@ -150,7 +161,7 @@ class SqliteArrivals:
 
 
 class PostgresArrivals:
-    """Leaves it to unique indexes which rows are new."""
+    """Copies rows in, and leaves it to unique indexes which of them are new."""
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
@@ -182,6 +193,9 @@ class PostgresArrivals:
         rows = {row.id: row for row in _rows_by_id(tx, events, single)}
         return {TaskKey(row.task_type, row.task_id): rows.get(row.first) for row in found}
 
+    def finish(self, tx: Connection) -> None:
+        """See Arrivals."""
+
     def committed(self) -> None:
         """See Arrivals."""
 
@@ -191,11 +205,10 @@ class PostgresArrivals:
         firsts, repeated = _first_of_each(arrivals)
         if not firsts:
             return Inserted([], [])
-        values = tuple(list(column) for column in columns.values(list(firsts.values())))
-        inserted = {
-            (row.producer, row.event_id)
-            for row in tx.exec_driver_sql(columns.postgres_insert, values)
-        }
+        tx.exec_driver_sql(columns.postgres_stage)
+        rows = zip(*columns.values(list(firsts.values())), strict=True)
+        copy_rows(tx, columns.postgres_copy, rows)
+        inserted = set(map(tuple, tx.exec_driver_sql(columns.postgres_insert)))
         new = [arrival for key, arrival in firsts.items() if key in inserted]
         known = [key for key in firsts if key not in inserted]
         stored = {
@@ -235,12 +248,14 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
 _Key = tuple[str, str]
 
 
-def _first_of_each(arrivals: Iterable[A]) -> tuple[dict[_Key, A], list[A]]:
+def _first_of_each(arrivals: Sequence[A]) -> tuple[dict[_Key, A], list[A]]:
     """The first arrival under each (producer, id) of a block, and all the others."""
-    firsts: dict[_Key, A] = {}
-    others: list[A] = []
-    for arrival in arrivals:
-        key = (arrival.event.producer, arrival.event_id)
+    keys = [(arrival.event.producer, arrival.event_id) for arrival in arrivals]
+    firsts = dict(zip(keys, arrivals, strict=True))
+    if len(firsts) == len(keys):
+        return firsts, []
+    firsts, others = {}, []
+    for key, arrival in zip(keys, arrivals, strict=True):
         if firsts.setdefault(key, arrival) is not arrival:
             others.append(arrival)
     return firsts, others
@@ -249,7 +264,7 @@ def _first_of_each(arrivals: Iterable[A]) -> tuple[dict[_Key, A], list[A]]:
 def _sorted_out(
     firsts: dict[_Key, A], new: Sequence[A], others: Iterable[A], stored: dict[_Key, str]
 ) -> Inserted[A]:
-    repeated = [(arrival, stored[key]) for key, arrival in firsts.items() if key in stored]
+    repeated = [(firsts[key], text) for key, text in stored.items() if key in firsts]
     for arrival in others:
         key = (arrival.event.producer, arrival.event_id)
         repeated.append((arrival, stored.get(key, firsts[key].text)))
@@ -289,14 +304,28 @@ class _Columns(Generic[A]):
         return f"INSERT INTO {self.table} ({names}) VALUES {{}}"  # noqa: S608  # our own names
 
     @property
+    def postgres_stage(self) -> str:
+        """Make the table, of this session and empty in each transaction, to copy rows into."""
+        types = ", ".join(f'"{name}" {type_}' for name, type_ in self.types.items())
+        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._stage} ({types}) ON COMMIT DELETE ROWS"
+
+    @property
+    def postgres_copy(self) -> str:
+        """COPY of rows."""
+        return f"COPY {self._stage} FROM STDIN"
+
+    @property
     def postgres_insert(self) -> str:
-        """INSERT of what is new from one array for each column; returns its keys."""
+        """INSERT of what is new among the rows that were copied; returns its keys."""
         names = ", ".join(f'"{name}"' for name in self.types)
-        arrays = ", ".join(f"%s::{type_}[]" for type_ in self.types.values())
         return (
-            f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608
+            f"INSERT INTO {self.table} ({names}) SELECT * FROM {self._stage}"  # noqa: S608
             " ON CONFLICT (producer, event_id) DO NOTHING RETURNING producer, event_id"
         )
+
+    @property
+    def _stage(self) -> str:
+        return f"arriving_{self.table}"
 
 
 _COMMON = {

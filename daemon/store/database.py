@@ -26,6 +26,11 @@ from learning.ports import StoreUnavailableError
 T = TypeVar("T")
 
 SQLITE_BUSY_SECONDS = 15.0
+SQLITE_PAGE_BYTES = 16_384
+SQLITE_WAL_BYTES = 64 * 2**20
+"""A page that is written several times meanwhile is copied into the file once."""
+SQLITE_CACHE_BYTES = 16 * 2**20
+SQLITE_READER_CACHE_BYTES = 2 * 2**20
 READERS = 4
 ATTEMPTS = 5
 """How often a transaction is run that PostgreSQL rolls back for another one's sake."""
@@ -39,8 +44,8 @@ class Database:
         address = address_of(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE")
-            self._reader = _sqlite_engine(address, "BEGIN")
+            self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE", SQLITE_CACHE_BYTES)
+            self._reader = _sqlite_engine(address, "BEGIN", SQLITE_READER_CACHE_BYTES)
         else:
             self._writer = postgresql.open_engine(address, connections=2 * READERS)
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
@@ -180,7 +185,7 @@ def _is_outage(error: DBAPIError) -> bool:
     return postgresql.is_outage(error)
 
 
-def _sqlite_engine(url: URL, begin: str) -> Engine:
+def _sqlite_engine(url: URL, begin: str, cache_bytes: int) -> Engine:
     engine = create_engine(
         url, connect_args={"timeout": SQLITE_BUSY_SECONDS}, json_serializer=to_json
     )
@@ -189,8 +194,12 @@ def _sqlite_engine(url: URL, begin: str) -> Engine:
     def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
         # The driver would begin by itself, and late; `on_begin` takes the lock at once.
         connection.isolation_level = None
+        # Of an empty file only: an event is a third of a small page, and fills a large one.
+        connection.execute(f"PRAGMA page_size = {SQLITE_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {SQLITE_WAL_BYTES // SQLITE_PAGE_BYTES}")
+        connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")

@@ -197,13 +197,15 @@ class Intake:
             confidences[event.task_type, output.verdict.state].append(event.confidence)
         for key, values in confidences.items():
             tally.add_all(EventKind.OUTPUT, *key, values)
-        for letter in letters:
-            tally.add("dead_letter", letter.kind, letter.reason)
-
         for item in received.new:
             tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
+        # Of two transactions that store the two sides at once neither would see the other's.
+        take_turns(tx, {f"join:{task_type}" for _, task_type, _ in tally.counts})
         met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
+        for letter in letters:
+            tally.add("dead_letter", letter.kind, letter.reason)
         tally.write(tx)
+        self._arrivals.finish(tx)
         stored = EventsStored(
             source=block.source,
             outputs={key: len(values) for key, values in confidences.items()},
@@ -225,8 +227,6 @@ class Intake:
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
-        # Of two transactions that store the two sides at once neither would see the other's.
-        take_turns(tx, {f"join:{item.event.task_type}" for item in arrived})
         if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
             return {}, {}
         waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, func, select, update
 
@@ -34,18 +34,20 @@ _BITS_CUT = 4
 """60 bits are left, a Python int of two digits. When two names share one, rows decide."""
 
 
-def event_name(table: Table, producer: str, event_id: str) -> int:
-    """What (producer, event id) is found by, in one of the two tables of events."""
-    return _hash(f"{table.name}\n{producer}\n{event_id}")
+def names_of_events(table: Table, keys: Iterable[tuple[str, str]]) -> list[int]:
+    """What each (producer, event id) is found by, in one of the two tables of events."""
+    kind = table.name
+    return _hashed(f"{kind}\n{producer}\n{event_id}" for producer, event_id in keys)
 
 
-def task_name(task_type: str, task_id: str) -> int:
-    """What the output of a task is found by."""
-    return _hash(f"task\n{task_type}\n{task_id}")
+def names_of_tasks(keys: Iterable[tuple[str, str]]) -> list[int]:
+    """What the output of each (task type, task id) is found by."""
+    return _hashed(f"task\n{task_type}\n{task_id}" for task_type, task_id in keys)
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> _BITS_CUT
+def _hashed(names: Iterable[str]) -> list[int]:
+    blake2b, number = hashlib.blake2b, int.from_bytes  # looked up once: it runs for each event
+    return [number(blake2b(n.encode(), digest_size=8).digest()) >> _BITS_CUT for n in names]
 
 
 def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool]:
@@ -57,7 +59,7 @@ def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool
     if tx.dialect.name != "sqlite":
         return named
     in_table = select(event_names.c.row_id).where(
-        event_names.c.name == event_name(events, producer, event_id)
+        event_names.c.name.in_(names_of_events(events, [(producer, event_id)]))
     )
     return named & (events.c.id.in_(in_table) | (events.c.id > _covered(tx)[events.name]))
 
@@ -124,14 +126,12 @@ class Names:
 
     def add_events(self, table: Table, names: Sequence[int]) -> None:
         """Rows with these names were inserted, with ids from `next_id` on."""
-        for row_id, name in enumerate(names, self.next_id(table)):
-            self._added.add_event(name, row_id)
+        self._added.add_events(names, range(self.next_id(table), self.next_id(table) + len(names)))
         self._newest[table.name] += len(names)
 
     def add_tasks(self, names: Sequence[int], first_row: int) -> None:
         """Outputs with these names were inserted, with ids from `first_row` on."""
-        for row_id, name in enumerate(names, first_row):
-            _lead(self._added.tasks, name, row_id)
+        self._added.add_tasks(names, range(first_row, first_row + len(names)))
 
     def move(self, tx: Connection) -> None:
         """Move a slice into the tables: more than was added, so that moving comes to an end."""
@@ -166,30 +166,52 @@ class _Recent:
     def __len__(self) -> int:
         return len(self.events) + len(self.tasks)
 
-    def add_event(self, name: int, row_id: int) -> None:
-        """A row with a name; a repeated call changes nothing."""
-        if self.events.setdefault(name, row_id) != row_id:
-            self.namesakes.append((name, row_id))
+    def add_events(self, names: Iterable[int], row_ids: Iterable[int]) -> None:
+        """Rows with their event names; what is known already changes nothing."""
+        pairs = list(zip(names, row_ids, strict=True))
+        self._add_events(dict(pairs), pairs)
+
+    def add_tasks(self, names: Iterable[int], row_ids: Iterable[int]) -> None:
+        """Outputs with the names of their tasks."""
+        pairs = list(zip(names, row_ids, strict=True))
+        self._add_tasks(dict(pairs), pairs)
+
+    # Nearly always no name is known yet, and all of them are taken over at once.
+
+    def _add_events(self, added: dict[int, int], pairs: Collection[tuple[int, int]]) -> None:
+        if len(added) == len(pairs) and self.events.keys().isdisjoint(added):
+            self.events.update(added)
+            return
+        for name, row_id in pairs:
+            if self.events.setdefault(name, row_id) != row_id:
+                self.namesakes.append((name, row_id))
+
+    def _add_tasks(self, added: dict[int, int], pairs: Collection[tuple[int, int]]) -> None:
+        if len(added) == len(pairs) and self.tasks.keys().isdisjoint(added):
+            self.tasks.update(added)
+            return
+        for name, row_id in pairs:
+            _lead(self.tasks, name, row_id)
 
     def take(self, added: "_Recent") -> None:
         """Everything that another one has."""
-        for name, row_id in (*added.events.items(), *added.namesakes):
-            self.add_event(name, row_id)
-        for name, row_id in added.tasks.items():
-            _lead(self.tasks, name, row_id)
+        self._add_events(added.events, (*added.events.items(), *added.namesakes))
+        self._add_tasks(added.tasks, added.tasks.items())
 
     def read(self, tx: Connection, table: Table, after: int) -> None:
         """The names of the rows of a table after one of them."""
         columns = [table.c.id, table.c.producer, table.c.event_id]
         if table is events:
             columns += [table.c.task_type, table.c.task_id]
-        for row in tx.execute(
+        found = tx.execute(
             select(*columns).where(table.c.id > after).order_by(table.c.id),
             execution_options={"yield_per": _READ_AT_ONCE},
-        ):
-            self.add_event(event_name(table, row.producer, row.event_id), row.id)
+        )
+        for rows in found.partitions():
+            row_ids = [row[0] for row in rows]
+            self.add_events(names_of_events(table, (row[1:3] for row in rows)), row_ids)
             if table is events:
-                _lead(self.tasks, task_name(row.task_type, row.task_id), row.id)
+                self.add_tasks(names_of_tasks(row[3:5] for row in rows), row_ids)
 
     def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
         """(name, row id) of the rows that may have some event names."""

@@ -5,6 +5,7 @@ and whoever waited for a row's lock sees the row as it is then. Where rows to lo
 there yet, writers take turns (daemon/store/dialect.py). Readers get one snapshot.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -104,6 +105,20 @@ def prepare_to_migrate(tx: Connection) -> None:
     tx.execute(text("SET LOCAL statement_timeout = 0"))
     tx.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_SECONDS}s'"))
     take_turns(tx, ["migrate"])
+
+
+def copy_rows(tx: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Run a COPY FROM STDIN, which SQLAlchemy has no word for. Raises DBAPIError."""
+    session = tx.connection.driver_connection
+    assert isinstance(session, psycopg.Connection), "another driver"
+    try:
+        with session.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            statement, None, error, psycopg.Error, hide_parameters=True, dialect=tx.dialect
+        ) from error
 
 
 def is_outage(error: DBAPIError) -> bool:

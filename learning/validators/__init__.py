@@ -40,15 +40,12 @@ def complaints(event: OutputEvent, validators: Iterable[Validator]) -> Sequence[
     A validator that breaks on an event has something against it: the event must neither
     pass nor stop its partition, on arrival or when feedback has it judged again.
     """
-    return [
-        f"{validator.name}: {complaint}"
-        for validator in validators
-        if (complaint := _checked(validator, event)) is not None
-    ]
-
-
-def _checked(validator: Validator, event: OutputEvent) -> str | None:
-    try:
-        return validator.check(event)
-    except Exception as error:
-        return f"broke on it: {type(error).__name__}: {error}"[:_LONGEST_FAULT]
+    found = []
+    for validator in validators:
+        try:
+            complaint = validator.check(event)
+        except Exception as error:
+            complaint = f"broke on it: {type(error).__name__}: {error}"[:_LONGEST_FAULT]
+        if complaint is not None:
+            found.append(f"{validator.name}: {complaint}")
+    return found

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from monitoring.metrics import Metrics
 from tests.rows import START, Generations, Past, open_past
 from tests.scripted_operations import ScriptedOperations
 from tests.services.kafka import KafkaBroker
+from tests.services.postgres import PASSWORD, PostgresServer
 
 T = TypeVar("T")
 
@@ -366,12 +368,37 @@ async def test_check_says_which_server_does_not_answer(terminal: Terminal) -> No
         "--json",
         LEARND_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:9",
         LLM_ENDPOINT="http://127.0.0.1:9/v1",
-        LEARND_DATABASE_URL="postgresql+missing://me:hunter2@127.0.0.1:9/x",
+        LEARND_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:9/x",
     )
     assert ran.status == ExitStatus.REFUSED
     bad = {one["subject"] for one in ran.json["findings"] if one["grade"] == "bad"}
     assert bad >= {"kafka", "llm_endpoint", "database"}
     assert "hunter2" not in ran.out
+
+
+async def test_check_says_which_postgresql_answers_and_what_is_wrong_with_it(
+    terminal: Terminal, postgres_server: PostgresServer
+) -> None:
+    async def found(url: str) -> tuple[str, str]:
+        ran = await terminal.type("check", "--json", LEARND_DATABASE_URL=url)
+        assert PASSWORD not in ran.out
+        (one,) = [one for one in ran.json["findings"] if one["subject"] == "database"]
+        return one["grade"], one["detail"]
+
+    with postgres_server.database() as url:
+        grade, detail = await found(url)
+        assert grade == "ok"
+        assert re.search(r"learnd:\*+@.* answers: PostgreSQL \d+", detail)
+
+        with postgres_server.session(url.rpartition("/")[2]) as root:
+            root.execute("ALTER SCHEMA public OWNER TO postgres")
+        grade, detail = await found(url)
+        assert grade == "bad"
+        assert "make learnd the owner" in detail
+
+        grade, detail = await found(url.replace(PASSWORD, "wrong"))
+        assert grade == "bad"
+        assert "password authentication failed" in detail
 
 
 async def test_a_bad_settings_file_is_one_clear_error(terminal: Terminal) -> None:

@@ -30,7 +30,7 @@ from consumers.kafka_membership import REJOIN_SECONDS, STUCK_SECONDS, Membership
 from consumers.kafka_source import KafkaSource
 from daemon.store import Store
 from daemon.store.database import sqlite_url
-from daemon.store.tables import dead_letters, events, feedback, positions
+from daemon.store.tables import events, feedback, positions
 from learning.facts import EventsStored, Fact, PartitionFenced, TopicRecreated
 from learning.lifecycle import FeedbackState
 from learning.lines import ModelLine, ModelLines
@@ -357,24 +357,6 @@ async def test_a_topic_made_anew_under_a_running_source_is_noticed(bench: Bench)
 
 
 # --- what is in the topic ----------------------------------------------------------------
-
-
-async def test_a_bad_record_between_good_ones_stops_nothing(bench: Bench) -> None:
-    await bench.create_topics()
-    bad = [b"\xff\xfe", None, b"", b"[" * 500_000, output("x", confidence="high")]
-    await bench.produce([output("a"), *bad, output("b")])
-    async with bench.reading() as reader:
-        await until(lambda: reader.stored == 2)
-    query = select(dead_letters).order_by(dead_letters.c.offset)
-    letters = await bench.store.database.read(lambda tx: tx.execute(query).all())
-    assert [(row.offset, row.reason, row.raw) for row in letters] == [
-        (1, "byte_order_mark", b"\xff\xfe"),
-        (2, "tombstone", b""),
-        (3, "empty", b""),
-        (4, "too_deep", bad[3]),
-        (5, "invalid", bad[4]),
-    ]
-    assert await bench.stored_positions() == {0: 7}
 
 
 async def test_aborted_records_are_never_stored(bench: Bench, topic_names: TopicNames) -> None:

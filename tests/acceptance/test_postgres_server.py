@@ -35,18 +35,6 @@ def test_text_sorts_otherwise_than_in_sqlite(postgres_server: PostgresServer) ->
         assert ask(url, "SELECT 'a' < 'B'") == [(True,)]
 
 
-def test_a_copy_has_what_its_template_has(postgres_server: PostgresServer) -> None:
-    template = postgres_server.create_database()
-    ask(postgres_server.url(template), "CREATE TABLE numbers AS SELECT 7 AS n")
-    with (
-        postgres_server.database(template) as one,
-        postgres_server.database(template) as other,
-    ):
-        ask(one, "INSERT INTO numbers VALUES (8)")
-        assert ask(other, "SELECT n FROM numbers") == [(7,)]
-    postgres_server.drop_database(template)
-
-
 def test_what_was_committed_survives_an_immediate_stop(postgres_server: PostgresServer) -> None:
     with postgres_server.database() as url:
         assert ask(url, "SHOW fsync") == [("on",)]

@@ -13,6 +13,7 @@ from daemon.store.database import Database, sqlite_url
 from tests.builders import JUDGE
 from tests.contract.driver import Driver, StoppedClock, wipe
 from tests.contract.promises import broken_promises
+from tests.rows import open_past
 from tests.services.postgres import PostgresServer
 
 DATABASES = ["sqlite", "postgresql"]
@@ -102,3 +103,11 @@ async def store(store_url: str, tmp_path: Path, clock: StoppedClock) -> AsyncIte
 def drive(store: Store, clock: StoppedClock) -> Driver:
     """The store with a hand on its wheel."""
     return Driver(store, clock)
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    """A database with all tables, for tests of what is shown: they write its rows themselves."""
+    opened = await open_past(store_url)
+    yield opened
+    await opened.close()

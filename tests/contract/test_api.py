@@ -13,13 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.api.app import LONGEST_BODY_BYTES, create_app
 from daemon.api.routes.probes import OPEN_PATHS
 from daemon.probes import DaemonMetrics, DaemonProbes
-from daemon.store.database import Database, sqlite_url
+from daemon.store.database import Database
 from daemon.store.views import Views
 from learning.errors import ConflictError, IllegalMoveError, NotFoundError
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
 from monitoring.metrics import Metrics
-from tests.rows import START, Generations, Past, open_past
+from tests.rows import START, Generations, Past
 from tests.scripted_operations import ScriptedOperations
 
 TOKEN = "a-token-of-the-tests"
@@ -34,13 +34,6 @@ class Source:
 
     def lag(self) -> Mapping[tuple[str, int], int]:
         return {("learnd.outputs", 0): 12}
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await open_past(sqlite_url(tmp_path / "learnd.db"))
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

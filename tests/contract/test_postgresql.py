@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ def ask(statement: str) -> Callable[[Connection], Any]:
 def kind(request: pytest.FixtureRequest) -> str:
     """All of this is PostgreSQL's own."""
     return str(request.param)
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    opened = Database(store_url)
-    yield opened
-    await opened.close()
 
 
 # --- outages ----------------------------------------------------------------------------
@@ -314,6 +307,14 @@ async def test_every_session_has_its_limits_and_a_name(database: Database) -> No
 async def test_what_the_address_says_stands(store_url: str) -> None:
     database = Database(f"{store_url}?application_name=mine&target_session_attrs=any")
     assert await database.read(ask("SHOW application_name")) == "mine"
+    await database.close()
+
+
+async def test_of_several_servers_the_one_that_answers_is_taken(store_url: str) -> None:
+    user, _, place = store_url.rpartition("@")
+    host, _, name = place.partition("/")
+    database = Database(f"{user}@/{name}?host=127.0.0.1:9&host={host}")
+    assert await database.read(ask("SELECT 1")) == 1
     await database.close()
 
 

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -165,9 +165,13 @@ class KafkaBroker:
         with self.outage(how):
             pass
 
-    def create_topic(self, name: str, partitions: int = 1) -> None:
+    def create_topic(
+        self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None
+    ) -> None:
         """Make a topic, and return when every partition serves."""
-        topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
+        topic = NewTopic(
+            name, num_partitions=partitions, replication_factor=1, config=dict(config or {})
+        )
         self._admin.create_topics([topic])[name].result(ANSWER_SECONDS)
         self._await(f"topic {name}", ANSWER_SECONDS, lambda: bool(self.end_offsets(name)))
 
@@ -187,16 +191,19 @@ class KafkaBroker:
         *,
         keys: Sequence[bytes | None] | None = None,
         partition: int | None = None,
+        client: Mapping[str, str | int] | None = None,
     ) -> list[Position]:
         """Store one record per value and return where, in the order of the values.
 
         `keys` goes with `values` by index. Without `partition` a record goes where its key
-        puts it, or anywhere. Raises KafkaException when one of them was not stored.
+        puts it, or anywhere. `client` adds to the producer's settings. Raises KafkaException
+        when one of them was not stored.
         """
         # One request at a time keeps the order; idempotence would too, but half a second later.
         producer = Producer(
             self._client_settings()
             | {"max.in.flight": 1, "topic.metadata.propagation.max.ms": 1000}
+            | dict(client or {})
         )
         stored: dict[int, Position] = {}
         refused: list[KafkaError] = []

@@ -87,6 +87,11 @@ class Learnd:
         """Its SQLite file."""
         return self.data_dir / "learnd.db"
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._running().pid
+
     # --- its life -------------------------------------------------------------------
 
     def launch(

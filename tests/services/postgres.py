@@ -165,18 +165,10 @@ class PostgresServer:
         finally:
             self.start()
 
-    def create_database(self, template: str | None = None) -> str:
-        """Make a database that ROLE owns, empty or a copy of another. Returns its name.
-
-        Nobody may be connected to the template.
-        """
+    def create_database(self) -> str:
+        """Make an empty database that ROLE owns. Returns its name."""
         name = f"learnd_{uuid.uuid4().hex[:12]}"
-        self._administer(
-            "CREATE DATABASE {} OWNER {} TEMPLATE {}",
-            sql.Identifier(name),
-            sql.Identifier(ROLE),
-            sql.Identifier(template or "template1"),
-        )
+        self._administer("CREATE DATABASE {} OWNER {}", sql.Identifier(name), sql.Identifier(ROLE))
         return name
 
     def drop_database(self, name: str) -> None:
@@ -184,9 +176,9 @@ class PostgresServer:
         self._administer("DROP DATABASE {} WITH (FORCE)", sql.Identifier(name))
 
     @contextlib.contextmanager
-    def database(self, template: str | None = None) -> Iterator[str]:
+    def database(self) -> Iterator[str]:
         """The address of a new database, which is gone after the block."""
-        name = self.create_database(template)
+        name = self.create_database()
         try:
             yield self.url(name)
         finally:

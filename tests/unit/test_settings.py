@@ -268,6 +268,7 @@ def test_a_file_that_is_not_text_is_one_clear_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
+        ("kafka: {max_message_bytes: 9000000}", "smaller than max_message_bytes"),
         ("queue: {batch_size: 50, max_queue_size: 10}", "smaller than batch_size"),
         ("gate: {min_evidence: 40}", "min_evidence 40 <= wanted_evidence 32"),
         ("kafka: {outputs_topics: [a], feedback_topics: [a]}", "carries one kind of event"),

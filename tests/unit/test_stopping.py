@@ -1,6 +1,7 @@
 """How the daemon ends when what it runs does not want to."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from daemon import app
 from daemon.app import Daemon
 from daemon.settings import Settings
+from monitoring.loop_lag import LoopLag
 
 SECONDS = 10.0
 
@@ -64,7 +66,17 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
     idle: Any = Idle()
     source: Any = Hanging(ignored=2)
     daemon = Daemon(
-        Settings(data_dir=tmp_path), "url", "token", idle, idle, source, idle, idle, idle, idle
+        Settings(data_dir=tmp_path),
+        "url",
+        "token",
+        idle,
+        idle,
+        source,
+        idle,
+        idle,
+        idle,
+        idle,
+        LoopLag(time.monotonic),
     )
     stopping = asyncio.Event()
     stopping.set()

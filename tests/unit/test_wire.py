@@ -2,28 +2,25 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.wire import Decoded, Limits, Reason, Undecodable, decode
+from consumers.wire import (
+    Decoded,
+    Limits,
+    Reason,
+    Undecodable,
+    decode,
+    fault_in_content_type,
+)
 from learning.events import FeedbackEvent, OutputEvent
 from learning.ports import EventKind, Origin
+from tests.bad_input import ARRIVED, BAD_BYTES, FEEDBACK, OUTPUT, feedback, output, with_json
 
-ARRIVED = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ORIGIN = Origin("kafka", "outputs", 3, 17)
-
-OUTPUT: Mapping[str, Any] = {
-    "producer": "game-server",
-    "task_id": "t-1",
-    "task_type": "coding",
-    "prompt": "Write a loop",
-    "output": "while True: pass",
-}
-FEEDBACK: Mapping[str, Any] = {"producer": "chat", "task_id": "t-1", "task_type": "coding"}
 
 
 def read(
@@ -32,122 +29,13 @@ def read(
     return decode(kind, raw, origin, ARRIVED)
 
 
-def output(**fields: Any) -> bytes:
-    return json.dumps({**OUTPUT, **fields}).encode()
-
-
-def feedback(**fields: Any) -> bytes:
-    return json.dumps({**FEEDBACK, **fields}).encode()
-
-
-def with_json(field: str, text: str) -> bytes:
-    """An output with one more field, whose value is given as JSON text."""
-    return output()[:-1] + f', "{field}": {text}}}'.encode()
-
-
 def decoded(raw: bytes, kind: EventKind = EventKind.OUTPUT) -> Decoded:
     result = read(raw, kind)
     assert isinstance(result, Decoded), result
     return result
 
 
-BAD: Mapping[str, tuple[bytes | None, Reason]] = {
-    "empty value": (b"", Reason.EMPTY),
-    "only white space": (b" \r\n\t", Reason.EMPTY),
-    "tombstone": (None, Reason.TOMBSTONE),
-    "2 MiB text": (output(output="x" * 2**21), Reason.TOO_LARGE),
-    "UTF-8 byte order mark": (b"\xef\xbb\xbf" + output(), Reason.BYTE_ORDER_MARK),
-    "UTF-16 byte order mark": (output().decode().encode("utf-16"), Reason.BYTE_ORDER_MARK),
-    "UTF-16 without a mark": (output().decode().encode("utf-16-le"), Reason.NULL_CHARACTER),
-    "bad UTF-8": (output()[:-1] + b', "subject": "\xff"}', Reason.BAD_UTF8),
-    "surrogate in UTF-8": (output()[:-1] + b', "subject": "\xed\xa0\x80"}', Reason.BAD_UTF8),
-    "raw NUL": (output() + b"\x00", Reason.NULL_CHARACTER),
-    "escaped NUL": (with_json("subject", r'"a\u0000b"'), Reason.NULL_CHARACTER),
-    "NUL after a backslash": (with_json("subject", r'"\\\u0000"'), Reason.NULL_CHARACTER),
-    "nested NUL": (with_json("context", r'{"a": [{"b": "\u0000"}]}'), Reason.NULL_CHARACTER),
-    "NUL in a key": (with_json("context", r'{"\u0000": 1}'), Reason.NULL_CHARACTER),
-    "lone surrogate": (with_json("subject", r'"\ud800"'), Reason.NOT_JSON),
-    "not JSON at all": (b"hello", Reason.NOT_JSON),
-    "truncated": (output()[:-10], Reason.NOT_JSON),
-    "trailing bytes": (output() + b" true", Reason.NOT_JSON),
-    "two objects": (output() + output(), Reason.NOT_JSON),
-    "trailing comma": (output()[:-1] + b",}", Reason.NOT_JSON),
-    "NaN confidence": (with_json("confidence", "NaN"), Reason.NOT_JSON),
-    "NaN in the context": (with_json("context", '{"a": NaN}'), Reason.NOT_JSON),
-    "infinity in the context": (with_json("context", '{"a": [-Infinity]}'), Reason.NOT_JSON),
-    "1e999 as confidence": (with_json("confidence", "1e999"), Reason.NOT_JSON),
-    "1e999 in the context": (with_json("context", '{"a": 1e999}'), Reason.NOT_JSON),
-    "-1.5E+400 in the context": (with_json("context", '{"a": -1.5E+400}'), Reason.NOT_JSON),
-    "5,000-digit integer": (with_json("context", f'{{"a": {"7" * 5000}}}'), Reason.NOT_JSON),
-    "400-digit integer": (with_json("context", f'{{"a": {"7" * 400}}}'), Reason.NOT_JSON),
-    "5,000-digit confidence": (with_json("confidence", "7" * 5000), Reason.NOT_JSON),
-    "array root": (b"[]", Reason.NOT_AN_OBJECT),
-    "text root": (b'"text"', Reason.NOT_AN_OBJECT),
-    "number root": (b"3.5", Reason.NOT_AN_OBJECT),
-    "null root": (b"null", Reason.NOT_AN_OBJECT),
-    "deep context": (
-        with_json("context", '{"a":' * 64 + "1" + "}" * 64),
-        Reason.TOO_DEEP,
-    ),
-    "deep output": (
-        json.dumps({**OUTPUT, "output": None}).encode().replace(b"null", b"[" * 64 + b"]" * 64),
-        Reason.TOO_DEEP,
-    ),
-    "brackets without end": (b"[" * 900_000, Reason.TOO_DEEP),
-    "confidence as text": (output(confidence="0.9"), Reason.INVALID),
-    "confidence as boolean": (output(confidence=True), Reason.INVALID),
-    "confidence 1.01": (output(confidence=1.01), Reason.INVALID),
-    "negative confidence": (output(confidence=-0.1), Reason.INVALID),
-    "approved as text": (output(approved="true"), Reason.INVALID),
-    "approved as number": (output(approved=1), Reason.INVALID),
-    "10 kB id": (output(event_id="x" * 10_000), Reason.INVALID),
-    "empty id": (output(event_id=""), Reason.INVALID),
-    "path in a name": (output(producer="../etc"), Reason.INVALID),
-    "misspelt field": (output(aproved=True), Reason.INVALID),
-    "both spellings": (output(taskId="t-2"), Reason.INVALID),
-    "missing producer": (b'{"task_id": "t", "task_type": "coding"}', Reason.INVALID),
-    "output as number": (output(output=3), Reason.INVALID),
-    "no output": (json.dumps({**OUTPUT, "output": None}).encode(), Reason.INVALID),
-    "10,000 messages": (
-        json.dumps({**FEEDBACK, "messages": [{"role": "user", "content": "hi"}] * 10_000}).encode(),
-        Reason.INVALID,
-    ),
-    "unknown role": (
-        json.dumps(
-            {
-                **FEEDBACK,
-                "messages": [
-                    {"role": "tool", "content": "hi"},
-                    {"role": "assistant", "content": "ho"},
-                ],
-            }
-        ).encode(),
-        Reason.INVALID,
-    ),
-    "messages beside a prompt": (
-        output(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
-        Reason.INVALID,
-    ),
-    "naive time": (output(timestamp="2026-06-01T12:00:00"), Reason.INVALID),
-    "negative time": (output(timestamp=-1), Reason.INVALID),
-    "unknown schema version": (output(schema_version=2), Reason.UNKNOWN_SCHEMA_VERSION),
-    "schema version as text": (output(schemaVersion="1"), Reason.UNKNOWN_SCHEMA_VERSION),
-    "unknown version of another shape": (
-        b'{"schema_version": 7, "payload": {}}',
-        Reason.UNKNOWN_SCHEMA_VERSION,
-    ),
-    "year 9999": (output(timestamp="9999-12-31T23:59:59-12:00"), Reason.IMPLAUSIBLE_TIME),
-    "year 1": (output(timestamp="0001-01-01T00:00:00+23:59"), Reason.IMPLAUSIBLE_TIME),
-    "before 1970": (output(timestamp="-1"), Reason.IMPLAUSIBLE_TIME),
-    "1999": (output(timestamp="1999-12-31T23:59:59Z"), Reason.IMPLAUSIBLE_TIME),
-    "the day after tomorrow": (
-        output(timestamp=(ARRIVED + timedelta(days=1, seconds=1)).isoformat()),
-        Reason.IMPLAUSIBLE_TIME,
-    ),
-}
-
-
-@pytest.mark.parametrize(("raw", "reason"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize(("raw", "reason"), BAD_BYTES.values(), ids=BAD_BYTES.keys())
 def test_a_bad_record_has_a_reason_and_a_short_detail(raw: bytes | None, reason: Reason) -> None:
     result = read(raw)
     assert isinstance(result, Undecodable), result
@@ -271,6 +159,24 @@ def test_of_a_repeated_key_the_last_value_counts() -> None:
 )
 def test_what_only_looks_bad_is_read(raw: bytes) -> None:
     decoded(raw)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, b"application/json", b"Application/JSON ; charset=utf-8", b"application/vnd.x+json"],
+)
+def test_json_is_read_whatever_its_content_type_adds(content_type: bytes | None) -> None:
+    assert fault_in_content_type(content_type) is None
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"", b"json", b"text/plain", b"application/jsonp", b"\xff"]
+)
+def test_another_content_type_is_told_in_the_detail(content_type: bytes) -> None:
+    fault = fault_in_content_type(content_type * 1_000)
+    assert fault is not None
+    assert "not JSON" in fault.detail
+    assert len(fault.detail) < 100
 
 
 def test_the_limits_can_be_set() -> None:
