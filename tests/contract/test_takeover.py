@@ -22,7 +22,7 @@ from finetune.runner import Runner
 from finetune.scripted_provider import ScriptedProvider
 from learning.facts import CandidateDecided, RunCancelled, RunLaunched, RunLost, RunTakenOver
 from learning.ports import JobHandle, JobProgress, Recovery, RunSpec, TrainingOutcome
-from tests.builders import JUDGE, NOON
+from tests.builders import JUDGE, LONG_AGO
 from tests.contract.driver import Driver, StoppedClock
 from tests.contract.floor import PATIENCE_SECONDS, Floor
 from tests.contract.promises import broken_promises
@@ -39,7 +39,7 @@ class Pair:
 
     async def beta_takes_over(self, at_beta: Runner) -> None:
         """Alpha's leases lapse, again where it renewed one meanwhile, until beta has its run."""
-        long_ago = update(run_leases).where(run_leases.c.owner == "alpha").values(until=NOON)
+        long_ago = update(run_leases).where(run_leases.c.owner == "alpha").values(until=LONG_AGO)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not self.beta.facts_of(RunTakenOver):
                 await self.beta.drive.store.database.write(lambda tx: tx.execute(long_ago))
