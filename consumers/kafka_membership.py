@@ -43,7 +43,7 @@ from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_contact import Contact
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.wire import fault_in_content_type
-from learning.facts import Announce, TopicRecreated
+from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
     Block,
@@ -358,7 +358,7 @@ class Membership:
         try:
             yield
         except PositionFencedError as error:
-            log.warning("the partition has another owner now", error=str(error))
+            self._announce(PartitionFenced(error.topic, error.partition, error.epoch))
             if self._claims.get(tp) is claim:
                 del self._claims[tp]
                 self._consumer.pause(tp)

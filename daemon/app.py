@@ -6,12 +6,11 @@ order a stop takes them down. Decides nothing else.
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points, version
@@ -31,6 +30,14 @@ from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
+from daemon.installation import (
+    ArtifactsElsewhereError,
+    artifacts_home,
+    installation_id,
+    make_artifacts_home,
+    only_daemon_in,
+    only_daemon_on,
+)
 from daemon.kafka import kafka_connection
 from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
@@ -38,12 +45,12 @@ from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
 from daemon.store import Store
+from daemon.store.leases import Tenancy
 from daemon.store.views import Views
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workshop, factory_of
 from finetune.runner import Runner, RunnerRules
 from finetune.trainer_process import TrainerHost, TrainerLimits
-from learning.errors import LearningError
 from learning.facts import (
     BatchSealed,
     CandidateDecided,
@@ -64,8 +71,6 @@ from monitoring.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-LOCK_FILE = "learnd.lock"
-ARTIFACTS = "artifacts"
 WORK = "runs"
 PROVIDERS = "providers"
 TRAINER_LOG = "trainer.log"
@@ -77,16 +82,6 @@ INSIST_SECONDS = 1.0
 SWITCH_SECONDS = 0.0005
 COLLECT_AFTER = 50_000
 """Objects made, and not yet freed, between two looks for young cycles."""
-
-
-class DataDirInUseError(LearningError):
-    """Another daemon works in this data directory."""
-
-    def __init__(self, data_dir: Path) -> None:
-        super().__init__(
-            f"another daemon is using {data_dir}; stop it, or give this one another data_dir"
-        )
-        self.data_dir = data_dir
 
 
 def utc_now() -> datetime:
@@ -158,17 +153,18 @@ class Daemon:
 async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
     """Open everything, hand out a daemon that is ready to run, and close everything.
 
-    Raises LearningError subclasses that say what to change: DataDirInUseError,
+    Raises LearningError subclasses that say what to change: those of daemon/installation.py,
     CannotListenError, StoreUnavailableError and those of the settings.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_only_daemon_in(settings.data_dir))
+        stack.enter_context(only_daemon_in(settings.data_dir))
+        stack.enter_context(only_daemon_on(settings.database_url))
         token = ensure_token(settings.data_dir)
         bound = stack.enter_context(
             contextlib.closing(listen(settings.http.host, settings.http.port))
         )
-        artifacts_dir = settings.data_dir / ARTIFACTS
+        artifacts_dir = settings.artifacts_dir
         artifacts = ArtifactStore(artifacts_dir)
         await asyncio.to_thread(artifacts.sweep)
         lines = settings.model_lines()
@@ -180,8 +176,10 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             judge=judge,
             clock=utc_now,
             size_rules=settings.size_rules(),
+            tenancy=_tenancy(settings),
         )
         stack.push_async_callback(store.close)
+        await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
         await store.registry.ensure_lines(_named_lines(settings, lines), now)
         await store.runs.resume_waiting(now)
@@ -232,6 +230,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         }
         runner = Runner(
             store=store.runs,
+            leases=store.leases,
             lines=lines,
             workbenches=workbenches,
             artifacts=artifacts,
@@ -331,6 +330,29 @@ def run(settings: Settings) -> int:
     return 0
 
 
+def _tenancy(settings: Settings) -> Tenancy:
+    return Tenancy(
+        owner=installation_id(settings.data_dir),
+        node=settings.node,
+        lease=timedelta(seconds=settings.finetune.lease_seconds),
+        gone_after=timedelta(seconds=settings.finetune.node_gone_seconds),
+    )
+
+
+async def _settle_artifacts(store: Store, artifacts_dir: Path) -> None:
+    """See to it that all daemons of a database publish into one directory.
+
+    Otherwise one would promote a version that the next cannot load, and fail its line's runs.
+    """
+    found = await asyncio.to_thread(artifacts_home, artifacts_dir)
+    recorded = await store.registry.artifacts_home()
+    if recorded is None:
+        found = await asyncio.to_thread(make_artifacts_home, artifacts_dir)
+        recorded = await store.registry.settle_artifacts(found)
+    if found != recorded:
+        raise ArtifactsElsewhereError(artifacts_dir, recorded)
+
+
 def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
     """The lines that the settings name; the others begin with their first run."""
     return [line for line in lines if line.name in settings.lines]
@@ -404,10 +426,8 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
             case RunCancelled():
                 sealer.wake()
                 runner.wake()
-            case BatchSealed() | RunCancelAsked() | LaunchResolved(job_id=None):
+            case BatchSealed() | RunCancelAsked() | LaunchResolved():
                 runner.wake()
-            case LaunchResolved():
-                runner.take_up(fact.run_id)
             case _:
                 pass
 
@@ -429,14 +449,3 @@ async def _end(task: asyncio.Task[None], patience_seconds: float) -> None:
         log.warning("it does not end by itself and is cancelled", task=task.get_name())
         task.cancel()
         await asyncio.wait([task], timeout=INSIST_SECONDS)
-
-
-@contextlib.contextmanager
-def _only_daemon_in(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory's lock; the kernel lets go of it when the process ends."""
-    with (data_dir / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataDirInUseError(data_dir) from error
-        yield

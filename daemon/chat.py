@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.printing import plain
+from daemon.settings import Settings
 from finetune.artifacts import ArtifactStore
 from finetune.trainer_process import TrainerHost
 from learning.ports import ModelReference
@@ -50,16 +51,20 @@ class Chat:
 
 @contextlib.contextmanager
 def open_chat(
-    loading: Mapping[str, Any], data_dir: Path, *, max_new_tokens: int, temperature: float
+    loading: Mapping[str, Any],
+    settings: Settings,
+    *,
+    max_new_tokens: int,
+    temperature: float,
 ) -> Iterator[Chat]:
     """Make a version ready to answer; `loading` is what the API says of it.
 
     The event loop runs only while the model answers, so that Ctrl-C works at the prompt.
     """
     artifact, adapter = loading["artifact_dir"], loading["adapter"]
-    root = Path(artifact).parent if artifact is not None else data_dir / "artifacts"
+    root = Path(artifact).parent if artifact is not None else settings.artifacts_dir
     model = ModelReference(loading["base_model"], Path(adapter) if adapter is not None else None)
-    host = TrainerHost(ArtifactStore(root), data_dir / LOG_FILE, idle=PATIENCE)
+    host = TrainerHost(ArtifactStore(root), settings.data_dir / LOG_FILE, idle=PATIENCE)
     with asyncio.Runner() as runner:
         try:
             yield Chat(runner, host, model, max_new_tokens, temperature)

@@ -415,6 +415,25 @@ def resolve_run(
     show_json(done) if as_json else screens.resolved(done)
 
 
+@app.command("node-gone")
+def node_gone(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="As `learnd runs` names it.")],
+    reason: Reason = "",
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give up a node that will not come back, so that others take its runs."""
+    from daemon import screens
+    from daemon.client import part
+    from daemon.printing import show_json
+
+    with _daemon(url, config, data_dir) as daemon:
+        done = daemon.post(f"/v1/nodes/{part(node)}/gone", {"reason": reason})
+    show_json(done) if as_json else screens.node_gone(done)
+
+
 @app.command()
 def versions(
     line: Annotated[str | None, typer.Argument(metavar="LINE", help="A model line.")] = None,
@@ -521,7 +540,7 @@ def chat(
     _quiet("warning")
     with open_chat(
         found["loading"],
-        settings.data_dir,
+        settings,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     ) as opened:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
-from daemon.api.ports import FlushResult, HeldOutImport
+from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from daemon.store import Store
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
@@ -168,6 +168,13 @@ class DaemonOperations:
         )
         self._announce(rolled_back)
         return rolled_back
+
+    async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
+        """See daemon.api.ports.Operations."""
+        taken = await self._store.leases.declare_gone(
+            node, reason=reason or "no reason given", actor=actor, now=self._clock()
+        )
+        return NodeGone(node, taken)
 
     async def _require_whole(self, line: str, version: str) -> None:
         """Hash the files of a version that is about to be in use. Raises DamagedVersionError.

@@ -98,7 +98,8 @@ class DaemonProbes:
         measured = measurements(overview) if overview is not None else Measurements()
         full = self._pressure.refusal(EventKind.OUTPUT) if self._pressure.is_full else None
         room = Check("room for events", ok=full is None, detail=full or "")
-        checks = [*self.at_hand(), store, room, *self._stuck_partitions()]
+        orphans = [_orphans(overview)] if overview is not None else []
+        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *orphans]
         return assess(measured, checks, self._clock())
 
     def _stuck_partitions(self) -> Sequence[Check]:
@@ -142,6 +143,17 @@ class DaemonMetrics:
         return self._metrics.render()
 
 
+def _orphans(overview: Overview) -> Check:
+    """Runs whose daemon fell silent; the next one takes them, unless they need its node."""
+    silent = [
+        f"{run.id} of {run.line} is on node {run.node}, silent since {run.silent_since:%H:%M:%S}"
+        for run in overview.stats.active.jobs
+        if run.silent_since is not None
+    ]
+    advice = "; start it again, or give it up with `learnd node-gone`" if silent else ""
+    return Check("run owners", ok=not silent, detail=", ".join(silent) + advice)
+
+
 def measurements(overview: Overview) -> Measurements:
     """What health is judged by."""
     outputs = _outputs_by_state(overview)
@@ -170,6 +182,7 @@ def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], i
             for task_type, since in overview.oldest_queued_at.items()
         },
         runs_by_state=overview.runs_by_state,
+        silent_runs=sum(run.silent_since is not None for run in overview.stats.active.jobs),
         lag=lag,
         batch_sizes={line.line: line.batch_size.size for line in overview.lines},
         lines=[

@@ -214,6 +214,7 @@ def runs(found: Sequence[Json], title: str | None = None) -> None:
             Column("run"),
             Column("line"),
             Column("state"),
+            Column("node"),
             Column("progress"),
             Column("version"),
             Column("planned (UTC)"),
@@ -224,6 +225,7 @@ def runs(found: Sequence[Json], title: str | None = None) -> None:
                 one["id"],
                 one["line"],
                 one["state"],
+                _node(one),
                 _progress(one["progress"]),
                 one["version"],
                 when(one["planned_at"]),
@@ -233,6 +235,11 @@ def runs(found: Sequence[Json], title: str | None = None) -> None:
         ],
         title=title,
     )
+
+
+def _node(run: Json) -> str | None:
+    """Where a run is; a question mark when nothing is heard from there."""
+    return f"{run['node']}?" if run["silent_since"] is not None else run["node"]
 
 
 def _progress(progress: Json | None) -> str:
@@ -253,6 +260,8 @@ def run(found: Json) -> None:
             ("batch", summary["batch_id"]),
             ("members", text_of(found["members"])),
             ("provider", summary["provider"]),
+            ("node", summary["node"]),
+            ("silent since", when(summary["silent_since"]) if summary["silent_since"] else None),
             ("job", found["job_id"]),
             ("base model", found["base_model"]),
             ("trained from", found["parent"]),
@@ -391,6 +400,14 @@ def promoted(found: Json) -> None:
     """A promotion."""
     how = "promoted by force" if found["forced"] else "promoted"
     say(f"{found['line']}: {found['version']} {how}; it replaces {found['replaced']}.")
+
+
+def node_gone(found: Json) -> None:
+    """A node that was given up."""
+    say(
+        f"{found['node']} was given up; the next daemon takes {some_of(found['run_ids'])}."
+        " If that node is not gone after all, what it still does about them is void."
+    )
 
 
 def rolled_back(found: Json) -> None:

@@ -6,6 +6,7 @@ reads the file and the environment. No model name, endpoint or key has a default
 
 import difflib
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -359,6 +360,10 @@ class FineTuneSettings(_Section):
     """How long a local trainer may be busy without progress. To load a model is no progress."""
     trainer_idle_seconds: Seconds = 30.0
     """How long the trainer process is kept warm after its last request."""
+    lease_seconds: float = Field(30.0, ge=1.0, le=3_600.0, allow_inf_nan=False)
+    """A daemon that is silent for so long loses its runs to another one."""
+    node_gone_seconds: Seconds = 3_600.0
+    """A local run waits so much longer for its node, before it starts elsewhere."""
 
 
 class LineSettings(_Section):
@@ -411,6 +416,14 @@ def _default_datasets(known: dict[str, Any]) -> Path:
     return Path(known["data_dir"], "datasets")
 
 
+def _default_artifacts(known: dict[str, Any]) -> Path:
+    return Path(known["data_dir"], "artifacts")
+
+
+def _host_name() -> str:
+    return socket.gethostname()[:64] or "localhost"
+
+
 class Settings(BaseSettings):
     """Every setting of the daemon. Immutable."""
 
@@ -427,6 +440,10 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Path("learnd-data")
     database_url: DatabaseUrl = Field(default_factory=_default_database)
     dataset_dir: AbsolutePath = Field(default_factory=_default_datasets)
+    artifacts_dir: AbsolutePath = Field(default_factory=_default_artifacts)
+    """Shared by all daemons of one database."""
+    node: Name = Field(default_factory=_host_name)
+    """What this daemon is called among them."""
     simulation_mode: bool = False
     """Everything runs, but no job is launched."""
     http: HttpSettings = HttpSettings()

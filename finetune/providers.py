@@ -44,6 +44,8 @@ class Workbench:
 
     provider: FineTuneProvider
     evaluator: Evaluator
+    needs_node: bool = False
+    """Whether its jobs live in this daemon and on this node's files, as local ones do."""
 
 
 ProviderFactory = Callable[[Workshop], AbstractAsyncContextManager[Workbench]]
@@ -98,6 +100,7 @@ async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
         LocalEvaluator(
             workshop.trainer, max_length=settings.max_length, precision=settings.precision
         ),
+        needs_node=True,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -28,6 +28,8 @@ from learning.facts import (
     RunCancelled,
     RunFailed,
     RunLaunched,
+    RunLost,
+    RunTakenOver,
     RunTrained,
     RunWaits,
 )
@@ -55,7 +57,9 @@ from learning.ports import (
     JobFailedError,
     JobHandle,
     JobProgress,
+    LeaseLostError,
     Recovery,
+    RunLeases,
     RunRecord,
     RunSpec,
     RunStore,
@@ -64,12 +68,18 @@ from learning.ports import (
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 STORE_RETRY_SECONDS = 2.0
 PROGRESS_SECONDS = 1.0
 MOST_DOUBLINGS = 20
 """More of them would only overflow: the cap is reached long before."""
 DUE_SECONDS = 5.0
 """How often the runner looks for due runs when nobody wakes it."""
+RENEWALS = 3
+"""How often a lease is renewed before it would lapse."""
+DISOWN_SECONDS = 120.0
+"""How long the new owner of a run is given to find a job that the old one launched late."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class Runner:
         self,
         *,
         store: RunStore,
+        leases: RunLeases,
         lines: ModelLines,
         workbenches: Mapping[str, Workbench],
         artifacts: ArtifactStore,
@@ -123,6 +134,7 @@ class Runner:
         clock: Clock,
     ) -> None:
         self._store = store
+        self._leases = leases
         self._lines = lines
         self._workbenches = workbenches
         self._artifacts = artifacts
@@ -133,47 +145,45 @@ class Runner:
         self._clock = clock
         self._draw = random.Random().random  # noqa: S311 - jitter, not a secret
         self._wake = asyncio.Event()
-        self._taken_up: set[str] = set()
+        self._launching: set[str] = set()
+        self._called_off: set[str] = set()
+        self._homeless: set[str] = set()
+        """Runs of lines that are not configured here."""
         self._places = asyncio.Semaphore(rules.max_active)
 
     def wake(self) -> None:
-        """Look for runs to begin or to call off now, because something happened to one."""
-        self._wake.set()
-
-    def take_up(self, run_id: str) -> None:
-        """Go on with a run that a person has given its job."""
-        self._taken_up.add(run_id)
+        """Look for runs to begin, go on with or call off, because something happened to one."""
         self._wake.set()
 
     async def run(self) -> None:
         """Work until cancelled. Cancelling ends local jobs after a checkpoint."""
+        await self._ask(self._leases.release_all)
         async with asyncio.TaskGroup() as tasks:
             working: dict[str, asyncio.Task[None]] = {}
-            called_off: set[str] = set()
 
             def start(run_id: str) -> None:
-                if run_id not in working and run_id not in called_off:
+                if run_id not in working and run_id not in self._called_off:
                     task = tasks.create_task(self._work(run_id), name=run_id)
                     working[run_id] = task
                     task.add_done_callback(lambda _: working.pop(run_id))
                     task.add_done_callback(lambda _: self._wake.set())
 
             def call_off(run_id: str) -> None:
-                if run_id not in called_off:
-                    called_off.add(run_id)
+                if run_id not in self._called_off:
+                    self._called_off.add(run_id)
                     task = tasks.create_task(
                         self._call_off(run_id, working.get(run_id)), name=f"end of {run_id}"
                     )
-                    task.add_done_callback(lambda _: called_off.discard(run_id))
+                    task.add_done_callback(lambda _: self._called_off.discard(run_id))
 
-            for record in await self._ask(self._store.active):
-                start(record.run_id)
+            tasks.create_task(self._keep_leases(working), name="leases")
             while True:
                 self._wake.clear()
                 for record in await self._ask(self._store.cancelling):
                     call_off(record.run_id)
-                while self._taken_up:
-                    start(self._taken_up.pop())
+                for run_id in await self._ask(self._leases.lapsed):
+                    if run_id not in self._homeless:
+                        start(run_id)
                 for record in await self._ask(lambda: self._store.due(self._clock())):
                     start(record.run_id)
                 # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the
@@ -182,40 +192,76 @@ class Runner:
                     async with asyncio.timeout(DUE_SECONDS):
                         await self._wake.wait()
 
-    async def _ask(
-        self, query: Callable[[], Awaitable[Sequence[RunRecord]]]
-    ) -> Sequence[RunRecord]:
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await query()
+                return await question()
             except StoreUnavailableError as error:
                 log.warning("store unavailable", error=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
 
+    async def _keep_leases(self, working: Mapping[str, asyncio.Task[None]]) -> None:
+        """Renew the leases, and end the work on a run that another daemon has taken."""
+        while True:
+            await asyncio.sleep(self._leases.duration.total_seconds() / RENEWALS)
+            for run_id in await self._ask(self._leases.renew):
+                if run_id in self._launching:
+                    continue  # a job may be made just now: who made it has to see to it
+                self._announce(RunLost(run_id))
+                if (work := working.get(run_id)) is not None:
+                    work.cancel()
+
     async def _work(self, run_id: str) -> None:
-        """Take one run as far as it goes, from whatever step it is at."""
+        """Work on one run, as long as it is this daemon's."""
         async with self._places:
-            unanswered = itertools.count(1)
-            while True:
-                try:
-                    record = await self._store.get(run_id)
-                    if not await self._step(record):
-                        return
-                except StoreUnavailableError as error:
-                    log.warning("store unavailable", run=run_id, error=str(error))
-                    await asyncio.sleep(STORE_RETRY_SECONDS)
-                except (ConnectionError, TimeoutError) as error:
-                    # What was asked for may have been done all the same: the stored step is
-                    # looked at again, so that a launch is looked up before there is another.
-                    log.warning("the provider did not answer", run=run_id, error=repr(error))
-                    delay = retry_delay(next(unanswered), self._rules, self._draw)
-                    await asyncio.sleep(delay.total_seconds())
-                except Exception as error:
-                    # A defect in one run must not end intake and every other run.
-                    log.exception("run failed unexpectedly", run=run_id)
-                    failure = JobFailedError("internal", repr(error), retryable=False)
-                    await self._fail(record, failure)
+            try:
+                await self._go_on(run_id)
+            except LeaseLostError as error:
+                log.warning("a write about a run was refused", run=run_id, error=str(error))
+                self._announce(RunLost(run_id))
+            finally:
+                if run_id not in self._called_off:  # otherwise it is held until its job has ended
+                    await self._let_go(run_id)
+
+    async def _let_go(self, run_id: str) -> None:
+        """Nobody has to wait for the lease; when the store is away, for no longer than it runs."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._leases.release(run_id)
+
+    async def _go_on(self, run_id: str) -> None:
+        """Take one run as far as it goes, from whatever step it is at."""
+        unanswered = itertools.count(1)
+        while True:
+            try:
+                record = await self._store.get(run_id)
+                if record.state.active and not await self._is_ours(record):
                     return
+                if not await self._step(record):
+                    return
+            except LeaseLostError:
+                raise
+            except StoreUnavailableError as error:
+                log.warning("store unavailable", run=run_id, error=str(error))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+            except (ConnectionError, TimeoutError) as error:
+                # What was asked for may have been done all the same: the stored step is
+                # looked at again, so that a launch is looked up before there is another.
+                log.warning("the provider did not answer", run=run_id, error=repr(error))
+                delay = retry_delay(next(unanswered), self._rules, self._draw)
+                await asyncio.sleep(delay.total_seconds())
+            except Exception as error:
+                # A defect in one run must not end intake and every other run.
+                log.exception("run failed unexpectedly", run=run_id)
+                failure = JobFailedError("internal", repr(error), retryable=False)
+                await self._fail(record, failure)
+                return
+
+    async def _is_ours(self, record: RunRecord) -> bool:
+        """Whether this daemon works on a run under way; one without an owner becomes its own."""
+        hold = await self._leases.hold(record.run_id)
+        if hold is not None and hold.taken_from is not None:
+            self._announce(RunTakenOver(record.line, record.run_id, hold.taken_from))
+        return hold is not None
 
     async def _call_off(self, run_id: str, work: asyncio.Task[None] | None) -> None:
         """End a run whose cancellation is stored: its work here, its job, then the run itself.
@@ -225,23 +271,32 @@ class Runner:
         if work is not None:
             work.cancel()
             await asyncio.wait({work})
-        for tries in itertools.count(1):
-            try:
-                record = await self._store.get(run_id)
-                if record.state.active and record.cancellation is not None:
-                    if not await self._end_job(record):
-                        return
-                    await self._store.cancel(run_id, self._clock())
-                    asked = record.cancellation
-                    self._announce(RunCancelled(record.line, run_id, asked.actor, asked.reason))
+        try:
+            for tries in itertools.count(1):
+                try:
+                    await self._finish_off(run_id)
+                except IllegalMoveError as error:
+                    log.info("run was moved by another hand", run=run_id, reason=str(error))
+                except Exception as error:
+                    # One run that cannot be ended now must not end intake and every other run.
+                    log.warning("run is not cancelled yet", run=run_id, error=repr(error))
+                    delay = retry_delay(tries, self._rules, self._draw)
+                    await asyncio.sleep(delay.total_seconds())
+                    continue
                 return
-            except IllegalMoveError as error:
-                log.info("run was moved by another hand", run=run_id, reason=str(error))
-                return
-            except Exception as error:
-                # One run that cannot be ended now must not end intake and every other run.
-                log.warning("run is not cancelled yet, tried again", run=run_id, error=repr(error))
-                await asyncio.sleep(retry_delay(tries, self._rules, self._draw).total_seconds())
+        finally:
+            await self._let_go(run_id)
+
+    async def _finish_off(self, run_id: str) -> None:
+        """End a run that nobody works on, if this daemon may: its job, then the run."""
+        record = await self._store.get(run_id)
+        if not record.state.active or record.cancellation is None:
+            return
+        if not await self._is_ours(record) or not await self._end_job(record):
+            return
+        await self._store.cancel(run_id, self._clock())
+        asked = record.cancellation
+        self._announce(RunCancelled(record.line, run_id, asked.actor, asked.reason))
 
     async def _end_job(self, record: RunRecord) -> bool:
         """End the job of a run. False when a person has to say whether there is one."""
@@ -277,6 +332,7 @@ class Runner:
         line = self._lines.get(record.line)
         if line is None:
             log.error("run of a line that is not configured", run=record.run_id, line=record.line)
+            self._homeless.add(record.run_id)
             if record.state is RunState.PLANNED:
                 await self._wait(record, f"line {record.line} is not configured")
             return False
@@ -308,12 +364,41 @@ class Runner:
         if reason is not None:
             await self._wait(record, reason)
             return False
-        record = await self._store.begin(record.run_id, line, self._clock())
+        workbench = self._workbench(line)
+        record = await self._store.begin(
+            record.run_id, line, self._clock(), bound=workbench.needs_node
+        )
         spec = await self._specify(record, line)
-        job = await self._workbench(line).provider.launch(spec)
-        reached("job launched")
-        await self._adopt(record, line, job)
+        # Writing the files may have taken longer than the lease.
+        if not await self._is_ours(record):
+            return False
+        self._launching.add(record.run_id)
+        try:
+            job = await workbench.provider.launch(spec)
+            reached("job launched")
+            try:
+                await self._adopt(record, line, job)
+            except (LeaseLostError, IllegalMoveError):
+                await self._disown(job, workbench.provider)
+                raise
+        finally:
+            self._launching.discard(record.run_id)
         return True
+
+    async def _disown(self, job: JobHandle, provider: FineTuneProvider) -> None:
+        """Cancel a job that was made after its run had gone on without it.
+
+        The run's new owner may be looking for it just now: then it is that one's.
+        """
+        for _ in range(round(DISOWN_SECONDS / STORE_RETRY_SECONDS)):
+            now = await self._store.get(job.run_id)
+            if (now.attempt, now.state) != (job.attempt, RunState.LAUNCHING):
+                if (now.attempt, now.job_id) != (job.attempt, job.job_id):
+                    log.warning("a surplus job is cancelled", run=job.run_id, job=job.job_id)
+                    await provider.cancel(job)
+                return
+            await asyncio.sleep(STORE_RETRY_SECONDS)
+        log.error("a job may be one too many: look there", run=job.run_id, job=job.job_id)
 
     def _obstacle(self, line: ModelLine) -> str | None:
         if self._rules.simulation_mode:
@@ -409,7 +494,8 @@ class Runner:
             if latest:
                 progress = latest[-1]
                 latest.clear()
-                with contextlib.suppress(StoreUnavailableError):
+                # A lease that was lost is noticed when it is renewed.
+                with contextlib.suppress(StoreUnavailableError, LeaseLostError):
                     await self._store.report(run_id, progress, self._clock())
 
     async def _prove(self, record: RunRecord, line: ModelLine) -> bool:

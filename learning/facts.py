@@ -45,6 +45,16 @@ class TopicRecreated:
 
 
 @dataclass(frozen=True)
+class PartitionFenced:
+    """A write was refused, because another consumer has claimed the partition since."""
+
+    topic: str
+    partition: int
+    epoch: int
+    """The claim that the write was made under."""
+
+
+@dataclass(frozen=True)
 class EventsExpired:
     """Held events whose time ran out."""
 
@@ -140,6 +150,23 @@ class RunTrained:
 
 
 @dataclass(frozen=True)
+class RunTakenOver:
+    """This daemon goes on with a run whose owner fell silent, or was declared gone."""
+
+    line: str
+    run_id: str
+    taken_from: str
+    """The name of the node that had it."""
+
+
+@dataclass(frozen=True)
+class RunLost:
+    """Another daemon took a run from this one, whose writes about it are refused now."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
 class CandidateDecided:
     """The gate spoke. `version` is the candidate's pre-release number."""
 
@@ -190,6 +217,7 @@ Fact = (
     EventsStored
     | EventsRefused
     | TopicRecreated
+    | PartitionFenced
     | EventsExpired
     | BatchSealed
     | RunLaunched
@@ -199,6 +227,8 @@ Fact = (
     | RunCancelled
     | LaunchResolved
     | RunTrained
+    | RunTakenOver
+    | RunLost
     | CandidateDecided
     | Promoted
     | RolledBack

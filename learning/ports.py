@@ -371,20 +371,79 @@ class ChampionMovedError(LearningError):
         self.was, self.is_now = was, is_now
 
 
+class LeaseLostError(LearningError):
+    """A daemon wrote about a run that another one works on, or that nobody gave it."""
+
+    def __init__(self, run_id: str, node: str | None) -> None:
+        whose = f"node {node} owns it now" if node is not None else "nobody owns it yet"
+        super().__init__(f"run {run_id} is not this daemon's: {whose}; nothing was written")
+        self.run_id, self.node = run_id, node
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A daemon holds the lease of a run, and may write about it."""
+
+    taken_from: str | None = None
+    """The node whose daemon had it until now, and fell silent or was declared gone."""
+
+
+class RunLeases(Protocol):
+    """Which runs this daemon works on. Several daemons may share the store.
+
+    A run under way has one owner, for as long as that one renews its lease. Durations are
+    measured by the store's clock, not by the daemon's. A lease that lapsed is still the
+    owner's until another daemon takes it, and never again afterwards.
+    """
+
+    @property
+    def duration(self) -> timedelta:
+        """How long a lease runs; it should be renewed a few times in between."""
+        ...
+
+    async def lapsed(self) -> Sequence[str]:
+        """The runs under way that have no owner, so that this daemon may take them.
+
+        A run whose files are on another node is not among them until that node is declared
+        gone, or was silent for long.
+        """
+        ...
+
+    async def hold(self, run_id: str) -> Hold | None:
+        """Renew the lease of a run under way, or take it when it is free.
+
+        None when it is another daemon's. Raises LeaseLostError when it was this one's: then
+        what is known of the run is out of date.
+        """
+        ...
+
+    async def renew(self) -> Collection[str]:
+        """Renew every lease that is held; returns the runs that turn out to be lost."""
+        ...
+
+    async def release(self, run_id: str) -> None:
+        """Let go of a run, so that nobody has to wait for its lease. Idempotent."""
+        ...
+
+    async def release_all(self) -> None:
+        """Let go of everything that this daemon held before it was started anew."""
+        ...
+
+
 class RunStore(Protocol):
     """Where the runner keeps how far it is. Each method is one transaction.
 
     A method that moves a run raises IllegalMoveError when the run is not in the state
-    that the move starts from. A run whose cancellation was asked for only goes on to the
-    knowledge of its job (`adopt`, `wait_for`) and to its end (`cancel`).
+    that the move starts from, and LeaseLostError when the run is under way in the hands of
+    another daemon. A run whose cancellation was asked for only goes on to the knowledge of
+    its job (`adopt`, `wait_for`) and to its end (`cancel`).
     """
 
     async def due(self, now: datetime) -> Sequence[RunRecord]:
-        """The oldest planned run of each line that is not working on another one."""
-        ...
+        """The oldest planned run of each line that is not working on another one.
 
-    async def active(self) -> Sequence[RunRecord]:
-        """Every run that was launched and is not decided: what a restart finds."""
+        Without those whose files are on another node.
+        """
         ...
 
     async def cancelling(self) -> Sequence[RunRecord]:
@@ -395,8 +454,13 @@ class RunStore(Protocol):
         """The run as it is stored now."""
         ...
 
-    async def begin(self, run_id: str, line: ModelLine, now: datetime) -> RunRecord:
-        """planned -> launching: the intent of a new attempt, before anything is started."""
+    async def begin(
+        self, run_id: str, line: ModelLine, now: datetime, *, bound: bool = False
+    ) -> RunRecord:
+        """planned -> launching: the intent of a new attempt, before anything is started.
+
+        Takes the run's lease. `bound` says that its files will be on this node alone.
+        """
         ...
 
     async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from structlog.typing import Processor
@@ -24,12 +24,15 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    PartitionFenced,
     Promoted,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
     RunFailed,
     RunLaunched,
+    RunLost,
+    RunTakenOver,
     RunTrained,
     RunWaits,
     TopicRecreated,
@@ -139,6 +142,19 @@ def _masked(name: str, value: Any) -> Any:
     return value
 
 
+BAD_NEWS: Final = (
+    EventsStored,  # with dead letters
+    EventsRefused,
+    TopicRecreated,
+    PartitionFenced,
+    RunFailed,
+    RunTakenOver,
+    RunLost,
+    RunWaits,
+    RolledBack,
+)
+
+
 class FactLog:
     """Writes one line for each fact it is called with."""
 
@@ -151,9 +167,7 @@ class FactLog:
         fields = {"kind": type(fact).__name__}
         if isinstance(fact, EventsStored) and not fact.dead_letters:
             self._log.debug(said, **fields)
-        elif isinstance(
-            fact, RunFailed | RunWaits | TopicRecreated | RolledBack | EventsStored | EventsRefused
-        ):
+        elif isinstance(fact, BAD_NEWS):
             self._log.warning(said, **fields)
         else:
             self._log.info(said, **fields)
@@ -171,6 +185,11 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.topic}[{fact.partition}] is another topic than the one read before:"
                 f" reading again from {fact.restart_offset} instead of {fact.stored_offset}"
+            )
+        case PartitionFenced():
+            return (
+                f"{fact.topic}[{fact.partition}]: a write under the claim {fact.epoch} was"
+                " refused, because another consumer owns the partition now"
             )
         case EventsExpired():
             return f"{fact.count} held events expired without a verdict"
@@ -206,6 +225,10 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: run {fact.run_id} trained on {fact.trained_tokens} tokens"
                 f" in {fact.seconds:.1f} s"
             )
+        case RunTakenOver():
+            return f"{fact.line}: run {fact.run_id} taken over from node {fact.taken_from}"
+        case RunLost():
+            return f"run {fact.run_id} belongs to another daemon now: its work here ends"
         case CandidateDecided():
             return f"{fact.line}: {fact.version}: {fact.outcome}: {fact.reason}"
         case Promoted():

@@ -28,12 +28,15 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    PartitionFenced,
     Promoted,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
     RunFailed,
     RunLaunched,
+    RunLost,
+    RunTakenOver,
     RunTrained,
     RunWaits,
     TopicRecreated,
@@ -72,6 +75,8 @@ class Snapshot:
     held: Mapping[str, int] = field(default_factory=dict)
     oldest_queued_seconds: Mapping[str, float] = field(default_factory=dict)
     runs_by_state: Mapping[str, int] = field(default_factory=dict)
+    silent_runs: int = 0
+    """Runs whose daemon fell silent."""
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """Records not yet read, by topic and partition."""
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
@@ -156,6 +161,11 @@ class _Counters:
         self._recreated = counter(
             "learnd_topics_recreated", "Partitions found to be others than were read.", "topic"
         )
+        self._fenced = counter(
+            "learnd_fenced_writes",
+            "Writes refused because another consumer owns the partition.",
+            "topic",
+        )
         self._batches = counter("learnd_batches", "Batches sealed.", "line", "trigger")
         self._members = counter("learnd_batch_members", "Events in sealed batches.", "line", "role")
         self._launched = counter(
@@ -174,6 +184,10 @@ class _Counters:
             registry=registry,
             buckets=RUN_SECONDS_BUCKETS,
         )
+        self._taken_over = counter(
+            "learnd_runs_taken_over", "Runs taken from a daemon that fell silent.", "line"
+        )
+        self._lost = counter("learnd_runs_lost", "Runs that another daemon took from this one.")
         self._decisions = counter(
             "learnd_decisions", "What the gate said of candidates.", "line", "outcome"
         )
@@ -196,6 +210,8 @@ class _Counters:
                 self._expired.inc(fact.count)
             case TopicRecreated():
                 self._recreated.labels(fact.topic).inc()
+            case PartitionFenced():
+                self._fenced.labels(fact.topic).inc()
             case BatchSealed():
                 self._batches.labels(fact.line, fact.trigger).inc()
                 for role, n in (
@@ -217,6 +233,10 @@ class _Counters:
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
                 self._seconds.labels(fact.line).observe(fact.seconds)
+            case RunTakenOver():
+                self._taken_over.labels(fact.line).inc()
+            case RunLost():
+                self._lost.inc()
             case CandidateDecided():
                 self._decisions.labels(fact.line, fact.outcome).inc()
             case Promoted():
@@ -262,6 +282,7 @@ class _Gauges:
         )
         self._batch_size = gauge("learnd_batch_size_events", "Events in a batch.", "line")
         self._runs = gauge("learnd_runs", "Fine-tune runs.", "state")
+        self._silent = gauge("learnd_silent_runs", "Runs whose daemon fell silent.")
         self._lag = gauge(
             "learnd_consumer_lag_records", "Records not yet read.", "topic", "partition"
         )
@@ -315,6 +336,7 @@ class _Gauges:
             self._batch_size.labels(line_name).set(size)
         for state, n in snapshot.runs_by_state.items():
             self._runs.labels(state).set(n)
+        self._silent.set(snapshot.silent_runs)
         for (topic, partition), records in snapshot.lag.items():
             self._lag.labels(topic, str(partition)).set(records)
         for line in snapshot.lines:

@@ -19,6 +19,8 @@ from learning.ports import (
 from learning.validators import built_in
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+"""By any real clock, such as the database's."""
 HERE = Origin("test", "learnd.outputs", 0, 0)
 
 JUDGE = Judge(Policy, built_in(max_output_characters=1_000))

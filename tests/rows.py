@@ -26,6 +26,7 @@ from daemon.store.tables import (
     metadata,
     model_lines,
     run_attempts,
+    run_leases,
     runs,
     transitions,
     versions,
@@ -208,6 +209,14 @@ class Past:
         )
         self.step("run", run_id, None, "planned")
         return run_id
+
+    def lease(self, run_id: str, node: str, *, until: datetime, bound: bool = False) -> None:
+        """A daemon on a node works on a run."""
+        self._tx.execute(
+            insert(run_leases).values(
+                run_id=run_id, owner=node, node=node, epoch=1, until=until, bound=bound
+            )
+        )
 
     def line(self, name: str = "audio", *, base_model: str = "models/tiny") -> int:
         """A model line with its declared base as the champion; returns the base's row id."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.api.ports import FlushResult, HeldOutImport
+from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
@@ -63,6 +63,10 @@ class ScriptedOperations:
     async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
         self._hear("resolve_run", run_id, job_id, actor)
         return LaunchResolved("audio", run_id, job_id, actor)
+
+    async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
+        self._hear("give_up_node", node, reason, actor)
+        return NodeGone(node, ["r-1", "r-2"])
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         self._hear("judge", event_row_id, approved, reason, actor)

@@ -30,6 +30,14 @@ class FlushResult:
     reason: str
 
 
+@dataclass(frozen=True)
+class NodeGone:
+    """A node that was given up, and the runs that were taken from it."""
+
+    node: str
+    run_ids: Sequence[str]
+
+
 class Operations(Protocol):
     """What a person may ask the running daemon to do.
 
@@ -73,6 +81,11 @@ class Operations(Protocol):
 
     async def resolve_run(self, run_id: str, job_id: str | None, *, actor: str) -> LaunchResolved:
         """Say which job a launch of unknown outcome made, or with None that it made none."""
+        ...
+
+    async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
+        """Take a node's unfinished runs away from it, for good: whatever it still says of
+        them is refused, and a local one starts again on another node."""
         ...
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:

@@ -86,6 +86,12 @@ class RollbackRequest(_Body):
     reason: Reason = ""
 
 
+class NodeGoneRequest(_Body):
+    """Why a node is given up."""
+
+    reason: Reason = ""
+
+
 class _Query(BaseModel):
     # Not strict: what stands in an address is text.
     model_config = ConfigDict(extra="forbid")

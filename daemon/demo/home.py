@@ -4,7 +4,6 @@ Only what a demo made is ever removed. The settings are one mapping, of which th
 daemon and the file for the commands afterwards are both made.
 """
 
-import fcntl
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any, Final
 
 import yaml
 
-from daemon.app import LOCK_FILE, DataDirInUseError
 from daemon.demo.base_model import base_model_dir
+from daemon.installation import DATA_LOCK, only_daemon_in
 from learning.errors import LearningError
 
 BATCH_SIZE: Final = 250
@@ -57,6 +56,11 @@ class Home:
         return self.root / "data"
 
     @property
+    def artifacts_dir(self) -> Path:
+        """Where its versions lie."""
+        return self.data_dir / "artifacts"
+
+    @property
     def base_model(self) -> Path:
         """Made once; the next demo takes it as it is."""
         return base_model_dir(self.root)
@@ -79,14 +83,9 @@ class Home:
         """Remove the last demo's data. Raises NotADemoError and DataDirInUseError."""
         self.root.mkdir(parents=True, exist_ok=True)
         if self.data_dir.exists():
-            lock = self.data_dir / LOCK_FILE
-            if not lock.is_file():
+            if not (self.data_dir / DATA_LOCK).is_file():
                 raise NotADemoError(self.data_dir)
-            with lock.open("w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise DataDirInUseError(self.data_dir) from error
+            with only_daemon_in(self.data_dir):
                 shutil.rmtree(self.data_dir)
 
     def settings(self, *, kafka: str | None, http_port: int | None) -> dict[str, Any]:

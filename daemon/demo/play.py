@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from daemon.app import ARTIFACTS, Daemon, build_daemon
+from daemon.app import Daemon, build_daemon
 from daemon.client import Client
 from daemon.demo import base_model
 from daemon.demo.broker import Broker
@@ -98,7 +98,7 @@ class _Demo:
     async def play(self) -> int:
         """All of it. Raises LearningError when something cannot be opened."""
         self._introduce()
-        artifacts = ArtifactStore(self.home.data_dir / ARTIFACTS)
+        artifacts = ArtifactStore(self.home.artifacts_dir)
         log_file = self.home.root / "demo-trainer.log"
         async with TrainerHost(artifacts, log_file, idle=TRAINER_IDLE) as trainer:
             await self._make_base(trainer)

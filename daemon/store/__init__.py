@@ -11,12 +11,16 @@ from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
+from daemon.store.leases import Leases, Tenancy
 from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.runs import Runs
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
+
+ALONE = Tenancy()
+"""Of a store that no other daemon shares."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Store:
     intake: Intake
     queue: Queue
     runs: Runs
+    leases: Leases
     interventions: Interventions
     registry: Registry
     outbox: Outbox
@@ -41,6 +46,7 @@ class Store:
         judge: Judge,
         clock: Clock,
         size_rules: SizeRules | None = None,
+        tenancy: Tenancy = ALONE,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         database = Database(url)
@@ -49,11 +55,34 @@ class Store:
         except BaseException:
             await database.close()
             raise
+        return cls.on(
+            database,
+            artifacts_dir=artifacts_dir,
+            judge=judge,
+            clock=clock,
+            size_rules=size_rules,
+            tenancy=tenancy,
+        )
+
+    @classmethod
+    def on(
+        cls,
+        database: Database,
+        *,
+        artifacts_dir: Path,
+        judge: Judge,
+        clock: Clock,
+        size_rules: SizeRules | None = None,
+        tenancy: Tenancy = ALONE,
+    ) -> Self:
+        """The doors of a database that is open and migrated; closing them closes it."""
+        leases = Leases(database, tenancy)
         return cls(
             database,
             Intake(database, judge, clock),
             Queue(database),
-            Runs(database, artifacts_dir),
+            Runs(database, artifacts_dir, leases),
+            leases,
             Interventions(database),
             Registry(database, artifacts_dir),
             Outbox(database, clock),

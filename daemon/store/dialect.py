@@ -1,6 +1,7 @@
 """The statements that SQLite and PostgreSQL spell, or need, in different ways."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Insert, Table, func, text
@@ -33,6 +34,21 @@ def add_up(
         if column.name not in keys
     }
     tx.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=sums), list(rows))
+
+
+def database_time(tx: Connection) -> datetime:
+    """The database's own clock at this moment, to a millisecond or better.
+
+    All daemons of a database share it, however far their own clocks are apart.
+    """
+    microseconds: int = tx.execute(
+        text(
+            "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000"
+            if tx.dialect.name == "sqlite"
+            else "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+        )
+    ).scalar_one()
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
 
 
 def take_turns(tx: Connection, names: Iterable[str]) -> None:

@@ -21,8 +21,8 @@ DRIVER = "postgresql+psycopg"
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30
 LOCK_SECONDS = 10
-IDLE_IN_TRANSACTION_SECONDS = 60
-"""A daemon that was put to sleep in a transaction may hold its locks so long."""
+IDLE_IN_TRANSACTION_SECONDS = 15
+"""A daemon that was put to sleep in a transaction may hold its locks so long; the others wait."""
 MIGRATION_LOCK_SECONDS = 60
 
 # A server that vanished without a word is noticed within about 25 s.

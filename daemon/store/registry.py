@@ -17,7 +17,15 @@ from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import insert_new
 from daemon.store.queue import spend_batch
-from daemon.store.tables import alias_history, aliases, evaluations, model_lines, runs, versions
+from daemon.store.tables import (
+    alias_history,
+    aliases,
+    deployment,
+    evaluations,
+    model_lines,
+    runs,
+    versions,
+)
 from learning.errors import ConflictError, NotFoundError
 from learning.facts import Promoted, RolledBack
 from learning.gate import Outcome
@@ -27,6 +35,7 @@ from learning.ports import ModelReference
 from learning.versioning import BASE, Recipe, bump_between, next_release, parse
 
 CHAMPION = "champion"
+ARTIFACTS_HOME = "artifacts_home"
 ARTIFACT = "artifact:"
 """Before the name of an artifact, where a base model may stand too."""
 
@@ -75,6 +84,19 @@ class Registry:
     def __init__(self, database: Database, artifacts_dir: Path) -> None:
         self._database = database
         self._artifacts_dir = artifacts_dir
+
+    async def artifacts_home(self) -> str | None:
+        """The id of the directory that all artifacts of this database lie in, once it has one."""
+        return await self._database.read(_artifacts_home)
+
+    async def settle_artifacts(self, home: str) -> str:
+        """Take a directory for the artifacts, unless there is one. Returns the id of the one."""
+
+        def transaction(tx: Connection) -> str:
+            tx.execute(insert_new(tx, deployment).values(name=ARTIFACTS_HOME, value=home))
+            return _artifacts_home(tx) or home
+
+        return await self._database.write(transaction)
 
     async def ensure_lines(self, lines: Iterable[ModelLine], now: datetime) -> None:
         """Give each line that has a base model its 1.0.0, unless it has one."""
@@ -166,6 +188,12 @@ class Registry:
             return reference(row, self._artifacts_dir)
 
         return await self._database.read(query)
+
+
+def _artifacts_home(tx: Connection) -> str | None:
+    return tx.execute(
+        select(deployment.c.value).where(deployment.c.name == ARTIFACTS_HOME)
+    ).scalar()
 
 
 def ensure_line(tx: Connection, line: ModelLine, base_model: str, now: datetime) -> None:

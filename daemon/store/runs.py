@@ -7,11 +7,12 @@ drives, learning/gate.py decides.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,6 +21,7 @@ from daemon.store import registry
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import insert_new
+from daemon.store.leases import Leases
 from daemon.store.queue import move_batch
 from daemon.store.tables import (
     batch_members,
@@ -61,8 +63,11 @@ from learning.ports import (
 )
 from learning.versioning import Recipe, next_candidate, parse
 
+T = TypeVar("T")
+
 RUNNER = "runner"
 _IS_ACTIVE = is_one_of(runs.c.state, *ACTIVE_RUN_STATES)
+
 _MOVES_OF_THE_CANCELLED = frozenset({RunState.RUNNING, RunState.WAITING, RunState.CANCELLED})
 
 LONGEST_CODE = 64
@@ -82,9 +87,10 @@ class UnknownRunError(NotFoundError):
 class Runs:
     """The runs of one database."""
 
-    def __init__(self, database: Database, artifacts_dir: Path) -> None:
+    def __init__(self, database: Database, artifacts_dir: Path, leases: Leases) -> None:
         self._database = database
         self._artifacts_dir = artifacts_dir
+        self._leases = leases
 
     async def due(self, now: datetime) -> Sequence[RunRecord]:
         """See learning.ports.RunStore."""
@@ -108,16 +114,11 @@ class Runs:
             return [
                 self._record(tx, row)
                 for row in sorted(oldest.values(), key=lambda row: (row.planned_at, row.line))
-                if row.not_before is None or row.not_before <= now
+                if (row.not_before is None or row.not_before <= now)
+                and self._leases.may_begin(tx, row.id)
             ]
 
         return await self._database.read(query)
-
-    async def active(self) -> Sequence[RunRecord]:
-        """See learning.ports.RunStore."""
-        return await self._database.read(
-            lambda tx: [self._record(tx, row) for row in tx.execute(select(runs).where(_IS_ACTIVE))]
-        )
 
     async def cancelling(self) -> Sequence[RunRecord]:
         """See learning.ports.RunStore."""
@@ -132,10 +133,12 @@ class Runs:
             lambda tx: self._record(tx, tx.execute(select(runs).where(runs.c.id == run_id)).one())
         )
 
-    async def begin(self, run_id: str, line: ModelLine, now: datetime) -> RunRecord:
+    async def begin(
+        self, run_id: str, line: ModelLine, now: datetime, *, bound: bool = False
+    ) -> RunRecord:
         """See learning.ports.RunStore."""
 
-        def transaction(tx: Connection) -> RunRecord:
+        def transaction(tx: Connection) -> tuple[RunRecord, int]:
             row = locked_run(tx, run_id)
             assert line.base_model is not None, "the runner checks this before it begins"
             registry.ensure_line(tx, line, line.base_model, now)
@@ -166,9 +169,12 @@ class Runs:
                 insert(run_attempts).values(run_id=run_id, attempt=row.attempt + 1, started_at=now)
             )
             move_batch(tx, row.batch_id, BatchState.RUNNING, "its run began", RUNNER, now)
-            return self._record(tx, locked_run(tx, run_id))
+            epoch = self._leases.take(tx, run_id, bound=bound)
+            return self._record(tx, locked_run(tx, run_id)), epoch
 
-        return await self._database.write(transaction)
+        begun, epoch = await self._database.write(transaction)
+        self._leases.taken(run_id, epoch)
+        return begun
 
     async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:
         """See learning.ports.RunStore."""
@@ -211,7 +217,7 @@ class Runs:
             move_run(tx, row, RunState.RUNNING, f"job {job_id}", now, job_id=job_id)
             set_attempt(tx, row, job_id=job_id)
 
-        await self._database.write(transaction)
+        await self._write(run_id, transaction)
 
     async def interrupt(self, run_id: str, message: str, now: datetime) -> None:
         """See learning.ports.RunStore."""
@@ -221,7 +227,7 @@ class Runs:
             move_run(tx, row, RunState.PLANNED, message, now, message=message)
             set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
 
-        await self._database.write(transaction)
+        await self._write(run_id, transaction)
 
     async def fail(
         self, run_id: str, code: str, message: str, retry_at: datetime | None, now: datetime
@@ -247,7 +253,7 @@ class Runs:
             if retry_at is None:
                 _return_batch(tx, row, ABSTENTIONS, "its run failed", now)
 
-        await self._database.write(transaction)
+        await self._write(run_id, transaction)
 
     async def cancel(self, run_id: str, now: datetime) -> None:
         """See learning.ports.RunStore."""
@@ -258,16 +264,17 @@ class Runs:
                 raise IllegalMoveError("run that nobody cancels", row.state, RunState.CANCELLED)
             cancel_run(tx, row, Cancellation(row.cancel_actor, row.cancel_reason), now)
 
-        await self._database.write(transaction)
+        await self._write(run_id, transaction)
 
     async def report(self, run_id: str, progress: JobProgress, now: datetime) -> None:
         """See learning.ports.RunStore."""
-        await self._database.write(
+        await self._write(
+            run_id,
             lambda tx: tx.execute(
                 update(runs)
                 .where(runs.c.id == run_id)
                 .values(progress=asdict(progress), updated_at=now)
-            )
+            ),
         )
 
     async def finish_training(
@@ -294,8 +301,9 @@ class Runs:
                 measurements={**outcome.measurements, "proof": _stored_proof(outcome.proof)},
             )
             set_attempt(tx, row, result="succeeded", ended_at=now)
+            self._leases.unbind(tx, run_id)
 
-        await self._database.write(transaction)
+        await self._write(run_id, transaction)
 
     async def enter(self, run_id: str, now: datetime) -> Duel:
         """See learning.ports.RunStore."""
@@ -307,7 +315,7 @@ class Runs:
                 _add_candidate(tx, row, now)
             return self._duel(tx, row)
 
-        return await self._database.write(transaction)
+        return await self._write(run_id, transaction)
 
     async def training_rows(self, batch_id: str) -> Sequence[TrainingRow]:
         """See learning.ports.RunStore."""
@@ -405,14 +413,25 @@ class Runs:
                     _return_batch(tx, row, ABSTENTIONS, report.reason, now)
             return Decision(None)
 
-        return await self._database.write(transaction)
+        return await self._write(run_id, transaction)
 
     async def _step(
         self, run_id: str, state: RunState, reason: str, now: datetime, **values: Any
     ) -> None:
-        await self._database.write(
-            lambda tx: move_run(tx, locked_run(tx, run_id), state, reason, now, **values)
+        await self._write(
+            run_id,
+            lambda tx: move_run(tx, locked_run(tx, run_id), state, reason, now, **values),
         )
+
+    async def _write(self, run_id: str, transaction: Callable[[Connection], T]) -> T:
+        """Run a transaction about a run. Raises LeaseLostError when it is another daemon's."""
+
+        @wraps(transaction)  # it is the same step
+        def fenced(tx: Connection) -> T:
+            self._leases.require(tx, run_id)
+            return transaction(tx)
+
+        return await self._database.write(fenced)
 
     def _record(self, tx: Connection, row: Row[Any]) -> RunRecord:
         return RunRecord(

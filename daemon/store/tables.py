@@ -275,6 +275,14 @@ transitions = Table(
     " first stored. That an event was sealed is told by batch_members.",
 )
 
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+    comment="What all daemons of this database have in common outside of it.",
+)
+
 model_lines = Table(
     "model_lines",
     metadata,
@@ -401,6 +409,19 @@ Index(
     runs.c.planned_at,
     sqlite_where=is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
     postgresql_where=is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
+)
+
+run_leases = Table(
+    "run_leases",
+    metadata,
+    Column("run_id", String(32), ForeignKey("runs.id"), primary_key=True),
+    Column("owner", String(32), nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("until", UtcTime, nullable=False),
+    Column("bound", Boolean, nullable=False),
+    comment="Which daemon works on a run, until when by the database's clock, and whether the"
+    " files that it needs are on that daemon's node. A write about the run needs its epoch.",
 )
 
 run_attempts = Table(

@@ -116,6 +116,13 @@ def cancel(here: Installation) -> None:
     here.wait_until("a run to cancel", cancelled)
 
 
+def give_up_node(here: Installation) -> None:
+    """The one that works on a run."""
+    if here.wait_until("a run under way", lambda: here.run_states()["running"]):
+        (run,) = here.daemon.get("/v1/runs?state=running")["items"]
+        here.daemon.post(f"/v1/nodes/{run['node']}/gone", {"reason": "burnt"})
+
+
 def replay(here: Installation) -> None:
     """A record of a task type that is accepted by now."""
     open_letters = (
@@ -183,6 +190,8 @@ SCENES: Mapping[str, Scene] = {
     "Interventions.cancel": CANCEL,
     "Runs.cancel": CANCEL,
     "job cancelled": CANCEL,
+    "Leases.declare_gone": Scene(give_up_node, playing("improve", steps=20, step_seconds=0.1)),
+    "Leases.renew": Scene(environment={"LEARND_FINETUNE__LEASE_SECONDS": "1"}),
     "Queue.expire": Scene(environment={"LEARND_POLICY__HOLD_DAYS": "0.0000001"}),
     "Queue.judge_by_hand": Scene(approve),
     "Queue.import_held_out": Scene(import_held_out),
@@ -194,12 +203,14 @@ SCENES: Mapping[str, Scene] = {
     "Runs._step": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
 }
 """By how the names of their moments begin; every other daemon only needs events."""
+ONCE = "Registry.settle_artifacts"
+"""In the life of a database, at its first start."""
 
 
 def lives() -> Iterator[tuple[str, Scene]]:
     """Where each daemon dies, in an order in which the next one finds something to go on with."""
     names = [name for name in all_names() if not name.startswith(tuple(ELSEWHERE))]
-    for name in names:
+    for name in sorted(names, key=lambda name: not name.startswith(ONCE)):
         scene = next((SCENES[start] for start in SCENES if name.startswith(start)), Scene())
         if scene.before is not None:
             yield scene.before, Scene()

@@ -31,7 +31,7 @@ from consumers.kafka_source import KafkaSource
 from daemon.store import Store
 from daemon.store.database import sqlite_url
 from daemon.store.tables import events, feedback, positions
-from learning.facts import EventsStored, Fact, TopicRecreated
+from learning.facts import EventsStored, Fact, PartitionFenced, TopicRecreated
 from learning.lifecycle import FeedbackState
 from learning.lines import ModelLine, ModelLines
 from learning.ports import Block, IntakeStore, Position, StoreUnavailableError
@@ -473,10 +473,10 @@ async def test_a_source_that_was_fenced_writes_nothing_until_it_joined_again(ben
         await until(lambda: reader.stored == 3)
         await until(lambda: reader.source.ready)
         await bench.store.intake.claim("kafka", [(bench.topic, 0)])  # as another owner would
-        with capture_logs() as logs:
-            await bench.produce(outputs("late", 3))
-            await until(lambda: not reader.source.ready)
-        assert [entry["event"] for entry in logs] == ["the partition has another owner now"]
+        await bench.produce(outputs("late", 3))
+        await until(lambda: not reader.source.ready)
+        refused = [fact for fact in reader.facts if isinstance(fact, PartitionFenced)]
+        assert refused == [PartitionFenced(bench.topic, 0, epoch=1)]
         assert (bench.topic, 0) not in reader.source.assigned
         assert await bench.stored_positions() == {0: 3}
         assert reader.stored == 3

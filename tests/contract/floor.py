@@ -47,6 +47,7 @@ class Floor:
     recovery: Recovery = Recovery.LOOKUP
     evaluator: Evaluator | None = None
     provider: FineTuneProvider | None = None
+    needs_node: bool = False
     facts: list[Fact] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -72,10 +73,13 @@ class Floor:
     def runner(self) -> Runner:
         """As it is made at a daemon's start."""
         bench = Workbench(
-            self.provider or self.scripted(), self.evaluator or ScriptedEvaluator(self.artifacts)
+            self.provider or self.scripted(),
+            self.evaluator or ScriptedEvaluator(self.artifacts),
+            needs_node=self.needs_node,
         )
         return Runner(
             store=self.drive.store.runs,
+            leases=self.drive.store.leases,
             lines=ModelLines([self.drive.line]),
             workbenches={self.drive.line.provider: bench},
             artifacts=self.artifacts,
@@ -98,17 +102,17 @@ class Floor:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
 
+    def facts_of(self, kind: type[F]) -> list[F]:
+        """All facts of a kind so far."""
+        return [fact for fact in self.facts if isinstance(fact, kind)]
+
     async def until(self, kind: type[F]) -> F:
         """The latest fact of a kind, as soon as there is one."""
-
-        def found() -> list[F]:
-            return [fact for fact in self.facts if isinstance(fact, kind)]
-
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not found():
+            while not self.facts_of(kind):
                 self._news.clear()
                 await self._news.wait()
-        return found()[-1]
+        return self.facts_of(kind)[-1]
 
     async def launch_unheard(self, run_id: str) -> None:
         """A daemon launched the run's job, and died before it heard the reply."""

@@ -128,7 +128,13 @@ async def test_every_address_but_the_open_ones_refuses_without_the_token(
     for path, methods in app.openapi()["paths"].items():
         for method in methods:
             address = path.format(
-                row_id=1, run_id="r-1", letter_id=1, line="audio", version="1.0.0", text="1"
+                row_id=1,
+                run_id="r-1",
+                letter_id=1,
+                line="audio",
+                version="1.0.0",
+                text="1",
+                node="alpha",
             )
             answer = await client.request(method, address, headers={"Authorization": ""})
             asked += 1
@@ -423,6 +429,7 @@ async def test_operations_are_asked_as_they_were_told(
         ("/v1/models/audio/rollback", {}),
         ("/v1/models/audio/rollback", {"to": "1.0.1", "reason": "worse"}),
         ("/v1/events/5/verdict", {"approved": False, "reason": "rude"}),
+        ("/v1/nodes/alpha/gone", {"reason": "its disk burnt"}),
     ):
         answer = await client.post(path, json=body, headers={"X-Actor": "cli:me"})
         assert answer.status_code == 200, answer.text
@@ -431,6 +438,7 @@ async def test_operations_are_asked_as_they_were_told(
         ("rollback", "audio", None, "", "cli:me"),
         ("rollback", "audio", "1.0.1", "worse", "cli:me"),
         ("judge", 5, False, "rude", "cli:me"),
+        ("give_up_node", "alpha", "its disk burnt", "cli:me"),
     ]
 
 

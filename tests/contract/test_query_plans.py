@@ -27,6 +27,7 @@ GROWING = {
     "split_sides",
     "runs",
     "run_attempts",
+    "run_leases",
     "versions",
     "alias_history",
     "evaluation_examples",
@@ -105,9 +106,13 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     await store.queue.look(drive.line)
     run_id = await drive.run_of(output("a"), rules=AS_SHIPPED)
     await store.runs.due(drive.now)
-    await store.runs.active()
     await store.runs.resume_waiting(drive.now)
     await drive.train(run_id)
+    await store.leases.renew()
+    await store.leases.lapsed()
+    await store.leases.declare_gone("this-node", reason="test", actor="ann", now=drive.now)
+    await store.leases.release_all()
+    await store.leases.hold(run_id)
     await store.runs.held_out_rows(drive.line)
     await drive.decide(run_id, Outcome.REJECT)
     await drive.promote("1.0.1-rc.1")

@@ -363,8 +363,8 @@ async def test_a_person_who_found_the_job_lets_the_run_go_on_with_it(floor: Floo
     (job,) = await floor.jobs()
 
     async with floor.at_work() as runner:
-        resolved = await resolve(floor, run_id, job.job_id)
-        runner.take_up(resolved.run_id)
+        await resolve(floor, run_id, job.job_id)
+        runner.wake()
         await floor.until(CandidateDecided)
 
     assert await floor.jobs() == [job]

@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, text, update
 
 from daemon.store import Store
-from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
-from daemon.store.intake import Intake
-from daemon.store.interventions import Interventions
-from daemon.store.outbox import Outbox
-from daemon.store.queue import Queue, UnknownEventError, VerdictRefusedError
-from daemon.store.registry import PromotionRefusedError, Registry
-from daemon.store.runs import Runs
-from daemon.store.tables import batch_members, dead_letters, evaluation_examples, events, feedback
-from learning.batch_sizing import SizeRules
+from daemon.store.leases import Tenancy
+from daemon.store.queue import UnknownEventError, VerdictRefusedError
+from daemon.store.registry import PromotionRefusedError
+from daemon.store.tables import (
+    batch_members,
+    dead_letters,
+    evaluation_examples,
+    events,
+    feedback,
+    run_leases,
+)
 from learning.batching import Trigger
 from learning.errors import IllegalMoveError
 from learning.events import FeedbackEvent, OutputEvent, prompt_key
@@ -39,11 +41,13 @@ from learning.policy import Verdict
 from learning.ports import (
     Block,
     ChampionMovedError,
+    Hold,
+    LeaseLostError,
     PositionFencedError,
     PositionMove,
 )
 from learning.sampling import SplitRules
-from tests.builders import JUDGE, block, dead_letter, later, output, outputs
+from tests.builders import JUDGE, LONG_AGO, block, dead_letter, later, output, outputs
 from tests.builders import feedback as feedback_on
 from tests.contract.driver import ALL_TRAIN, Driver, StoppedClock
 
@@ -98,17 +102,13 @@ async def first(store_url: str, tmp_path: Path, clock: StoppedClock) -> AsyncIte
     """Another daemon on the same database, whose commits can be held back."""
     database = HeldDatabase(store_url)
     await database.migrate()
-    artifacts = tmp_path / "artifacts"
     yield Driver(
-        Store(
+        Store.on(
             database,
-            Intake(database, JUDGE, clock),
-            Queue(database),
-            Runs(database, artifacts),
-            Interventions(database),
-            Registry(database, artifacts),
-            Outbox(database, clock),
-            BatchSizes(database, SizeRules()),
+            artifacts_dir=tmp_path / "artifacts",
+            judge=JUDGE,
+            clock=clock,
+            tenancy=Tenancy(owner="first", node="first"),
         ),
         clock,
     )
@@ -442,18 +442,22 @@ async def test_of_two_runs_of_a_line_one_begins(first: Driver, second: Driver, r
     assert isinstance(refused, IllegalMoveError)
 
 
-async def test_of_two_daemons_one_decides(first: Driver, second: Driver, race: Race) -> None:
+async def test_a_decision_beside_a_takeover_is_refused(
+    first: Driver, second: Driver, race: Race
+) -> None:
     run_id = await second.run_of(output())
     await second.train(run_id)
     duel = await second.enter(run_id)
+    lapsed = update(run_leases).values(until=LONG_AGO)
+    await second.store.database.write(lambda tx: tx.execute(lapsed))
 
-    promoted, refused = await race(
-        first.decide(run_id, Outcome.PROMOTE, duel=duel),
-        second.decide(run_id, Outcome.PROMOTE, duel=duel),
+    taken, refused = await race(
+        first.store.leases.hold(run_id), second.decide(run_id, Outcome.PROMOTE, duel=duel)
     )
 
-    assert promoted.promoted.version == "1.0.1"
-    assert isinstance(refused, IllegalMoveError | ChampionMovedError)
+    assert taken == Hold(taken_from="this-node")
+    assert isinstance(refused, LeaseLostError)
+    assert (await first.decide(run_id, Outcome.PROMOTE)).promoted is not None
 
 
 async def refused_candidate(drive: Driver, task_id: str) -> str:

@@ -3,6 +3,7 @@
 Its settings lie in a learnd.yaml, its data in a folder beside it; both survive a kill.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -143,6 +144,22 @@ class Learnd:
         """End it with SIGTERM; a daemon that takes longer than it promises is killed."""
         return self._end(signal.SIGTERM)
 
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """It is stopped as by SIGSTOP inside the block, and goes on after it."""
+        process = self._running()
+        process.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send(signal.SIGCONT)
+
+    def wait_for_end(self) -> Stopped:
+        """How it ended, without being told to."""
+        process = self._running()
+        wait_until("its end", lambda: process.exit_status is not None, explain=self.log_tail)
+        return self._end(signal.SIGKILL)
+
     def wait_for_crash(self) -> None:
         """Return when the crash that `launch` was asked for has killed it."""
         process = self._running()
@@ -178,6 +195,12 @@ class Learnd:
             poll_seconds=poll_seconds,
             explain=self.log_tail,
         )
+
+    def told(self, **fields: Any) -> list[Mapping[str, Any]]:
+        """The lines of its log since it was started last that have these fields."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        said = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [line for line in said if fields.items() <= line.items()]
 
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of its output since it was started last."""

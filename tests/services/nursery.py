@@ -87,6 +87,10 @@ class Forked:
             self._status = int(self._nursery.hear()["status"])
         return self._status
 
+    def send(self, what: signal.Signals) -> None:
+        """Send it a signal that it survives."""
+        os.kill(self.pid, what)
+
     def end(self, how: signal.Signals, *, patience_seconds: float) -> int:
         """Send a signal, wait, and kill it after the patience; returns the exit status."""
         if self.exit_status is None:

@@ -57,6 +57,10 @@ class TiedProcess:
         """None while it runs; negative when a signal ended it."""
         return self._process.poll()
 
+    def send(self, what: signal.Signals) -> None:
+        """Send the program alone a signal that it survives, such as SIGSTOP."""
+        self._process.send_signal(what)
+
     def end(self, how: signal.Signals, *, patience_seconds: float) -> int:
         """Send a signal, wait, kill what is left after the patience, and return the exit status.
 

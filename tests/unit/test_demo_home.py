@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.app import LOCK_FILE, DataDirInUseError
 from daemon.demo.home import Home, NotADemoError
+from daemon.installation import DATA_LOCK, DataDirInUseError
 from daemon.settings import Settings
 from daemon.settings_sources import load
 
@@ -18,7 +18,7 @@ def home(tmp_path: Path) -> Home:
 
 def made_by_a_demo(home: Home) -> Path:
     home.data_dir.mkdir(parents=True)
-    (home.data_dir / LOCK_FILE).touch()
+    (home.data_dir / DATA_LOCK).touch()
     file = home.data_dir / "learnd.db"
     file.touch()
     return file
@@ -47,7 +47,7 @@ def test_data_that_no_demo_made_is_left_alone(home: Home) -> None:
 
 def test_a_demo_that_still_runs_is_left_alone(home: Home) -> None:
     file = made_by_a_demo(home)
-    with (home.data_dir / LOCK_FILE).open("w") as lock:
+    with (home.data_dir / DATA_LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
         with pytest.raises(DataDirInUseError):

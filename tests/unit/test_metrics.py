@@ -13,10 +13,13 @@ from learning.facts import (
     EventsExpired,
     EventsRefused,
     EventsStored,
+    PartitionFenced,
     Promoted,
     RolledBack,
     RunFailed,
     RunLaunched,
+    RunLost,
+    RunTakenOver,
     RunTrained,
     TopicRecreated,
 )
@@ -42,6 +45,18 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
+
+
+def test_what_several_daemons_take_from_each_other_is_counted(metrics: Metrics) -> None:
+    metrics.count(PartitionFenced("outputs", 1, 3))
+    metrics.count(RunTakenOver("audio", "r-1", "alpha"))
+    metrics.count(RunLost("r-2"))
+    metrics.show(Snapshot(ready=True, silent_runs=2))
+
+    assert value(metrics, "learnd_fenced_writes_total", topic="outputs") == 1
+    assert value(metrics, "learnd_runs_taken_over_total", line="audio") == 1
+    assert value(metrics, "learnd_runs_lost_total") == 1
+    assert value(metrics, "learnd_silent_runs") == 2
 
 
 def test_stored_events_are_counted_by_source_task_type_and_verdict(metrics: Metrics) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from consumers.pressure import Pressure
 from daemon.probes import DaemonProbes
@@ -12,7 +13,7 @@ from daemon.store.database import Database
 from daemon.store.views import Views
 from learning.lines import ModelLines
 from monitoring.health import all_ok
-from tests.rows import START
+from tests.rows import START, Past
 
 
 @pytest.fixture
@@ -49,3 +50,38 @@ async def test_a_daemon_that_stops_is_live_and_not_ready(probes: DaemonProbes) -
     await loop
     assert all_ok(probes.live())
     assert not all_ok(await probes.ready())
+
+
+async def test_a_run_whose_daemon_is_silent_is_unhealthy_and_names_its_node(
+    database: Database, probes: DaemonProbes
+) -> None:
+    def fill(tx: Connection) -> str:
+        past = Past(tx)
+        run_id = past.run(past.batch({past.event(state="sealed"): "train"}), state="running")
+        past.lease(run_id, "alpha", until=START, bound=True)
+        return run_id
+
+    run_id = await database.write(fill)
+
+    report = await probes.health()
+
+    assert not report.healthy
+    check = report.checks["run owners"]
+    assert not check.ok
+    assert run_id in check.detail
+    assert "node alpha, silent since" in check.detail
+    assert "learnd node-gone" in check.detail
+    assert all_ok(await probes.ready())
+
+
+async def test_a_run_whose_daemon_is_heard_is_no_finding(
+    database: Database, probes: DaemonProbes
+) -> None:
+    def fill(tx: Connection) -> None:
+        past = Past(tx)
+        run_id = past.run(past.batch({past.event(state="sealed"): "train"}), state="running")
+        past.lease(run_id, "alpha", until=START.replace(year=2999))
+
+    await database.write(fill)
+
+    assert (await probes.health()).checks["run owners"].ok

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +24,13 @@ async def nothing(*_: object) -> Sequence[Any]:
 
 
 def a_runner(tmp_path: Path) -> Runner:
-    store: Any = SimpleNamespace(active=nothing, cancelling=nothing, due=nothing)
+    store: Any = SimpleNamespace(cancelling=nothing, due=nothing)
+    leases: Any = SimpleNamespace(
+        release_all=nothing, lapsed=nothing, renew=nothing, duration=timedelta(hours=1)
+    )
     return Runner(
         store=store,
+        leases=leases,
         lines=ModelLines([]),
         workbenches={},
         artifacts=ArtifactStore(tmp_path),

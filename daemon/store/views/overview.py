@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from daemon.store.batch_sizes import LineBatchSize, as_configured, sizes_of
 from daemon.store.database import Database
+from daemon.store.dialect import database_time
 from daemon.store.registry import CHAMPION
 from daemon.store.tables import (
     aliases,
@@ -168,8 +169,9 @@ class Overviews:
         queued = counts.queued()
         oldest = _oldest_queued(tx, list(queued))
         by_state = _runs_by_state(tx)
+        database_now = database_time(tx)
         unfinished = [
-            summary_of(row)
+            summary_of(row, database_now)
             for row in tx.execute(
                 summaries()
                 .where(runs.c.state.in_(UNFINISHED_RUN_STATES))
@@ -182,7 +184,7 @@ class Overviews:
             stats=Stats(
                 queue=QueueStats(sum(queued.values()), queued),
                 active=ActiveStats(len(unfinished), unfinished),
-                completed=_completed(tx, by_state),
+                completed=_completed(tx, by_state, database_now),
                 models={line: f"v{version}" for line, (version, _) in champions.items()},
             ),
             lines=self._line_statuses(tx, queued, oldest, unfinished, champions),
@@ -313,7 +315,9 @@ def _runs_by_state(tx: Connection) -> dict[str, int]:
     return {row.state: row.n for row in rows}
 
 
-def _completed(tx: Connection, by_state: Mapping[str, int]) -> CompletedStats:
+def _completed(
+    tx: Connection, by_state: Mapping[str, int], database_now: datetime
+) -> CompletedStats:
     decided = by_state.get(RunState.DECIDED, 0)
     failed = by_state.get(RunState.FAILED, 0)
     last = tx.execute(
@@ -325,7 +329,7 @@ def _completed(tx: Connection, by_state: Mapping[str, int]) -> CompletedStats:
     return CompletedStats(
         total=decided + failed + by_state.get(RunState.CANCELLED, 0),
         success_rate=decided / (decided + failed) if decided + failed else None,
-        jobs=[summary_of(row) for row in last],
+        jobs=[summary_of(row, database_now) for row in last],
     )
 
 

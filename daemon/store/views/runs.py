@@ -8,12 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from daemon.store.database import Database
-from daemon.store.tables import batch_members, run_attempts, runs, versions
+from daemon.store.dialect import database_time
+from daemon.store.tables import batch_members, run_attempts, run_leases, runs, versions
 from daemon.store.views.history import Step, history_of
 from daemon.store.views.paging import Page, finite
 from daemon.store.views.version_numbers import number, numbers_of
 from learning.errors import NotFoundError
-from learning.lifecycle import RunState
+from learning.lifecycle import UNFINISHED_RUN_STATES, RunState
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class RunSummary:
     planned_at: datetime
     launched_at: datetime | None
     finished_at: datetime | None
+    node: str | None
+    """Whose daemon works on it, has its files, or worked on it last."""
+    silent_since: datetime | None
+    """When that daemon's lease lapsed, while the run still needs it. By the database's clock."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,9 @@ class Runs:
             rows = tx.execute(
                 query.order_by(runs.c.planned_at.desc(), runs.c.id.desc()).limit(limit)
             ).all()
+            now = database_time(tx)
             return Page(
-                [summary_of(row) for row in rows], rows[-1].id if len(rows) == limit else None
+                [summary_of(row, now) for row in rows], rows[-1].id if len(rows) == limit else None
             )
 
         return await self._database.read(query)
@@ -125,12 +131,19 @@ class Runs:
 
 
 def summaries() -> Select[Any]:
-    """Each run with the number of the version that it made."""
-    return select(runs, number.label("version")).outerjoin(versions, versions.c.run_id == runs.c.id)
+    """Each run with the number of the version that it made, and with its lease."""
+    lease = (run_leases.c.node, run_leases.c.until, run_leases.c.bound)
+    return (
+        select(runs, number.label("version"), *lease)
+        .outerjoin(versions, versions.c.run_id == runs.c.id)
+        .outerjoin(run_leases, run_leases.c.run_id == runs.c.id)
+    )
 
 
-def summary_of(row: Row[Any]) -> RunSummary:
-    """A row of `summaries` on one line."""
+def summary_of(row: Row[Any], now: datetime) -> RunSummary:
+    """A row of `summaries` on one line; `now` is the database's."""
+    state = RunState(row.state)
+    has_owner = row.node is not None and (state.active or row.bound)
     return RunSummary(
         id=row.id,
         line=row.line,
@@ -147,6 +160,10 @@ def summary_of(row: Row[Any]) -> RunSummary:
         planned_at=row.planned_at,
         launched_at=row.launched_at,
         finished_at=row.finished_at,
+        node=row.node if has_owner or state not in UNFINISHED_RUN_STATES else None,
+        silent_since=(
+            row.until if has_owner and state in UNFINISHED_RUN_STATES and row.until <= now else None
+        ),
     )
 
 
@@ -166,7 +183,7 @@ def _detail(tx: Connection, row: Row[Any]) -> RunDetail:
         select(run_attempts).where(run_attempts.c.run_id == row.id).order_by(run_attempts.c.attempt)
     )
     return RunDetail(
-        summary=summary_of(row),
+        summary=summary_of(row, database_time(tx)),
         base_model=row.base_model,
         training=finite(row.training),
         parent=numbers_of(tx, [row.parent_id]).get(row.parent_id),

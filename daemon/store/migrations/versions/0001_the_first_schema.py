@@ -164,6 +164,14 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "deployment",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_deployment")),
+        comment="What all daemons of this database have in common outside of it.",
+    )
+
+    op.create_table(
         "model_lines",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("base_model", sa.Text(), nullable=False),
@@ -488,6 +496,20 @@ def upgrade() -> None:
             sqlite_where=sa.text("state IN ('evaluating', 'launching', 'running', 'trained')"),
             postgresql_where=sa.text("state IN ('evaluating', 'launching', 'running', 'trained')"),
         )
+
+    op.create_table(
+        "run_leases",
+        sa.Column("run_id", sa.String(length=32), nullable=False),
+        sa.Column("owner", sa.String(length=32), nullable=False),
+        sa.Column("node", sa.String(length=64), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.Column("bound", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_leases_run_id")),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_run_leases")),
+        comment="Which daemon works on a run, until when by the database's clock, and whether the"
+        " files that it needs are on that daemon's node. A write about the run needs its epoch.",
+    )
 
     op.create_table(
         "run_attempts",

@@ -1,0 +1,23 @@
+"""The nodes that daemons of this database run on."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from daemon.api.ports import NodeGone, Operations
+from daemon.api.requests import Actor, NodeGoneRequest
+from learning.events import Name
+
+
+def router(operations: Operations) -> APIRouter:
+    """Give one up."""
+    routes = APIRouter(prefix="/nodes", tags=["runs"])
+
+    @routes.post("/{node}/gone")
+    async def gone(
+        node: Annotated[Name, Path()], request: NodeGoneRequest, actor: Actor
+    ) -> NodeGone:
+        """Take a node's unfinished runs away from it; the next daemon that looks takes them."""
+        return await operations.give_up_node(node, reason=request.reason, actor=actor)
+
+    return routes
