@@ -1,5 +1,6 @@
 # Everything happens in .venv and .cache of this folder; nothing is installed beside them,
-# except that `make test` as root on Debian installs Java and Maven when they are missing.
+# except that `make test` as root on Debian installs Java, Maven and PostgreSQL when they are
+# missing.
 
 BIN := .venv/bin
 PINNED := pyproject.toml constraints.txt
