@@ -9,6 +9,8 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -19,8 +21,9 @@ from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.postgresql import copy_rows
 from daemon.store.tables import events, feedback, microseconds
+from learning.events import FeedbackEvent, OutputEvent
 from learning.lifecycle import EventState, FeedbackState
-from learning.ports import JudgedOutput, ReceivedFeedback
+from learning.ports import JudgedOutput, Origin, ReceivedFeedback
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
 
@@ -392,7 +395,7 @@ _OF_OUTPUTS = _COMMON | {
 _PLAIN = {state: state.value for state in (*EventState, *FeedbackState)}
 
 
-_FIELDS = (
+_fields = attrgetter(
     "producer",
     "task_type",
     "task_id",
@@ -401,65 +404,46 @@ _FIELDS = (
     "model_version",
     "timestamp",
 )
-_fields = attrgetter(*_FIELDS)
-_output_fields = attrgetter(*_FIELDS, "subject")
 
 
 def _output_rows(outputs: Iterable[JudgedOutput]) -> list[tuple[Any, ...]]:
     rows = []
-    last, received = None, 0
     for event_id, event, (state, reason, by_human), text, origin, received_at in outputs:
-        producer, task_type, task_id, approved, confidence, version, sent, subject = _output_fields(
-            event
-        )
-        if received_at is not last:  # a block's events arrived together
-            last, received = received_at, microseconds(received_at)
-        rows.append(
-            (
-                producer,
-                event_id,
-                task_type,
-                task_id,
-                approved,
-                confidence,
-                text,
-                version,
-                *origin,
-                received if sent is None else microseconds(sent),
-                received,
-                _PLAIN[state],
-                received,
-                reason,
-                by_human,
-                subject,
-            )
-        )
+        common = _common_row(event_id, event, text, origin, received_at)
+        rows.append((*common, _PLAIN[state], common[-1], reason, by_human, event.subject))
     return rows
 
 
 def _feedback_rows(feedback: Iterable[ReceivedFeedback]) -> list[tuple[Any, ...]]:
-    rows = []
-    for event_id, event, text, origin, received_at in feedback:
-        producer, task_type, task_id, approved, confidence, version, sent = _fields(event)
-        received = microseconds(received_at)
-        rows.append(
-            (
-                producer,
-                event_id,
-                task_type,
-                task_id,
-                approved,
-                confidence,
-                text,
-                version,
-                *origin,
-                received if sent is None else microseconds(sent),
-                received,
-                FeedbackState.WAITING.value,
-            )
-        )
-    return rows
+    return [(*_common_row(*item), FeedbackState.WAITING.value) for item in feedback]
 
+
+def _common_row(
+    event_id: str,
+    event: OutputEvent | FeedbackEvent,
+    text: str,
+    origin: Origin,
+    received_at: datetime,
+) -> tuple[Any, ...]:
+    producer, task_type, task_id, approved, confidence, model_version, sent = _fields(event)
+    received = _arrival(received_at)
+    return (
+        producer,
+        event_id,
+        task_type,
+        task_id,
+        approved,
+        confidence,
+        text,
+        model_version,
+        *origin,
+        received if sent is None else microseconds(sent),
+        received,
+    )
+
+
+_arrival = lru_cache(maxsize=64)(microseconds)
+"""A block's events arrived together: one conversion for all of them."""
 
 _OUTPUTS = _Form("events", _OF_OUTPUTS, _output_rows)
 _FEEDBACK = _Form("feedback", _COMMON, _feedback_rows)

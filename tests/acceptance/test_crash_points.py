@@ -245,7 +245,12 @@ def here(
             "feedback_topics": [feedback],
             "dead_letter_topic": letters,
         },
-        "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 4 * BATCH_SIZE},
+        # The end is told by the size of a batch.
+        "queue": {
+            "batch_size": BATCH_SIZE,
+            "max_queue_size": 4 * BATCH_SIZE,
+            "adaptive": False,
+        },
         "finetune": {
             "provider": "scripted",
             "base_model": "scripted-base",

@@ -526,7 +526,11 @@ def _settings(broker: KafkaBroker, topics: Mapping[str, str], group: str) -> Map
             "outputs_topics": [topics["outputs"]],
             "feedback_topics": [topics["feedback"]],
         },
-        "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 2 * BATCH_SIZE},
+        "queue": {
+            "batch_size": BATCH_SIZE,
+            "max_queue_size": 2 * BATCH_SIZE,
+            "adaptive": False,  # the end is told by the size of a batch
+        },
         "finetune": {
             "provider": "scripted",
             "base_model": "scripted-base",

@@ -43,7 +43,7 @@ def test_a_database_that_crashes_costs_time_and_nothing_else(
                     "outputs_topics": [outputs],
                     "feedback_topics": [feedback],
                 },
-                "queue": {"batch_size": BATCH_SIZE},
+                "queue": {"adaptive": False, "batch_size": BATCH_SIZE},
                 "finetune": {"provider": "scripted", "base_model": "scripted-base"},
                 "lines": {LINE: {}},
             },

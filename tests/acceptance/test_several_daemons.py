@@ -65,7 +65,11 @@ class Fleet:
                         "session_timeout_seconds": SESSION_SECONDS,
                         "max_records": 20,
                     },
-                    "queue": {"batch_size": BATCH_SIZE, "max_queue_size": 10_000},
+                    "queue": {
+                        "adaptive": False,
+                        "batch_size": BATCH_SIZE,
+                        "max_queue_size": 10_000,
+                    },
                     "split": {"starting_share": 0.0, "held_out_share": 0.0},
                     "finetune": {
                         "provider": "scripted",
