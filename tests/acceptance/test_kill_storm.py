@@ -29,11 +29,11 @@ N_KILLS = 30
 BROKER_DIES_BEFORE = (10, 20)
 """Numbers of kills; the broker is killed, too, while the daemon runs."""
 PARTITIONS = {"outputs": 6, "feedback": 2}
-CHUNK = 500
+CHUNK = 200
 """Records that are produced at once."""
-LEAD = 2_000
-"""So many records the producer is ahead of the store, at most."""
-BATCH_SIZE = 300
+LEAD = 600
+"""So many records the producer is ahead of the next kill, at most: 30 leads are not the end."""
+BATCH_SIZE = 120
 LINES = ("coding", "normalize")
 PLAN = "improve; equal; fail,improve; worsen; lose_reply; improve; die,improve; improve"
 """What the runs of each line come to; see finetune/scripted_provider.py."""
@@ -233,9 +233,9 @@ class Producer:
             for record, place in zip(chosen, places, strict=True):
                 self.log[topic, place.partition, place.offset] = record
 
-    def keep_ahead(self, stream: Iterator[Record]) -> None:
-        """Send the next records, unless the daemon is far behind."""
-        if self.n_expected() - n_stored(self.books) < LEAD:
+    def keep_ahead(self, stream: Iterator[Record], of_row: int) -> None:
+        """Send the next records, unless there are enough for so many rows and a lead."""
+        if self.n_expected() < of_row + LEAD:
             self.send(list(itertools.islice(stream, CHUNK)))
 
     def n_expected(self) -> int:
@@ -247,7 +247,7 @@ class Producer:
         return {place: record for place, record in self.log.items() if record.kind == kind}
 
 
-def n_stored(books: Books) -> int:
+def rows_stored(books: Books) -> int:
     """Rows of all three kinds; 0 while there is no database."""
     if not books.exist():
         return 0
@@ -274,16 +274,16 @@ class Moment:
     }
 
     def __init__(self, n_stored: int, kind: str) -> None:
-        self._n_stored = n_stored
+        self.n_stored = n_stored
         self._kind = kind
         self._before: int | None = None
 
     def __str__(self) -> str:
-        return f"{self._n_stored} are stored, then {self._kind}"
+        return f"{self.n_stored} are stored, then {self._kind}"
 
     def reached(self, books: Books) -> bool:
         """Whether it is time."""
-        if n_stored(books) < self._n_stored:
+        if rows_stored(books) < self.n_stored:
             return False
         now = books.number(self.KINDS[self._kind])
         if self._kind in ("at once", "a run is under way"):
@@ -471,15 +471,15 @@ def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
         records = stream.rest()
         daemon.start()
         producer.send(feedback)
-        daemon.wait_until("early feedback", lambda: n_stored(books) == len(feedback))
+        daemon.wait_until("early feedback", lambda: rows_stored(books) == len(feedback))
         producer.send(outputs)
 
         for number, moment in enumerate(moments(rng), start=1):
             if number in BROKER_DIES_BEFORE:
                 kafka_broker.restart()
 
-            def send_until(moment: Moment = moment) -> bool:
-                producer.keep_ahead(records)
+            def send_until(moment: Moment = moment, begun_at: int = rows_stored(books)) -> bool:
+                producer.keep_ahead(records, max(moment.n_stored, begun_at))
                 return moment.reached(books)
 
             daemon.wait_until(str(moment), send_until, poll_seconds=0.002)
@@ -494,8 +494,8 @@ def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
             daemon.start()
 
         def send_to_the_end() -> bool:
-            producer.keep_ahead(records)
-            return n_stored(books) >= producer.n_expected() and _is_idle(books)
+            producer.keep_ahead(records, rows_stored(books))
+            return rows_stored(books) >= producer.n_expected() and _is_idle(books)
 
         try:
             daemon.wait_until("the end", send_to_the_end, seconds=180)
