@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import stamina
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -220,6 +221,10 @@ def _is_outage(error: DBAPIError) -> bool:
     return postgresql.is_outage(error)
 
 
+def _is_locked(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+
+
 def _sqlite_engine(url: URL, begin: str, cache_bytes: int) -> Engine:
     patience = {} if "timeout" in url.query else {"timeout": SQLITE_BUSY_SECONDS}
     engine = create_engine(url, connect_args=patience, json_serializer=to_json)
@@ -230,7 +235,16 @@ def _sqlite_engine(url: URL, begin: str, cache_bytes: int) -> Engine:
         connection.isolation_level = None
         # Of an empty file only: an event is a third of a small page, and fills a large one.
         connection.execute(f"PRAGMA page_size = {SQLITE_PAGE_BYTES}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        # Of two that open a new file at once one is refused, whatever its timeout.
+        for attempt in stamina.retry_context(
+            on=_is_locked,
+            attempts=None,
+            timeout=SQLITE_BUSY_SECONDS,
+            wait_initial=0.01,
+            wait_max=0.2,
+        ):
+            with attempt:
+                connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {SQLITE_WAL_BYTES // SQLITE_PAGE_BYTES}")
         connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")

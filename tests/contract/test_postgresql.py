@@ -300,7 +300,7 @@ async def test_each_common_spelling_of_an_address_is_understood(
 async def test_every_session_has_its_limits_and_a_name(database: Database) -> None:
     assert await database.write(ask("SHOW statement_timeout")) == "30s"
     assert await database.write(ask("SHOW lock_timeout")) == "10s"
-    assert await database.write(ask("SHOW idle_in_transaction_session_timeout")) == "1min"
+    assert await database.write(ask("SHOW idle_in_transaction_session_timeout")) == "15s"
     assert await database.read(ask("SHOW application_name")) == "learnd"
 
 

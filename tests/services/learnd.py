@@ -235,10 +235,13 @@ class Learnd:
         )
 
     def metric(self, name: str) -> float:
-        """The value of a metric, whose labels are part of its name; 0 when it is not there."""
-        page = self.probe("/metrics").text
-        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
-        return float(found.group(1)) if found is not None else 0.0
+        """The sum of a metric over its labels, on its own page."""
+        page = httpx.get(f"{self._url}/metrics", timeout=ANSWER_SECONDS, trust_env=False).text
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in page.splitlines()
+            if line.startswith((f"{name} ", f"{name}{{"))
+        )
 
     def command(self, *arguments: str, status: int = 0) -> str:
         """What `learnd ARGUMENTS` prints; it must end with this status."""

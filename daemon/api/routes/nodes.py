@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from daemon.api.ports import NodeGone, Operations
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, NodeGoneRequest
 from learning.events import Name
 
@@ -13,7 +14,7 @@ def router(operations: Operations) -> APIRouter:
     """Give one up."""
     routes = APIRouter(prefix="/nodes", tags=["runs"])
 
-    @routes.post("/{node}/gone")
+    @routes.post("/{node}/gone", responses=problems_of(*OF_A_CHANGE))
     async def gone(
         node: Annotated[Name, Path()], request: NodeGoneRequest, actor: Actor
     ) -> NodeGone:

@@ -1,6 +1,7 @@
 """The queue: how it stands, and sealing it now."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from fastapi import APIRouter
 
@@ -38,7 +39,7 @@ def router(overviews: Overviews, sizes: BatchSizes, operations: Operations) -> A
         """The batch size of every line, and why."""
         return await sizes.every_line()
 
-    @routes.get("/queue/batch-sizes/{line}")
+    @routes.get("/queue/batch-sizes/{line}", responses=problems_of(HTTPStatus.NOT_FOUND))
     async def batch_size(line: str) -> BatchSizeDetail:
         """The batch size of one line with every change of it."""
         found = await sizes.one(line)
@@ -46,7 +47,7 @@ def router(overviews: Overviews, sizes: BatchSizes, operations: Operations) -> A
             raise NotFoundError(f"there is no model line {line!r}; `learnd status` lists them")
         return found
 
-    @routes.post("/queue/batch-sizes/{line}")
+    @routes.post("/queue/batch-sizes/{line}", responses=problems_of(*OF_A_CHANGE))
     async def set_batch_size(
         line: str, request: BatchSizeRequest, actor: Actor
     ) -> BatchSizeChanged:

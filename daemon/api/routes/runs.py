@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from daemon.api.ports import Operations
-from daemon.api.problems import problems_of
+from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, CancelRequest, ResolveRequest, RunsQuery
 from daemon.store.views.paging import Page
 from daemon.store.views.runs import RunDetail, Runs, RunSummary
@@ -44,13 +44,13 @@ def router(runs: Runs, operations: Operations) -> APIRouter:
             raise NotFoundError(f"no run {run_id}; `learnd runs` lists them")
         return found
 
-    @routes.post("/{run_id}/cancel")
+    @routes.post("/{run_id}/cancel", responses=problems_of(*OF_A_CHANGE))
     async def cancel(run_id: str, request: CancelRequest, actor: Actor) -> CancelAnswer:
         """End a run and return its batch; 409 when it is over already."""
         done = await operations.cancel_run(run_id, reason=request.reason, actor=actor)
         return CancelAnswer(cancelled=isinstance(done, RunCancelled), **vars(done))
 
-    @routes.post("/{run_id}/resolve")
+    @routes.post("/{run_id}/resolve", responses=problems_of(*OF_A_CHANGE))
     async def resolve(run_id: str, request: ResolveRequest, actor: Actor) -> LaunchResolved:
         """Say what became of a launch whose reply nobody heard: a job, or none."""
         return await operations.resolve_run(run_id, request.job_id, actor=actor)
