@@ -32,7 +32,7 @@ from tests.services.postgres import PostgresServer
 
 PARTITIONS = 4
 FULL = {"events": 200_000, "rounds": 3, "stored": 2_000_000}
-QUICK = {"events": 40_000, "rounds": 1, "stored": 100_000}
+QUICK = {"events": 20_000, "rounds": 1, "stored": 40_000}
 RUN_SECONDS = 1_800
 READY_SECONDS = 60.0
 STARTS = 3

@@ -20,7 +20,7 @@ from daemon.store.bulk import insert_rows
 from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.postgresql import copy_rows
-from daemon.store.tables import events, feedback, microseconds
+from daemon.store.tables import events, feedback, keepable, microseconds
 from learning.events import FeedbackEvent, OutputEvent
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import JudgedOutput, Origin, ReceivedFeedback
@@ -410,7 +410,7 @@ def _output_rows(outputs: Iterable[JudgedOutput]) -> list[tuple[Any, ...]]:
     rows = []
     for event_id, event, (state, reason, by_human), text, origin, received_at in outputs:
         common = _common_row(event_id, event, text, origin, received_at)
-        rows.append((*common, _PLAIN[state], common[-1], reason, by_human, event.subject))
+        rows.append((*common, _PLAIN[state], common[-1], keepable(reason), by_human, event.subject))
     return rows
 
 

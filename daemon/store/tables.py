@@ -63,6 +63,13 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else _EPOCH + value * _MICROSECOND
 
 
+def keepable(words: str) -> str:
+    """Words as both databases can keep them; see `Words`."""
+    if words.isprintable():  # has none of them, and is quick to tell
+        return words
+    return _UNKEEPABLE.sub("\N{REPLACEMENT CHARACTER}", words)
+
+
 class Words(TypeDecorator[str]):
     """What somebody outside said, for people to read: a provider, a validator, an operator.
 
@@ -75,7 +82,7 @@ class Words(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Text as both databases can keep it."""
-        return None if value is None else _UNKEEPABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        return None if value is None else keepable(value)
 
 
 metadata = MetaData(

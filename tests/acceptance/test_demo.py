@@ -4,7 +4,6 @@ import os
 import signal
 import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 
 from daemon.settings_sources import load
 from tests.services.process import TiedProcess
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(540)]
 
@@ -47,10 +47,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
         log=output,
         env={name: value for name, value in os.environ.items() if name != "COLUMNS"},
     )
-    deadline = time.monotonic() + LIMIT_SECONDS
     try:
-        while process.exit_status is None and time.monotonic() < deadline:
-            time.sleep(0.5)
+        wait_until(
+            "the demo's end",
+            lambda: process.exit_status is not None,
+            seconds=LIMIT_SECONDS,
+            explain=process.log_tail,
+        )
         status = process.exit_status
     finally:
         process.end(signal.SIGKILL, patience_seconds=10)
