@@ -147,6 +147,8 @@ class Runner:
         self._wake = asyncio.Event()
         self._launching: set[str] = set()
         self._called_off: set[str] = set()
+        self._condemned: set[str] = set()
+        """Runs that were left where their cancellation was seen, and wait to be called off."""
         self._homeless: set[str] = set()
         """Runs of lines that are not configured here."""
         self._places = asyncio.Semaphore(rules.max_active)
@@ -220,7 +222,8 @@ class Runner:
                 log.warning("a write about a run was refused", run=run_id, error=str(error))
                 self._announce(RunLost(run_id))
             finally:
-                if run_id not in self._called_off:  # otherwise it is held until its job has ended
+                # A run that is called off is held until its job has ended.
+                if run_id not in self._called_off | self._condemned:
                     await self._let_go(run_id)
 
     async def _let_go(self, run_id: str) -> None:
@@ -285,6 +288,7 @@ class Runner:
                     continue
                 return
         finally:
+            self._condemned.discard(run_id)
             await self._let_go(run_id)
 
     async def _finish_off(self, run_id: str) -> None:
@@ -328,6 +332,7 @@ class Runner:
     async def _step(self, record: RunRecord) -> bool:
         """One step of one run. False when there is nothing to do for it now."""
         if record.cancellation is not None:
+            self._condemned.add(record.run_id)
             return False
         line = self._lines.get(record.line)
         if line is None:

@@ -88,7 +88,7 @@ async def test_a_reader_does_not_wait_for_a_writer_and_sees_nothing_half_done(
 async def test_a_file_that_another_program_locks_is_an_outage_and_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(database, "SQLITE_BUSY_SECONDS", 0.01)
     url = sqlite_url(tmp_path / "learnd.db")
     ours, theirs = Database(url), Database(url)
     try:

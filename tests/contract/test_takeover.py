@@ -21,7 +21,7 @@ from daemon.store.tables import run_attempts, run_leases
 from finetune.runner import Runner
 from finetune.scripted_provider import ScriptedProvider
 from learning.facts import CandidateDecided, RunCancelled, RunLaunched, RunLost, RunTakenOver
-from learning.ports import JobHandle, JobProgress, Recovery, RunSpec, TrainingOutcome
+from learning.ports import Hold, JobHandle, JobProgress, Recovery, RunSpec, TrainingOutcome
 from tests.builders import JUDGE, LONG_AGO
 from tests.contract.driver import Driver, StoppedClock
 from tests.contract.floor import PATIENCE_SECONDS, Floor
@@ -277,3 +277,32 @@ async def test_whoever_has_a_run_ends_it_when_another_daemon_is_asked_to_cancel_
     (job,) = await pair.alpha.jobs()
     assert await pair.alpha.is_cancelled(job)
     assert pair.beta.facts_of(RunCancelled) == []
+
+
+async def test_a_run_that_is_left_because_it_was_cancelled_is_not_anothers_to_end(
+    pair: Pair,
+) -> None:
+    """Beta asks for it in every moment in which alpha does not have it."""
+    play(pair, "hang")
+    slow = SlowToLaunch(pair.alpha.scripted())
+    slow.may_launch.set()
+    slow.may_reply.clear()
+    pair.alpha.provider = slow
+    let_go = pair.alpha.drive.store.leases.release
+    granted: list[Hold | None] = []
+
+    async def grabbed_at_once(run_id: str) -> None:
+        await let_go(run_id)
+        granted.append(await pair.beta.drive.store.leases.hold(run_id))
+
+    pair.alpha.drive.store.leases.release = grabbed_at_once  # type: ignore[method-assign]
+    run_id = await pair.alpha.sealed()
+
+    async with pair.alpha.at_work():
+        await slow.launched.wait()
+        await pair.alpha.drive.store.interventions.cancel(run_id, "x", "ann", pair.alpha.drive.now)
+        slow.may_reply.set()
+        await pair.alpha.until(RunCancelled)
+
+    assert [job.run_id for job in slow.cancelled] == [run_id]
+    assert not any(granted)
