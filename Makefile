@@ -32,7 +32,7 @@ check: .venv/ready-to-test
 
 # Keeps what is pinned already, adds what is new; delete a line here to let it move.
 pins: .venv/bin/uv
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra test --extra bench --output-file constraints.txt \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra quantized --extra test --extra bench --output-file constraints.txt \
 	  --quiet --no-header --no-annotate --no-emit-package setuptools
 
 clean:
@@ -46,7 +46,7 @@ clean:
 
 .venv/ready-to-test: .venv/bin/uv $(PINNED)
 	@echo "setup: installing learnd, PyTorch, the test and benchmark tools (6 GB on disk; some minutes the first time) ..."
-	@$(call install,.[train$(comma)test$(comma)bench])
+	@$(call install,.[train$(comma)quantized$(comma)test$(comma)bench])
 	@touch .venv/ready-to-run $@
 
 comma := ,
