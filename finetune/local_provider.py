@@ -30,6 +30,7 @@ from finetune.trainer.protocol import (
 )
 from finetune.trainer_process import TrainerHost
 from learning.gate import Score, TrainingProof
+from learning.lines import ModelLine
 from learning.ports import (
     JobFailedError,
     JobHandle,
@@ -97,6 +98,12 @@ class LocalProvider:
             self._forget_old_jobs()
             self._jobs[handle.job_id] = _Job(spec)
         return handle
+
+    def expect(self, line: ModelLine) -> None:
+        """A batch of the line is about to fill: have a trainer ready for it."""
+        if line.base_model is not None:
+            settings = TrainingSettings.model_validate(dict(line.training))
+            self._host.expect(line.base_model, settings)
 
     async def lookup(self, run_id: str, attempt: int) -> JobHandle | None:
         """See learning.ports.FineTuneProvider."""

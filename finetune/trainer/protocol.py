@@ -35,7 +35,7 @@ FailureCode = Literal[
     "disk_full",
     "out_of_memory",
     "not_installed",  # torch and the like: the package's train extra
-    "interrupted",  # SIGTERM: a training has written its checkpoint
+    "interrupted",  # SIGTERM or SIGUSR1: a training has written its checkpoint
     "internal",  # a defect of ours; the message names exception and place
 ]
 
@@ -195,7 +195,28 @@ class MakeTinyModelRequest(_Request):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-Request = TrainRequest | EvaluateRequest | GenerateRequest | MakeTinyModelRequest
+class PrepareRequest(_Request):
+    """A training is near: import what it needs, and load its base if that can be kept."""
+
+    do: Literal["prepare"] = "prepare"
+    base_model: str = Field(min_length=1, description="As in ModelRef.")
+    settings: TrainingSettings = TrainingSettings()
+
+
+class PingRequest(_Request):
+    """Answer at once, so that the daemon knows that the process still works."""
+
+    do: Literal["ping"] = "ping"
+
+
+Request = (
+    TrainRequest
+    | EvaluateRequest
+    | GenerateRequest
+    | MakeTinyModelRequest
+    | PrepareRequest
+    | PingRequest
+)
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -286,7 +307,22 @@ class MakeTinyModelResult(_Said):
     seconds: float = Field(ge=0)
 
 
-Result = TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult
+class PrepareResult(_Said):
+    """The next request finds libraries and base in memory."""
+
+    do: Literal["prepare"] = "prepare"
+    seconds: float = Field(ge=0)
+
+
+class PingResult(_Said):
+    """The process works."""
+
+    do: Literal["ping"] = "ping"
+
+
+Result = (
+    TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult | PrepareResult | PingResult
+)
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -367,7 +403,7 @@ class Done(_Message):
 
 
 class Failed(_Said):
-    """The request failed; the process lives on, except when interrupted.
+    """The request failed; the process lives on, except when SIGTERM came.
 
     ``id`` is null when the request was too broken to have one.
     """

@@ -18,17 +18,17 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune.trainer.bases import Bases
 from finetune.trainer.checkpoint import Origin
 from finetune.trainer.encoding import EncodedRow, Encoder
 from finetune.trainer.interruption import Interruption
 from finetune.trainer.loop import TrainingLoop
 from finetune.trainer.models import (
     Compute,
+    base_dtype,
     choose_compute,
     fingerprint,
     load_adapter,
-    load_base,
-    load_tokenizer,
     max_positions,
     new_adapter,
     save_adapter,
@@ -51,10 +51,12 @@ from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 _NAMED_SKIPPED_ROWS = 100
 
 
-def train(request: TrainRequest, reporter: Reporter, interruption: Interruption) -> TrainResult:
+def train(
+    request: TrainRequest, reporter: Reporter, interruption: Interruption, bases: Bases
+) -> TrainResult:
     """Train, and publish the result in ``output_dir``.
 
-    Raises RequestFailed; raises Interrupted after SIGTERM, with a checkpoint
+    Raises RequestFailed; raises Interrupted when it should stop, with a checkpoint
     of the last finished step written.
     """
     started = time.monotonic()
@@ -63,8 +65,8 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
     require_vacant(output_dir)
     rows = read_rows(request.train_file)
     compute = choose_compute(settings.precision)
-    tokenizer = load_tokenizer(request.model.base_model)
-    model = _load_trainable(request.model, settings, compute, reporter)
+    tokenizer = bases.tokenizer(request.model.base_model)
+    model = _load_trainable(request.model, settings, compute, reporter, bases)
     dataset = _encode(rows, Encoder(tokenizer), _max_length(model, settings, reporter))
     training = TrainingLoop(
         model=model,
@@ -105,15 +107,15 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
 
 
 def _load_trainable(
-    ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter
+    ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter, bases: Bases
 ) -> PreTrainedModel | PeftModel:
     """The starting model, with exactly those weights trainable that are to be trained."""
+    obtain = bases.take if settings.method == "full" else bases.lend
+    dtype = base_dtype(settings, compute)
+    base = obtain(ref.base_model, dtype, compute.device, reporter.note)
     # A new adapter's weights are random; so that a resumed training starts
-    # from the same ones.
+    # from the same ones. After the base: one that was kept drew nothing.
     torch.manual_seed(settings.seed)
-    # Small updates vanish in 16 bits: trained weights are fp32, others need not be.
-    dtype = torch.float32 if settings.method == "full" else compute.dtype
-    base = load_base(ref.base_model, dtype, compute.device)
     if settings.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":
