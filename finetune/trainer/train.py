@@ -35,6 +35,7 @@ from finetune.trainer.models import (
     save_model,
     stored_dtype,
 )
+from finetune.trainer.objective import SupervisedObjective
 from finetune.trainer.protocol import (
     ModelRef,
     SkippedRow,
@@ -70,10 +71,9 @@ def train(
     dataset = _encode(rows, Encoder(tokenizer), _max_length(model, settings, reporter))
     training = TrainingLoop(
         model=model,
-        rows=dataset.rows,
+        objective=SupervisedObjective(dataset.rows, tokenizer.pad_token_id or 0),
         settings=settings,
         compute=compute,
-        pad_id=tokenizer.pad_token_id or 0,
         directory=Path(request.checkpoint_dir),
         origin=_origin(request, compute),
         reporter=reporter,
