@@ -23,6 +23,7 @@ from finetune.trainer.protocol import (
     Message,
     Note,
     Precision,
+    Quantization,
     TrainingSettings,
     TrainProgress,
     TrainRequest,
@@ -185,16 +186,22 @@ class LocalProvider:
 class LocalEvaluator:
     """Implements learning.ports.Evaluator on a TrainerHost.
 
-    `max_length` is in tokens and `precision` the arithmetic; both should be what the models
-    are trained with.
+    `max_length` is in tokens, `precision` the arithmetic and `quantization` the base's; all
+    should be what the models are trained with.
     """
 
     def __init__(
-        self, host: TrainerHost, *, max_length: int = 1024, precision: Precision = "auto"
+        self,
+        host: TrainerHost,
+        *,
+        max_length: int = 1024,
+        precision: Precision = "auto",
+        quantization: Quantization = "none",
     ) -> None:
         self._host = host
         self._max_length = max_length
         self._precision = precision
+        self._quantization = quantization
 
     async def score(
         self, models: Mapping[str, ModelReference], examples_file: Path
@@ -206,6 +213,7 @@ class LocalEvaluator:
             examples_file=str(examples_file),
             max_length=self._max_length,
             precision=self._precision,
+            quantization=self._quantization,
         )
         async with self._host.use() as trainer:
             result = await trainer.request(request, lambda message: None)

@@ -106,7 +106,10 @@ async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
     yield Workbench(
         provider,
         LocalEvaluator(
-            workshop.trainer, max_length=settings.max_length, precision=settings.precision
+            workshop.trainer,
+            max_length=settings.max_length,
+            precision=settings.precision,
+            quantization=settings.quantization,
         ),
         needs_node=True,
         expect=provider.expect,
@@ -121,7 +124,7 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
     )
 
 
-_SHARED: Final = ("max_length", "precision")
+_SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {

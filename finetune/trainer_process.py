@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from finetune.artifacts import ArtifactError, ArtifactStore
 from finetune.trainer.protocol import (
     HEARTBEAT_SECONDS,
+    MEMORY_ADVICE,
     ChatMessage,
     Done,
     EvaluateRequest,
@@ -75,16 +76,12 @@ LAST_WORDS: Final = 6
 
 KERNEL_COUNTS: Final = Path("/proc/vmstat")
 """Where Linux counts, as `oom_kill`, the processes that it killed for want of memory."""
-MEMORY_ADVICE: Final = (
-    "take a smaller minibatch_size or max_length, set gradient_checkpointing, or train on a"
-    " machine with more memory"
-)
 
 _RETRYABLE: Final[frozenset[FailureCode]] = frozenset(
     {"internal", "interrupted", "disk_full", "out_of_memory"}
 )
 _LIVES_ON: Final[frozenset[str]] = frozenset(
-    {"bad_request", "bad_model", "bad_dataset", "bad_output", "disk_full"}
+    {"bad_request", "bad_model", "bad_dataset", "bad_output", "unsupported", "disk_full"}
 )
 """Failures after which the same process takes the next request; others leave doubt."""
 

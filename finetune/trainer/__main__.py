@@ -22,6 +22,7 @@ from finetune.trainer.channel import Channel
 from finetune.trainer.errors import RequestFailed, failure_code
 from finetune.trainer.interruption import Interrupted, Interruption
 from finetune.trainer.protocol import (
+    MEMORY_ADVICE,
     Done,
     EvaluateRequest,
     Failed,
@@ -199,10 +200,7 @@ def _complaint(error: ValidationError) -> str:
 def _describe(error: Exception) -> str:
     match failure_code(error):
         case "out_of_memory":
-            return (
-                f"{str(error) or 'memory ran out'}; take a smaller minibatch_size or max_length,"
-                " or set gradient_checkpointing"
-            )
+            return f"{str(error) or 'memory ran out'}; {MEMORY_ADVICE}"
         case "disk_full":
             return f"{error}; free some space and ask again"
         case "not_installed":

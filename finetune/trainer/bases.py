@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune.trainer.models import load_base, load_tokenizer
+from finetune.trainer.protocol import Quantization
 
 _WORD_BYTES = 8
 
@@ -34,6 +35,7 @@ class _Identity:
     base_model: str
     dtype: torch.dtype
     device: torch.device
+    quantization: Quantization
     files: tuple[FileStamp, ...]
 
 
@@ -53,16 +55,22 @@ class Bases:
         self._tokenizer = None
 
     def lend(
-        self, base_model: str, dtype: torch.dtype, device: torch.device, note: Note
+        self,
+        base_model: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        note: Note,
+        *,
+        quantization: Quantization = "none",
     ) -> PreTrainedModel:
         """A base in evaluation mode, whose weights are not to be changed.
 
         Raises RequestFailed (bad_model). ``note`` hears when a kept base had to be loaded anew.
         """
-        identity = _Identity(base_model, dtype, device, _stamps(base_model))
+        identity = _Identity(base_model, dtype, device, quantization, _stamps(base_model))
         if not self._has(identity, note):
             self._kept = None  # before the next one is loaded: never two
-            loaded = load_base(base_model, dtype, device)
+            loaded = load_base(base_model, dtype, device, quantization=quantization)
             if not _shareable(loaded):
                 return loaded
             self._kept = _Kept(identity, loaded, _checksum(loaded))
@@ -76,7 +84,7 @@ class Bases:
 
         Raises RequestFailed (bad_model).
         """
-        identity = _Identity(base_model, dtype, device, _stamps(base_model))
+        identity = _Identity(base_model, dtype, device, "none", _stamps(base_model))
         taken = self._kept.model if self._kept and self._has(identity, note) else None
         self._kept = None
         return taken if taken is not None else load_base(base_model, dtype, device)

@@ -45,13 +45,19 @@ def evaluate(
     """
     started = time.monotonic()
     rows = read_rows(request.examples_file)
-    compute = choose_compute(request.precision)
+    compute = choose_compute(request.precision, next(iter(request.models.values())).base_model)
     scores: dict[str, ModelScores] = {}
     truncated_lines: set[int] = set()
     for base_model, adapters in _by_base(request).items():
         tokenizer = bases.tokenizer(base_model)
         encoder = Encoder(tokenizer)
-        base = bases.lend(base_model, compute.dtype, compute.device, reporter.note)
+        base = bases.lend(
+            base_model,
+            compute.dtype,
+            compute.device,
+            reporter.note,
+            quantization=request.quantization,
+        )
         max_length = min(request.max_length, max_positions(base) or request.max_length)
         encoded = [encoder.encode(row, max_length) for row in rows]
         truncated_lines.update(row.line for row in encoded if row.output_truncated)
@@ -126,7 +132,7 @@ class _Scoring:
         sums = torch.zeros(len(rows), dtype=torch.float64)
         sums.index_add_(0, likelihood.rows.cpu(), likelihood.losses.double().cpu())
         wrong = torch.zeros(len(rows), dtype=torch.long)
-        wrong.index_add_(0, likelihood.rows.cpu(), (~likelihood.right).long().cpu())
+        wrong.index_add_(0, likelihood.rows.cpu(), (~likelihood.right()).long().cpu())
         return [
             ExampleScore(
                 loss=finite_or_none(total / (row.output_bytes + 1)),

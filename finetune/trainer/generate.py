@@ -35,8 +35,8 @@ def generate(
     Raises RequestFailed, and Interrupted between tokens when it should stop.
     """
     started = time.monotonic()
-    compute = choose_compute(request.precision)
     ref = request.model
+    compute = choose_compute(request.precision, ref.base_model)
     tokenizer = bases.tokenizer(ref.base_model)
     base = bases.lend(ref.base_model, compute.dtype, compute.device, reporter.note)
     model = base if ref.adapter is None else load_adapter(base, ref.adapter, trainable=False).eval()

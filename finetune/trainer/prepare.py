@@ -1,7 +1,8 @@
 """Get ready for a training that is near: imports first, then the base that will be kept.
 
-A full training takes its base and changes it, so for one there is nothing to keep but the
-libraries. What is prepared changes no result; it only saves its time later.
+A full training takes its base and changes it, and a quantised base is not kept, so for these
+there is nothing to keep but the libraries. What is prepared changes no result; it only saves
+its time later.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from finetune.trainer.reporting import Reporter
 def prepare(request: PrepareRequest, reporter: Reporter, bases: Bases) -> PrepareResult:
     """Load what the request names. Raises RequestFailed."""
     started = time.monotonic()
-    compute = choose_compute(request.settings.precision)
+    settings = request.settings
+    compute = choose_compute(settings.precision, request.base_model)
     bases.tokenizer(request.base_model)
-    if request.settings.method == "lora":
-        dtype = base_dtype(request.settings, compute)
+    if settings.method == "lora" and settings.quantization == "none":
+        dtype = base_dtype(settings, compute)
         bases.lend(request.base_model, dtype, compute.device, reporter.note)
     return PrepareResult(seconds=time.monotonic() - started)

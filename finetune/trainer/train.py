@@ -36,6 +36,8 @@ from finetune.trainer.models import (
     stored_dtype,
 )
 from finetune.trainer.objective import SupervisedObjective
+from finetune.trainer.packing import attend_by_rows, packs
+from finetune.trainer.preflight import require_possible
 from finetune.trainer.protocol import (
     ModelRef,
     SkippedRow,
@@ -50,6 +52,7 @@ from finetune.trainer.rows import Row, read_rows
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 
 _NAMED_SKIPPED_ROWS = 100
+_WITHOUT_EFFECT_ON_WEIGHTS = {"checkpoint_every_steps", "checkpoints_kept", "resume", "cpu_offload"}
 
 
 def train(
@@ -65,17 +68,22 @@ def train(
     output_dir = Path(request.output_dir)
     require_vacant(output_dir)
     rows = read_rows(request.train_file)
-    compute = choose_compute(settings.precision)
+    compute = choose_compute(settings.precision, request.model.base_model)
+    require_possible(request.model.base_model, settings, compute, reporter.note)
     tokenizer = bases.tokenizer(request.model.base_model)
     model = _load_trainable(request.model, settings, compute, reporter, bases)
-    dataset = _encode(rows, Encoder(tokenizer), _max_length(model, settings, reporter))
+    settings = _as_the_model_can(model, settings, reporter)
+    dataset = _encode(rows, Encoder(tokenizer), settings.max_length)
+    _tell_what_was_cut(dataset, settings.max_length, reporter)
     training = TrainingLoop(
         model=model,
-        objective=SupervisedObjective(dataset.rows, tokenizer.pad_token_id or 0),
+        objective=SupervisedObjective(
+            dataset.rows, tokenizer.pad_token_id or 0, packed=settings.packing
+        ),
         settings=settings,
         compute=compute,
         directory=Path(request.checkpoint_dir),
-        origin=_origin(request, compute),
+        origin=_origin(request, settings, compute),
         reporter=reporter,
     )
     resumed_from_step = training.resume()
@@ -90,6 +98,8 @@ def train(
         rows=len(rows),
         rows_truncated=sum(row.output_truncated for row in dataset.rows),
         prompts_truncated=sum(row.prompt_truncated for row in dataset.rows),
+        tokens_cut=sum(row.tokens_cut for row in dataset.rows),
+        longest_row=max((len(row.ids) + row.tokens_cut for row in dataset.rows), default=0),
         rows_skipped=len(dataset.skipped),
         skipped=dataset.skipped[:_NAMED_SKIPPED_ROWS],
         first_loss=finite_or_none(counts.first_loss),
@@ -100,6 +110,7 @@ def train(
         resumed_from_step=resumed_from_step,
         device=str(compute.device),
         precision=compute.arithmetic,
+        packed=settings.packing,
     )
 
 
@@ -110,9 +121,15 @@ def _load_trainable(
     ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter, bases: Bases
 ) -> PreTrainedModel | PeftModel:
     """The starting model, with exactly those weights trainable that are to be trained."""
-    obtain = bases.take if settings.method == "full" else bases.lend
-    dtype = base_dtype(settings, compute)
-    base = obtain(ref.base_model, dtype, compute.device, reporter.note)
+    where = ref.base_model, base_dtype(settings, compute), compute.device, reporter.note
+    if settings.method == "full":
+        base = bases.take(*where)
+    else:
+        base = bases.lend(*where, quantization=settings.quantization)
+    if settings.attention != "auto":
+        base.set_attn_implementation(settings.attention)
+    elif settings.packing:
+        attend_by_rows(base)
     # A new adapter's weights are random; so that a resumed training starts
     # from the same ones. After the base: one that was kept drew nothing.
     torch.manual_seed(settings.seed)
@@ -137,14 +154,18 @@ def _load_trainable(
     return base.requires_grad_(True)
 
 
-def _max_length(
+def _as_the_model_can(
     model: PreTrainedModel | PeftModel, settings: TrainingSettings, reporter: Reporter
-) -> int:
+) -> TrainingSettings:
+    """The settings, less what the model was not made for."""
     limit = max_positions(model)
-    if limit is None or settings.max_length <= limit:
-        return settings.max_length
-    reporter.note(f"max_length is {limit}, as the model was made for no more")
-    return limit
+    if limit is not None and settings.max_length > limit:
+        reporter.note(f"max_length is {limit}, as the model was made for no more")
+        settings = settings.model_copy(update={"max_length": limit})
+    if settings.packing and not packs(model):
+        reporter.note("rows are padded, not packed: this model would see from one into another")
+        settings = settings.model_copy(update={"packing": False})
+    return settings
 
 
 @dataclass(frozen=True)
@@ -172,10 +193,24 @@ def _encode(rows: Sequence[Row], encoder: Encoder, max_length: int) -> _Dataset:
     return _Dataset(tuple(encoded), tuple(skipped))
 
 
-def _origin(request: TrainRequest, compute: Compute) -> Origin:
-    settings = request.settings.model_dump(mode="json", exclude={"checkpoint_every_steps"})
-    settings["precision"] = compute.arithmetic
-    canonical = json.dumps(settings, sort_keys=True).encode()
+def _tell_what_was_cut(dataset: _Dataset, max_length: int, reporter: Reporter) -> None:
+    cut = [row for row in dataset.rows if row.tokens_cut]
+    if not cut:
+        return
+    outputs = sum(row.output_truncated for row in cut)
+    longest = max(len(row.ids) + row.tokens_cut for row in cut)
+    reporter.note(
+        f"{len(cut)} of {len(dataset.rows)} rows are longer than max_length {max_length} and lost"
+        f" {sum(row.tokens_cut for row in cut)} tokens ({outputs} of them the end of their output);"
+        f" the longest has {longest}"
+    )
+
+
+def _origin(request: TrainRequest, settings: TrainingSettings, compute: Compute) -> Origin:
+    """The settings as they are followed, because only they decide what the weights become."""
+    followed = settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_WEIGHTS)
+    followed["precision"] = compute.arithmetic
+    canonical = json.dumps(followed, sort_keys=True).encode()
     return Origin(
         model=fingerprint(request.model),
         data=hashlib.sha256(Path(request.train_file).read_bytes()).hexdigest(),
