@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from finetune.trainer.channel import Channel
+from finetune.trainer.cores import limit_threads
 from finetune.trainer.errors import RequestFailed, failure_code
 from finetune.trainer.interruption import Interrupted, Interruption
 from finetune.trainer.protocol import (
@@ -65,6 +66,7 @@ def main() -> None:
     channel.send(Ready(pid=os.getpid()))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    limit_threads(os.environ)
     work = _Work(interruption)
     try:
         while (line := _next_line(channel, interruption)) is not None:

@@ -61,7 +61,7 @@ def _require_memory(base_model: str, settings: TrainingSettings, compute: Comput
         return
     needed = parameters * _bytes_per_weight(settings, compute)
     free = free_bytes(compute.device)
-    if needed > free:
+    if free is not None and needed > free:
         raise _unsupported(
             f"its {parameters / 1e9:.2f} billion weights need at least {needed / _GIB:.1f} GiB,"
             f" and {free / _GIB:.1f} GiB are free here; {_way_out(settings)}"
@@ -84,11 +84,17 @@ def _way_out(settings: TrainingSettings) -> str:
     return "take a smaller base model, or a machine with more memory"
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that a training can have, with what this process holds by now for the one before."""
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a training can have, with what this process holds by now for the one before.
+
+    None where the operating system is not Linux, which says so in files.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
     return int(min(_free_of_machine(), _free_of_container())) + own
 
 

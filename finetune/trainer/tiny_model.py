@@ -9,6 +9,7 @@ language and none of the demo's rules.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from finetune.trainer.errors import RequestFailed
 from finetune.trainer.protocol import (
     MakeTinyModelProgress,
     MakeTinyModelRequest,
@@ -222,3 +224,21 @@ def _losses(model: LlamaForCausalLM, rows: list[PackedRow]) -> tuple[torch.Tenso
     losses = functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     outputs = weights == 1.0
     return (losses * weights).sum() / weights.sum(), losses.detach()[outputs].mean()
+
+
+def main() -> None:
+    """``python -m finetune.trainer.tiny_model DIRECTORY``: make one by hand."""
+    parser = argparse.ArgumentParser(description="Make a tiny language model.")
+    parser.add_argument("directory", help="Absent or empty; gets model and tokenizer.")
+    parser.add_argument("--steps", type=int, default=100, help="Of pre-training.")
+    asked = parser.parse_args()
+    request = MakeTinyModelRequest(id="tiny", output_dir=asked.directory, steps=asked.steps)
+    try:
+        made = make_tiny_model(request, Reporter(request.id, lambda message: None))
+    except RequestFailed as error:
+        parser.error(str(error))
+    print(f"{asked.directory}: {made.parameters:,} weights in {made.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """The documents keep up with the code."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from learning.ports import ID_REUSED
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `([a-z0-9_.]+)` \| (?:`(.*?)`|-) \|", re.MULTILINE)
+QUOTE = '"'
 OF_THIS_MACHINE = {"data_dir", "database_url", "dataset_dir", "artifacts_dir", "node"}
 
 
@@ -31,6 +33,13 @@ def test_every_training_setting_is_documented_with_its_default() -> None:
         if name != "seed":
             default = "-" if field.default is None else str(field.default)
             assert documented[name].lower() == default.lower(), name
+
+
+def test_the_guide_to_training_has_every_setting_with_its_default_and_description() -> None:
+    table = (DOCS / "training.md").read_text()
+    for name, field in TrainingSettings.model_fields.items():
+        default = "-" if field.default is None else f"`{json.dumps(field.default).strip(QUOTE)}`"
+        assert f"| `{name}` | {default} | {field.description} |" in table, name
 
 
 def test_every_dead_letter_reason_is_documented() -> None:
