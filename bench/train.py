@@ -106,7 +106,7 @@ class Bench:
         plan = self._plan
         base = self._make_model("mixed", plan.shape)
         rows = self._write_rows("mixed", plan.rows, mixed=True)
-        settings = SHARED | {"minibatch_size": plan.minibatch_size, "precision": self.precision}
+        settings = {**SHARED, "minibatch_size": plan.minibatch_size, "precision": self.precision}
         contenders: dict[str, tuple[str, Mapping[str, Any]]] = {
             "learnd": ("learnd", {}),
             "trl default": ("trl", {}),
@@ -130,7 +130,7 @@ class Bench:
         """The relative difference of the losses of the last steps, from the same start."""
         base = self._make_model("losses", SMALL)
         rows = self._write_rows("losses", 48, mixed=True)
-        settings = SHARED | {"minibatch_size": 4, "precision": "fp32"}
+        settings = {**SHARED, "minibatch_size": 4, "precision": "fp32"}
         task = self._task(base, rows, settings, {"train_sampling_strategy": "sequential"})
         ours, theirs = _run("learnd", task), _run("trl", self._again(task))
         if ours.tokens != theirs.tokens or len(ours.losses) != len(theirs.losses):
@@ -144,7 +144,7 @@ class Bench:
         """From a full batch to a saved adapter."""
         base = self._make_model("batch", SMALL)
         rows = self._write_rows("batch", BATCH, mixed=False)
-        settings = SHARED | {"minibatch_size": 4, "precision": "fp32", "epochs": 3}
+        settings = {**SHARED, "minibatch_size": 4, "precision": "fp32", "epochs": 3}
         artifacts = ArtifactStore(self._folder / "artifacts")
         log = self._folder / "trainer.log"
         async with TrainerHost(artifacts, log) as host, host.use() as trainer:
@@ -181,7 +181,7 @@ class Bench:
                     raise RuntimeError(f"{len(told.losses)} steps of TRL, {result.steps} of learnd")
                 print(f"  warm {self.warm[-1]:.2f} s, TRL cold {self.cold[-1]:.2f} s", flush=True)
 
-    def _make_model(self, name: str, shape: Mapping[str, int]) -> Path:
+    def _make_model(self, name: str, shape: Mapping[str, Any]) -> Path:
         """Random weights over bytes, and a LoRA adapter for both to start from."""
         torch.manual_seed(0)
         config = LlamaConfig(

@@ -97,24 +97,26 @@ def learnd(task: Task) -> Told:
 def trl(task: Task) -> Told:
     """TRL's SFTTrainer."""
     import torch
-    from datasets import Dataset
+    from datasets import Dataset  # type: ignore[import-untyped]
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     told = Told()
     tokens = 0
 
-    class Counting(SFTTrainer):  # type: ignore[misc]
+    class Counting(SFTTrainer):
         """Counts the tokens that are none of padding."""
 
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal tokens
             mask = inputs.get("attention_mask")
             tokens += int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
-            return super().training_step(model, inputs, *args, **kwargs)
+            step: Any = super().training_step
+            return step(model, inputs, *args, **kwargs)
 
-    class Watching(TrainerCallback):  # type: ignore[misc]
+    class Watching(TrainerCallback):
         """Notes each step."""
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -126,8 +128,8 @@ def trl(task: Task) -> Told:
                 told.losses.append(float(logs["loss"]))
 
     settings = task.settings
-    model = AutoModelForCausalLM.from_pretrained(task.base_model, dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, task.adapter, is_trainable=True)
+    base = AutoModelForCausalLM.from_pretrained(task.base_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, task.adapter, is_trainable=True)
     config = SFTConfig(
         output_dir=f"{task.output}-checkpoints",
         per_device_train_batch_size=settings["minibatch_size"],

@@ -59,6 +59,8 @@ _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
 _BF16_PARAMETERS = 30_000_000
 """From about here on a CPU gains from bf16; conversions cost a smaller model more than it saves."""
+_PACKS_FOR_GOOD = "support_avx512bf16_for_cpu"
+"""Of a 4-bit layer of bitsandbytes; see `_keep_differentiable`."""
 _SAMPLED_BYTES = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -150,8 +152,8 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
     """Where a CPU has bf16, a look in evaluation mode turns bitsandbytes' 4-bit layers into ones
     that give no gradient, for good."""
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, _PACKS_FOR_GOOD):
+            setattr(module, _PACKS_FOR_GOOD, False)
 
 
 def _quantized(
@@ -162,10 +164,11 @@ def _quantized(
         return {}
     # It warns of its way to multiply in 8 bits at each multiplication.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    configure: Any = BitsAndBytesConfig  # which is not typed
     if quantization == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
+        config = configure(load_in_8bit=True)
     else:
-        config = BitsAndBytesConfig(
+        config = configure(
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization,
             bnb_4bit_compute_dtype=dtype,

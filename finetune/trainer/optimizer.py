@@ -20,10 +20,11 @@ def make_optimizer(
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim.adamw import AdamW8bit
 
-    eight_bits: torch.optim.Optimizer = AdamW8bit(weights, lr=rate, weight_decay=decay)
-    return eight_bits
+    eight_bits: Any = AdamW8bit
+    optimizer: torch.optim.Optimizer = eight_bits(weights, lr=rate, weight_decay=decay)
+    return optimizer
 
 
 def state_of(

@@ -105,12 +105,16 @@ def _attend_group(
     width = max(lengths)
     even = min(lengths) == width
 
+    def by_row(tokens: torch.Tensor) -> torch.Tensor:
+        heads, _, size = tokens.shape
+        return tokens.reshape(heads, len(lengths), width, size).transpose(0, 1)
+
     def rows(whole: torch.Tensor) -> torch.Tensor:
         own = whole[0, :, starts[0] : starts[-1]]  # (heads, tokens, size)
         if even:
-            return own.unflatten(1, (len(lengths), width)).transpose(0, 1)
+            return by_row(own)
         padded = own.new_zeros(own.shape[0], len(lengths) * width, own.shape[2])
-        return padded.index_copy(1, places, own).unflatten(1, (len(lengths), width)).transpose(0, 1)
+        return by_row(padded.index_copy(1, places, own))
 
     places = torch.cat(
         [torch.arange(index * width, index * width + n) for index, n in enumerate(lengths)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from finetune.trainer.errors import RequestFailed
 from finetune.trainer.models import Compute, base_dtype

@@ -44,7 +44,7 @@ def learning_rate_at(step: int, total_steps: int, settings: TrainingSettings) ->
     if settings.schedule == "linear":
         return settings.learning_rate * (1 - done)
     if settings.schedule == "polynomial":
-        return settings.learning_rate * (1 - done) ** settings.polynomial_power
+        return settings.learning_rate * math.pow(1 - done, settings.polynomial_power)
     return settings.learning_rate
 
 

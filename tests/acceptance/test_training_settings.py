@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import load_file
 
 from daemon.demo.tasks import coding_example
-from finetune.trainer import loop, models, objective, preflight
+from finetune.trainer import models, preflight
 from finetune.trainer.bases import Bases
 from finetune.trainer.errors import RequestFailed
 from finetune.trainer.interruption import Interruption
+from finetune.trainer.likelihood import measure
 from finetune.trainer.protocol import (
     MakeTinyModelRequest,
     Message,
@@ -116,16 +117,14 @@ class Workplace:
             observed.kept_bytes += tensor.nbytes
             return tensor
 
-        real = objective.measure
-
         def watched(model: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
             observed.minibatches.append(tuple(len(row.ids) for row in rows))
             observed.attention.add(model.config._attn_implementation)
             observed.modules |= {type(module).__name__ for module in model.modules()}
-            return real(model, rows, *args, **kwargs)
+            return measure(model, rows, *args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(objective, "measure", watched)
+            patch.setattr("finetune.trainer.objective.measure", watched)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 observed.result = train(request, reporter, Interruption(), Bases())
         for path in sorted((place / "output").iterdir()):
@@ -372,7 +371,12 @@ def test_the_loop_waits_for_the_device_once_a_step(
 ) -> None:
     waits = []
     real = torch.Tensor.tolist
-    monkeypatch.setattr(loop.torch.Tensor, "tolist", lambda tensor: waits.append(1) or real(tensor))
+
+    def waiting(tensor: torch.Tensor) -> Any:
+        waits.append(tensor)
+        return real(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", waiting)
 
     observed = workplace.observe()
 

@@ -16,7 +16,7 @@ from finetune.trainer import bases as bases_module
 from finetune.trainer.bases import Bases
 from finetune.trainer.models import load_base, new_adapter
 from finetune.trainer.process_state import process_state_restored
-from finetune.trainer.protocol import TrainingSettings
+from finetune.trainer.protocol import Quantization, TrainingSettings
 
 CPU = torch.device("cpu")
 Loading = Callable[[str], PreTrainedModel]
@@ -46,9 +46,15 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The bases that were read from the disk, in their order."""
     done: list[str] = []
 
-    def load(base_model: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    def load(
+        base_model: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        quantization: Quantization = "none",
+    ) -> PreTrainedModel:
         done.append(base_model)
-        return load_base(base_model, dtype, device)
+        return load_base(base_model, dtype, device, quantization=quantization)
 
     monkeypatch.setattr(bases_module, "load_base", load)
     return done
@@ -92,7 +98,7 @@ def test_a_base_is_loaded_once_and_lent_with_the_same_memory(
     assert [weight.data_ptr() for weight in first.parameters()] == [
         weight.data_ptr() for weight in second.parameters()
     ]
-    assert second.get_input_embeddings().weight is second.get_output_embeddings().weight
+    assert second.get_input_embeddings().weight is second.lm_head.weight
 
 
 def test_nothing_that_a_request_hung_onto_it_reaches_the_next_one(
