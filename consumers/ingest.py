@@ -6,7 +6,7 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ class Ingest:
         *,
         limits: Limits = STANDARD_LIMITS,
         pressure: Pressure | None = None,
+        unpack: Callable[[DeadLetter], Sequence[Record]] | None = None,
     ) -> None:
         self._store = store
         self._lines = lines
@@ -66,6 +67,7 @@ class Ingest:
         self._announce = announce
         self._clock = clock
         self._limits = limits
+        self._unpack = unpack or _as_it_is
         self.pressure = pressure or Pressure(time.monotonic)
         """Told of each attempt to store; a source asks it before it takes more."""
 
@@ -118,18 +120,18 @@ class Ingest:
     def replay(self, dead_letter: DeadLetter) -> Block | DeadLetter:
         """Read a dead letter again, under its original origin, as if it arrived now.
 
-        The block has one event and moves no position. What is still no event comes back
-        as a dead letter with today's reason.
+        The block moves no position. It has one event; when the dead letter was a batch, all
+        that can be read, with dead letters for those that are no events. When there is no
+        event at all, the first of them comes back, with today's reason.
         """
-        record = Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)
-        source = dead_letter.origin.source
-        match self._judged(record, self._clock()):
-            case JudgedOutput() as output:
-                return Block(source, outputs=[output])
-            case ReceivedFeedback() as received:
-                return Block(source, feedback=[received])
-            case DeadLetter() as still_dead:
-                return still_dead
+        now = self._clock()
+        judged = [self._judged(record, now) for record in self._unpack(dead_letter)]
+        outputs = [one for one in judged if isinstance(one, JudgedOutput)]
+        feedback = [one for one in judged if isinstance(one, ReceivedFeedback)]
+        letters = tuple(one for one in judged if isinstance(one, DeadLetter))
+        if not outputs and not feedback:
+            return letters[0]
+        return Block(dead_letter.origin.source, outputs, feedback, letters)
 
     def _judged(
         self, record: Record, now: datetime
@@ -148,3 +150,7 @@ class Ingest:
             return ReceivedFeedback(decoded.event_id, event, decoded.text, record.origin, now)
         verdict = self._judge(event)
         return JudgedOutput(decoded.event_id, event, verdict, decoded.text, record.origin, now)
+
+
+def _as_it_is(dead_letter: DeadLetter) -> Sequence[Record]:
+    return [Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)]

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from consumers.dead_letter_topic import DeadLetterTopic
 from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
 from consumers.jsonl_source import JsonlSource
+from consumers.kafka_salvage import records_of
 from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
 from consumers.rate_limit import RateLimit
@@ -210,6 +212,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             utc_now,
             limits=_wire_limits(settings),
             pressure=pressure,
+            unpack=partial(records_of, max_batch_bytes=settings.kafka.max_batch_bytes),
         )
         host = await stack.enter_async_context(
             TrainerHost(

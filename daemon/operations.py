@@ -213,7 +213,8 @@ class DaemonOperations:
 
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
         """See daemon.api.ports.Operations."""
-        block = self._ingest.replay(await self._store.intake.dead_letter(dead_letter_id))
+        letter = await self._store.intake.dead_letter(dead_letter_id)
+        block = await asyncio.to_thread(self._ingest.replay, letter)  # it may be a whole batch
         if not isinstance(block, Block):
             raise StillUndecodableError(dead_letter_id, block.reason, block.detail)
         stored = await self._store.intake.replay(dead_letter_id, block)
