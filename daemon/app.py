@@ -264,6 +264,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
         )
         probes = DaemonProbes(views.overview, source, pressure, utc_now)
+        files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
             views=views,
             operations=DaemonOperations(
@@ -278,7 +279,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
             facts=recent,
             token=token,
             version=version("learnd"),
@@ -291,7 +292,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store,
             announcer,
             source,
-            _jsonl_source(settings, ingest, store, views, announcer, probes),
+            files,
             sealer,
             runner,
             server,
