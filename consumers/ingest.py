@@ -6,7 +6,7 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from consumers.pressure import Pressure
 from consumers.reader_process import ReaderProcess
@@ -40,6 +40,7 @@ class Ingest:
         limits: Limits = STANDARD_LIMITS,
         pressure: Pressure | None = None,
         process: ReaderProcess | None = None,
+        unpack: Callable[[DeadLetter], Sequence[Record]] | None = None,
     ) -> None:
         self._store = store
         self._lines = lines
@@ -47,6 +48,7 @@ class Ingest:
         self._process = process
         self._announce = announce
         self._clock = clock
+        self._unpack = unpack or _as_it_is
         self.pressure = pressure or Pressure(time.monotonic)
         """Told of each attempt to store; a source asks it before it takes more."""
 
@@ -89,15 +91,20 @@ class Ingest:
     def replay(self, dead_letter: DeadLetter) -> Block | DeadLetter:
         """Read a dead letter again, under its original origin, as if it arrived now.
 
-        The block has one event and moves no position. What is still no event comes back
-        as a dead letter with today's reason.
+        The block moves no position. It has one event; when the dead letter was a batch, all
+        that can be read, with dead letters for those that are no events. When there is no
+        event at all, the first of them comes back, with today's reason.
         """
-        record = Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)
-        reading = self._reader.read([record], microseconds(self._clock()))
+        reading = self._reader.read(self._unpack(dead_letter), microseconds(self._clock()))
         reading.refuse_unknown(self._is_known)
-        if reading.dead_letters:
+        if not reading.outputs and not reading.feedback:
             return reading.dead_letters[0]
-        return Block(dead_letter.origin.source, reading.outputs, reading.feedback)
+        return Block(
+            dead_letter.origin.source,
+            reading.outputs,
+            reading.feedback,
+            tuple(reading.dead_letters),
+        )
 
     def _is_known(self, task_type: str) -> bool:
         return self._lines.owner(task_type) is not None
@@ -127,3 +134,7 @@ def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
             part, n_bytes = [], 0
     if part:
         yield part
+
+
+def _as_it_is(dead_letter: DeadLetter) -> Sequence[Record]:
+    return [Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)]

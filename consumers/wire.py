@@ -62,6 +62,8 @@ class Reason(StrEnum):
     """Records that were compressed together, and inflate to more than the limit."""
     UNREADABLE_BATCH = "unreadable_batch"
     """Records that were sent together, and cannot be inflated or told apart."""
+    DAMAGED_BATCH = "damaged_batch"
+    """Records that were sent together, and whose checksum is wrong: Kafka's log is damaged."""
     UNKNOWN_TASK_TYPE = "unknown_task_type"
     """A task type that no model line owns (decided in consumers/ingest.py)."""
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from consumers.dead_letter_topic import DeadLetterTopic
 from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
 from consumers.jsonl_source import JsonlSource
+from consumers.kafka_salvage import records_of
 from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
 from consumers.rate_limit import RateLimit
@@ -211,6 +213,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             limits=_wire_limits(settings),
             pressure=pressure,
             process=await _reader_process(settings, lambda: policy, stack),
+            unpack=partial(records_of, max_batch_bytes=settings.kafka.max_batch_bytes),
         )
         host = await stack.enter_async_context(
             TrainerHost(
@@ -262,6 +265,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
         )
         probes = DaemonProbes(views.overview, source, pressure, utc_now)
+        files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
             views=views,
             operations=DaemonOperations(
@@ -276,7 +280,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
             facts=recent,
             token=token,
             version=version("learnd"),
@@ -289,7 +293,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store,
             announcer,
             source,
-            _jsonl_source(settings, ingest, store, views, announcer, probes),
+            files,
             sealer,
             runner,
             server,

@@ -152,12 +152,12 @@ class Intake:
         """Store what a dead letter became, and mark it as replayed, in one transaction.
 
         Raises UnknownDeadLetterError, and ReplayRefusedError when it would only become
-        another dead letter; then nothing changed.
+        other dead letters; then nothing changed.
         """
 
         def transaction(tx: Connection) -> EventsStored:
             stored, letters = self._append(tx, block)
-            if letters:
+            if len(letters) == len(block.outputs) + len(block.feedback) + len(block.dead_letters):
                 raise ReplayRefusedError(dead_letter_id, letters[0])
             marked = tx.execute(
                 update(dead_letters)

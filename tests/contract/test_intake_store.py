@@ -1,6 +1,7 @@
 """What IntakeStore promises: nothing twice, nothing lost, nothing from a stale owner."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -599,6 +600,21 @@ async def test_a_dead_letter_that_is_replayed_twice_is_stored_once(drive: Driver
 
     assert again.duplicates == 1
     assert len(await drive.rows(events)) == 1
+
+
+async def test_of_a_replayed_batch_the_events_and_the_further_letters_are_stored(
+    drive: Driver,
+) -> None:
+    await drive.store.intake.append(block(dead_letter(b"a batch")))
+    bad = dead_letter(b"{")
+    bad = replace(bad, origin=bad.origin._replace(offset=7))
+    stored = await drive.store.intake.replay(
+        1, block(output(event_id="e-1"), output(event_id="e-1", prompt="another"), bad)
+    )
+    assert sum(stored.outputs.values()) == 1
+    assert stored.dead_letters == {"not_json": 1, "id_reused": 1}
+    marked = [row.replayed_at for row in await drive.rows(dead_letters)]
+    assert marked == [NOON, None, None]
 
 
 async def test_a_failed_replay_leaves_the_dead_letter_as_it_was(

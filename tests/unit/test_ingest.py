@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +46,7 @@ class Bench:
         *,
         validators: Sequence[Validator] = (),
         lines: ModelLines = LINES,
+        unpack: Callable[[DeadLetter], Sequence[Record]] | None = None,
     ) -> None:
         self.store = RecordingStore()
         self.policy = Policy()
@@ -56,6 +57,7 @@ class Bench:
             Judge(lambda: self.policy, validators),
             self.facts.append,
             lambda: NOW,
+            unpack=unpack,
         )
 
     async def store_one(self, record: Record) -> Block:
@@ -230,6 +232,14 @@ def test_a_dead_letter_is_replayed_under_its_own_origin() -> None:
     assert (judged.origin, judged.received_at) == (origin(9), microseconds(NOW))
     assert judged.text == raw.decode()
     assert (block.source, block.move, block.dead_letters) == ("kafka", None, ())
+
+
+def test_of_a_batch_that_is_replayed_the_good_records_are_taken() -> None:
+    records = [output(7), Record(EventKind.OUTPUT, b"{", origin(8)), output(9)]
+    block = Bench(unpack=lambda _: records).ingest.replay(dead(b"a batch"))
+    assert isinstance(block, Block)
+    assert [judged.origin for judged in block.outputs] == [origin(7), origin(9)]
+    assert [letter.origin for letter in block.dead_letters] == [origin(8)]
 
 
 def test_a_replayed_event_has_the_id_that_it_would_have_had() -> None:
