@@ -68,7 +68,7 @@ BATCH: Final = 20
 
 TRL_BEST: Final[Mapping[str, Mapping[str, Any]]] = {
     "trl packed": {"packing": True},
-    "trl unpadded": {"padding_free": True},
+    "trl unpadded": {"padding_free": True, "max_length": None},
     "trl by length": {"train_sampling_strategy": "group_by_length"},
 }
 """Beside gradient_checkpointing=False, which all of these have."""

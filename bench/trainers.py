@@ -138,14 +138,14 @@ def trl(task: Task) -> Told:
         learning_rate=settings["learning_rate"],
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
-        max_length=settings["max_length"],
         bf16=settings["precision"] == "bf16",
+        use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
         logging_steps=1,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         seed=0,
-        **task.trl,
+        **{"max_length": settings["max_length"], **task.trl},
     )
     rows = [json.loads(line) for line in Path(task.encoded).read_text().splitlines()]
     trainer = Counting(
