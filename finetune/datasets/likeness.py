@@ -55,10 +55,16 @@ def signer() -> Callable[[str], Signature]:
 
 
 def banding(threshold: float) -> Sequence[slice]:
-    """The bands of a signature of which alike texts share one, most likely, and others none."""
+    """The bands of a signature of which texts that are alike share one, nearly always.
+
+    Of those at the threshold itself 19 in 20 do; strangers seldom, and they are compared.
+    """
     from datasketch import MinHashLSH
 
-    index = MinHashLSH(threshold=threshold, num_perm=SIGNATURE_SIZE)
+    # A missed pair is worse than one compared in vain.
+    index = MinHashLSH(
+        threshold=0.95 * min(threshold, 0.95), num_perm=SIGNATURE_SIZE, weights=(0.1, 0.9)
+    )
     return [slice(begin, end) for begin, end in index.hashranges]
 
 

@@ -1,6 +1,6 @@
 """Find the rows that say the same, or nearly the same, in bounded memory.
 
-Digests and signatures go to files in a temporary folder (about 850 bytes a row); what stays
+Digests and signatures go to files in a temporary folder (about a kilobyte a row); what stays
 in memory is 8 bytes a row for each answer, and the part of the digests that is being sorted.
 Rows are numbered from 0 in the order in which they are added.
 """

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.datasets.formats import Example
-from finetune.datasets.likeness import likeness, signer
+from finetune.datasets.likeness import banding, likeness, signer
 from finetune.datasets.same_keys import SameKeys
 from finetune.datasets.twins import Twins, Union
 from learning.events import digest
@@ -120,3 +120,12 @@ def test_likeness_is_near_the_share_of_common_words_in_a_row() -> None:
     # Five changed words break fifteen of 148 shingles, less those at the edge.
     assert likeness(one, other) == pytest.approx((148 - 13) / (148 + 13), abs=0.1)
     assert one.dtype == np.uint32
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5, 0.8, 0.9, 0.95, 1.0])
+def test_texts_that_are_as_alike_as_asked_meet_nearly_always(threshold: float) -> None:
+    """By the formula of banding: 1 - (1 - s^r)^b (Leskovec et al., Mining of Massive Datasets)."""
+    bands = banding(threshold)
+    n_rows = bands[0].stop - bands[0].start
+    assert 1 - (1 - threshold**n_rows) ** len(bands) > 0.85
+    assert bands[-1].stop <= 128
