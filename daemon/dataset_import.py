@@ -15,12 +15,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from consumers.wire import Undecodable, decode
+from consumers.reading import Reader
+from consumers.wire import STANDARD_LIMITS, Undecodable
 from daemon.store.imports import SOURCE
 from finetune.datasets.dataset_file import DatasetFile, GoodRow, Reading
 from finetune.datasets.flaws import BadLine, DatasetFileError
 from finetune.datasets.formats import Example, Kind
 from finetune.datasets.lines import RowLimits
+from learning.clock import microseconds
 from learning.errors import ConflictError
 from learning.events import OutputEvent
 from learning.lifecycle import EventState
@@ -82,12 +84,13 @@ def prepare(
     """Read a file's bytes. Raises UnreadableDatasetError and TooManyRowsError. Blocks."""
     outputs: list[JudgedOutput] = []
     refused: list[tuple[int, str]] = []
+    reader = Reader(lambda event: _verdict(event, order, judge), STANDARD_LIMITS)
     for row in _rows(content, order.file):
         if isinstance(row, BadLine):
             refused.append((row.line, f"{row.flaw}: {row.detail}"))
             continue
         for fields in _events_of(row.example, order):
-            output = _judged(fields, row.line, order, line, judge, now)
+            output = _judged(fields, row.line, order, line, reader, microseconds(now))
             if isinstance(output, str):
                 refused.append((row.line, output))
             else:
@@ -151,8 +154,8 @@ def _judged(
     number: int,
     order: ImportOrder,
     line: ModelLine,
-    judge: Callable[[OutputEvent], Verdict],
-    now: datetime,
+    reader: Reader,
+    received_at: int,
 ) -> JudgedOutput | str:
     """The judged event, or why there is none."""
     if (fault := _misspelt(fields.get("context", {}))) is not None:
@@ -174,15 +177,13 @@ def _judged(
         ensure_ascii=False,  # what is escaped would be longer than it was in the file
     ).encode()
     origin = Origin(SOURCE, order.file[-256:], 0, number)
-    decoded = decode(EventKind.OUTPUT, raw, origin, now)
-    if isinstance(decoded, Undecodable):
-        return f"{decoded.reason}: {decoded.detail}"
-    event = decoded.event
-    assert isinstance(event, OutputEvent)
-    if event.task_type not in line.task_types:
-        return f"the line {line.name} does not learn from {event.task_type}"
-    verdict = _verdict(event, order, judge)
-    return JudgedOutput(decoded.event_id, event, verdict, decoded.text, origin, now)
+    output = reader.arrival(EventKind.OUTPUT, raw, origin, received_at)
+    if isinstance(output, Undecodable):
+        return f"{output.reason}: {output.detail}"
+    assert isinstance(output, JudgedOutput)
+    if output.task_type not in line.task_types:
+        return f"the line {line.name} does not learn from {output.task_type}"
+    return output
 
 
 def _misspelt(context: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from daemon.store import Store
 from daemon.store.imports import DatasetSource
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
-from learning.clock import Clock
+from learning.clock import Clock, microseconds
 from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, prompt_key
 from learning.facts import (
@@ -286,12 +286,13 @@ class DaemonOperations:
         examples: list[tuple[int, OutputEvent, bytes]] = []
         refused: list[tuple[int, str]] = []
         now = self._clock()
+        arrived = microseconds(now)
         for number, raw in _numbered_lines(rows):
             decoded = decode(
                 EventKind.OUTPUT,
                 _completed(raw, number, task_type),
                 Origin("import", task_type, 0, number),
-                now,
+                arrived,
             )
             if not isinstance(decoded, Decoded):
                 refused.append((number, f"{decoded.reason}: {decoded.detail}"))
