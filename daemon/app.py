@@ -277,6 +277,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 settings.queue.max_queue_size,
                 announcer,
                 utc_now,
+                judge,
             ),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,

@@ -552,6 +552,35 @@ def imported(found: Json) -> None:
         show_table([number("row"), words("why it was refused")], found["refused"])
 
 
+def dataset_imported(found: Json) -> None:
+    """What the import of a dataset file did."""
+    if found["refused"]:
+        show_table([number("line"), words("why it was refused")], found["refused"])
+    say(
+        f"{found['added']:,} rows stored, {found['duplicates']:,} were known already,"
+        f" {found['set_aside']:,} do not train (rejected, held or quarantined),"
+        f" {found['n_refused']:,} refused."
+    )
+    earlier, batch = found["earlier"], found["batch"]
+    if earlier is not None:
+        say(
+            f"The same file was imported as {earlier['file']} on {when(earlier['at'])} by"
+            f" {earlier['actor']}: batch {earlier['batch_id'] or '-'}."
+        )
+    if batch is None:
+        say("No batch was sealed: no row is new and may train.")
+        return
+    say(
+        f"Batch {batch['batch_id']}: {batch['n_train']:,} train, {batch['n_held_out']:,} held out,"
+        f" {batch['n_replay']:,} replayed. Run {batch['run_id'] or '-'}."
+    )
+    if not batch["n_held_out"]:
+        say(
+            "None of its rows judges, because nobody says that people approved them: --approved"
+            " says so of a whole file, `approved: true` of a row."
+        )
+
+
 def lineage(found: Json) -> None:
     """A lineage, of whichever kind."""
     {"event": _event_lineage, "batch": _batch_lineage, "version": _version_lineage}[found["kind"]](
@@ -627,6 +656,12 @@ def _batch_lineage(found: Json) -> None:
             (
                 "sealed (UTC)",
                 f"{when(found['sealed_at'])} by {found['actor']} ({found['trigger']})",
+            ),
+            (
+                "file",
+                f"{found['imported']['file']}, sha256 {found['imported']['sha256']}"
+                if found["imported"]
+                else None,
             ),
             ("state", found["state"]),
             ("members", text_of(found["counts"])),

@@ -312,6 +312,23 @@ batches = Table(
     UniqueConstraint("line", "sequence"),
 )
 
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("line", String(64), nullable=False),
+    Column("batch_id", String(32), ForeignKey("batches.id")),
+    Column("file", Words, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("n_events", Integer, nullable=False, comment="Those that went into the batch."),
+    Column("actor", String(64), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("ix_imports_file", "line", "sha256"),
+    Index("ix_imports_batch", "batch_id"),
+    sqlite_autoincrement=True,
+    comment="Dataset files that were brought in; batch_id is null when none of it may train.",
+)
+
 batch_sizes = Table(
     "batch_sizes",
     metadata,

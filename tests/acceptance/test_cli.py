@@ -306,11 +306,18 @@ async def test_verdicts_replays_and_imports_are_passed_on(stage: Stage, tmp_path
     imported = await stage.terminal.type("import", str(rows), "--held-out", "--task-type", "audio")
     assert imported.status == ExitStatus.DONE
     assert "1 examples added" in imported.out
+    words = ("import", str(rows), "--line", "audio", "--approved")
+    brought = await stage.terminal.type(*words)
+    assert brought.status == ExitStatus.DONE
+    assert "130 rows stored, 2 were known already, 3 do not train" in brought.out
+    assert "Batch b-9: 101 train, 26 held out" in brought.out
+    assert "4  empty_text: no word" in brought.out
     assert [one[:-1] for one in stage.operations.asked] == [
         ("judge", 5, True, "good"),
         ("judge", 6, False, ""),
         ("replay", 1),
         ("import_held_out", rows.read_bytes(), "audio"),
+        ("import_dataset", rows.read_bytes(), "audio", None, "rows.jsonl", True),
     ]
 
 
@@ -339,6 +346,8 @@ async def test_what_the_daemon_refuses_is_said_on_stderr(stage: Stage) -> None:
         (("rollback",), ExitStatus.USAGE, "LINE"),
         (("promote", "audio", "1.0.1", "--force"), ExitStatus.USAGE, "--reason"),
         (("import", "x", "--task-type", "audio", "--held-out"), ExitStatus.USAGE, "x"),
+        (("import", __file__, "--task-type", "audio"), ExitStatus.USAGE, "--line"),
+        (("import", __file__, "--held-out"), ExitStatus.USAGE, "--task-type"),
         (("statsu",), ExitStatus.USAGE, "status"),
     ],
 )

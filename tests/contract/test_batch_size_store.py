@@ -23,7 +23,7 @@ from learning.facts import BatchSealed, BatchSizeChanged, Fact
 from learning.gate import Comparison, GateReport, Outcome
 from learning.lines import ModelLine, ModelLines
 from learning.sampling import SplitRules
-from tests.builders import feedback, output, outputs
+from tests.builders import JUDGE, feedback, output, outputs
 from tests.contract.driver import ALL_TRAIN, LINE, Driver, everything
 
 LINES = ModelLines([LINE])
@@ -301,7 +301,7 @@ def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations,
     ingest: Any = None
     artifacts: Any = None
     operations = DaemonOperations(
-        drive.store, ingest, artifacts, lines, SplitRules(), 100, facts.append, drive.clock
+        drive.store, ingest, artifacts, lines, SplitRules(), 100, facts.append, drive.clock, JUDGE
     )
     return operations, facts
 
