@@ -579,13 +579,15 @@ class TrainerHost:
                     )
 
     async def _has_a_sound_one(self) -> bool:
-        """Whether there is a warm one that answers. One that is not well is replaced."""
+        """Whether there is a warm one that answers and is not too large. Another one is ended."""
         if self._trainer is None:
             return False
-        if self._trainer.alive and await self._trainer.is_well():
-            return True
-        await self._dismiss(self._trainer.reason)
-        return False
+        if not self._trainer.alive or not await self._trainer.is_well():
+            await self._dismiss(self._trainer.reason)
+        # Once it answers, it has given back what its last request held.
+        elif self._holds_too_much(self._trainer):
+            await self._dismiss("memory")
+        return self._trainer is not None
 
     async def _ready_trainer(self) -> TrainerProcess:
         if self._trainer is None and not self._closed:
@@ -603,16 +605,19 @@ class TrainerHost:
             return "not_kept"
         if trainer.spoke_junk:
             return "trainer_unintelligible"
-        held = trainer.resident_bytes
-        if self._memory_bytes is not None and held is not None and held > self._memory_bytes:
-            log.info(
-                "trainer holds more than finetune.trainer_memory_mib and is ended",
-                pid=trainer.pid,
-                mib=held >> 20,
-                limit_mib=self._memory_bytes >> 20,
-            )
-            return "memory"
         return ""
+
+    def _holds_too_much(self, trainer: TrainerProcess) -> bool:
+        held = trainer.resident_bytes
+        if self._memory_bytes is None or held is None or held <= self._memory_bytes:
+            return False
+        log.info(
+            "trainer holds more than finetune.trainer_memory_mib and is ended",
+            pid=trainer.pid,
+            mib=held >> 20,
+            limit_mib=self._memory_bytes >> 20,
+        )
+        return True
 
     async def _dismiss(self, reason: str) -> None:
         if self._trainer is not None:
@@ -621,8 +626,11 @@ class TrainerHost:
             self._ends[trainer.reason] += 1
 
     async def _dismiss_when_idle(self) -> None:
-        await asyncio.sleep(self._idle.total_seconds())
         async with self._lock:  # whoever holds it now stops this task first
+            if not await self._has_a_sound_one():
+                return
+        await asyncio.sleep(self._idle.total_seconds())
+        async with self._lock:
             await self._dismiss("idle")
 
     async def _stop_idling(self) -> None:
