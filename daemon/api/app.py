@@ -1,5 +1,7 @@
 """Put the API together from its collaborators."""
 
+from collections.abc import Callable
+
 from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
@@ -22,6 +24,7 @@ from daemon.api.routes import (
 from daemon.api.routes import facts as facts_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
+from learning.ports import TrainerCondition
 
 LONGEST_BODY_BYTES = 1024 * 1024
 
@@ -35,6 +38,7 @@ def create_app(
     metrics: MetricsPage,
     facts: RecentFacts,
     token: str,
+    trainer: Callable[[], TrainerCondition | None] = lambda: None,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but the probes and the metrics needs the token."""
@@ -43,7 +47,7 @@ def create_app(
     for router in (
         probes.router(health, metrics),
         intake.router(http_source),
-        queue.router(views.overview, views.batch_sizes, operations),
+        queue.router(views.overview, views.batch_sizes, operations, trainer),
         events.router(views.events, operations),
         runs.router(views.runs, operations),
         nodes.router(operations),
