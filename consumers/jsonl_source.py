@@ -20,9 +20,10 @@ from pathlib import Path
 import structlog
 
 from consumers.file_backlog import Backlog, FileLag
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
 from consumers.jsonl_file import JsonlFile, Signature, signature
 from consumers.lines import Line, LineCutter
+from consumers.reading import Record
 from consumers.watched_files import Refused, files_of
 from consumers.wire import STANDARD_LIMITS, Limits
 from learning.facts import Announce, TopicRecreated

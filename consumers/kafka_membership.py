@@ -22,7 +22,7 @@ What it knows of aiokafka 0.14, read in its source:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,19 +37,20 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
 from consumers.kafka_batches import Bounds, UnreadableBatch
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_contact import Contact
 from consumers.kafka_headers import fault_in_headers
 from consumers.kafka_position import Recreated, fingerprint, start_of
+from consumers.reading import Stretch
+from consumers.wire import Undecodable
 from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
     Block,
     EventKind,
     IntakeStore,
-    Origin,
     Position,
     PositionFencedError,
     PositionMove,
@@ -411,7 +412,7 @@ class Membership:
         records = self._after_witness(claim, records)
         for start in range(0, len(records), self._max_records):
             part = records[start : start + self._max_records]
-            block = await self._ingest.prepare(self._name, self._records(part))
+            block = await self._ingest.prepare(self._name, self._stretch(tp, part))
             await self._finish_storing()
             if self._claims.get(tp) is not claim:
                 return  # revoked or fenced meanwhile
@@ -460,21 +461,22 @@ class Membership:
         claim.passed = witness + 1
         return records
 
-    def _records(self, records: Sequence[Any]) -> Iterable[Record]:
-        for record in records:
-            origin = Origin(self._name, record.topic, record.partition, record.offset)
-            if record.headers or isinstance(record.value, UnreadableBatch):
-                yield self._odd_record(record, origin)
-            else:
-                yield Record(self._kinds[record.topic], record.value, origin)
-
-    def _odd_record(self, record: Any, origin: Origin) -> Record:
-        if isinstance(record.value, UnreadableBatch):
-            return Record(
-                self._kinds[record.topic], bytes(record.value), origin, record.value.fault
-            )
-        fault = fault_in_headers(record.headers)
-        return Record(self._kinds[record.topic], record.value, origin, fault)
+    def _stretch(self, tp: TopicPartition, records: Sequence[Any]) -> Stretch:
+        faults = {
+            record.offset: fault
+            for record in records
+            if (record.headers or isinstance(record.value, UnreadableBatch))
+            and (fault := _fault_in(record)) is not None
+        }
+        return Stretch(
+            self._kinds[tp.topic],
+            self._name,
+            tp.topic,
+            tp.partition,
+            [record.offset for record in records],
+            [record.value for record in records],
+            faults,
+        )
 
     async def _measure(self) -> None:
         """What was delivered is stored, so what the consumer passed is passed for good.
@@ -610,6 +612,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._membership.assign(sorted(assigned))
+
+
+def _fault_in(record: Any) -> Undecodable | None:
+    """What is wrong with a record before its value is read."""
+    if isinstance(record.value, UnreadableBatch):
+        return record.value.fault
+    return fault_in_headers(record.headers)
 
 
 def _mark(record: Any) -> bytes:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import structlog
 
-from consumers.ingest import Record
 from consumers.kafka_batches import records_left_in
 from consumers.kafka_headers import fault_in_headers
+from consumers.reading import Record
 from consumers.wire import Reason, Undecodable
 from learning.ports import DeadLetter, Origin
 

@@ -13,7 +13,7 @@ from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from daemon.store import Store
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
-from learning.clock import Clock
+from learning.clock import Clock, microseconds
 from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, prompt_key
 from learning.facts import (
@@ -231,12 +231,13 @@ class DaemonOperations:
         examples: list[tuple[int, OutputEvent, bytes]] = []
         refused: list[tuple[int, str]] = []
         now = self._clock()
+        arrived = microseconds(now)
         for number, raw in _numbered_lines(rows):
             decoded = decode(
                 EventKind.OUTPUT,
                 _completed(raw, number, task_type),
                 Origin("import", task_type, 0, number),
-                now,
+                arrived,
             )
             if not isinstance(decoded, Decoded):
                 refused.append((number, f"{decoded.reason}: {decoded.detail}"))

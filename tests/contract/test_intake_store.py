@@ -17,7 +17,7 @@ from daemon.store.tables import dead_letters, events, feedback, positions, talli
 from learning.facts import EventsStored
 from learning.judge import Judge
 from learning.lifecycle import EventState, FeedbackState
-from learning.policy import Policy, Verdict
+from learning.policy import Policy
 from learning.ports import (
     Block,
     IntakeStore,
@@ -685,8 +685,7 @@ async def test_a_commit_is_on_the_disk_before_it_is_acknowledged(store: Store) -
 
 
 async def test_a_validators_strange_words_do_not_stop_its_event(drive: Driver) -> None:
-    verdict = Verdict(EventState.QUARANTINED, "outside: odd\0 and \ud800", by_human=False)
-    strange = judged(output("task-1"))._replace(verdict=verdict)
+    strange = judged(output("task-1"))._replace(reason="outside: odd\0 and \ud800")
 
     await drive.store.intake.append(Block("test", outputs=[strange]))
 
