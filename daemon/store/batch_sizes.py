@@ -158,7 +158,8 @@ class BatchSizes:
                 .order_by(batch_sizes.c.line)
                 .with_for_update()
             ).all():
-                seen = of_line(tx, row.line, self.rules)
+                # What it was under the settings of then; those of now may say otherwise.
+                seen = replace(of_line(tx, row.line, self.rules), size=row.size)
                 wanted = replace(
                     seen,
                     size=self.rules.start,

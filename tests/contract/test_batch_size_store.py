@@ -127,12 +127,16 @@ async def test_releasing_a_pinned_size_goes_on_from_there(drive: Driver) -> None
     assert await told(drive) == [("20", "33", "ann"), ("33", "33", "ann")]
 
 
-async def test_another_configured_size_begins_anew_at_start_up(drive: Driver) -> None:
+@pytest.mark.parametrize("adaptive", [True, False])
+async def test_another_configured_size_begins_anew_at_start_up(
+    drive: Driver, adaptive: bool
+) -> None:
     sizes = sizes_under(drive)
     await sizes.change(await present(sizes, drive), LARGER, drive.now)
     assert await sizes.follow_settings(drive.now) == []
 
-    (changed,) = await sizes_under(drive, start=25).follow_settings(drive.now)
+    now_configured = sizes_under(drive, start=25, adaptive=adaptive)
+    (changed,) = await now_configured.follow_settings(drive.now)
 
     assert (changed.before, changed.after, changed.actor) == (45, 25, "settings")
     assert changed.reason == "queue.batch_size is 25 now, it was 20"
