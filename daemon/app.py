@@ -241,7 +241,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
         )
         sealer = Sealer(
-            store, lines, settings.batch_rules(), settings.split_rules(), announcer, utc_now
+            store, lines, settings.batch_rules(), settings.split_rules, announcer, utc_now
         )
         announcer.listen(_alarm(sealer, runner))
         source: KafkaSource | None = None
@@ -268,7 +268,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 ingest,
                 artifacts,
                 lines,
-                settings.split_rules(),
+                settings.split_rules,
                 settings.queue.max_queue_size,
                 announcer,
                 utc_now,

@@ -18,7 +18,7 @@ from learning.clock import Clock
 from learning.facts import Announce, EventsExpired
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
-from learning.sampling import SplitRules
+from learning.sampling import SplitRulesOf
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Sealer:
         store: Store,
         lines: ModelLines,
         batch_rules: BatchRules,
-        split_rules: SplitRules,
+        split_rules: SplitRulesOf,
         announce: Announce,
         clock: Clock,
     ) -> None:
@@ -94,7 +94,7 @@ class Sealer:
             if batch is None or line.base_model is None:
                 continue  # without a base model the events wait where feedback reaches them
             sealed = await self._store.queue.seal(
-                line, batch, self._split_rules, "sealer", self._clock()
+                line, batch, self._split_rules(line.name), "sealer", self._clock()
             )
             if sealed is not None:
                 self._announce(sealed)

@@ -30,7 +30,7 @@ from learning.lifecycle import EventState
 from learning.lines import ModelLine, ModelLines
 from learning.policy import Verdict
 from learning.ports import Block, EventKind, Origin
-from learning.sampling import SplitRules
+from learning.sampling import SplitRulesOf
 
 
 class UnknownTaskTypeError(NotFoundError):
@@ -84,7 +84,7 @@ class DaemonOperations:
         ingest: Ingest,
         artifacts: ArtifactStore,
         lines: ModelLines,
-        split_rules: SplitRules,
+        split_rules: SplitRulesOf,
         max_queue_size: int,
         announce: Announce,
         clock: Clock,
@@ -121,7 +121,11 @@ class DaemonOperations:
             )
         size = min(queue.waiting, self._max_queue_size)
         batch = await self._store.queue.seal(
-            line, Due(Trigger.FLUSH, size), self._split_rules, actor, self._clock()
+            line,
+            Due(Trigger.FLUSH, size),
+            self._split_rules(line.name),
+            actor,
+            self._clock(),
         )
         if batch is None:
             return FlushResult(line.name, None, "another hand sealed it just now")

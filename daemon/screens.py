@@ -145,6 +145,7 @@ def flushed(results: Sequence[Json]) -> None:
                 number("held out"),
                 number("replay"),
                 number("retry"),
+                number("cross-task"),
                 words(""),
             ],
             [
@@ -156,6 +157,7 @@ def flushed(results: Sequence[Json]) -> None:
                     one["batch"]["n_held_out"],
                     one["batch"]["n_replay"],
                     one["batch"]["n_retry"],
+                    one["batch"]["n_cross_task"],
                     one["reason"],
                 )
                 for one in sealed

@@ -346,6 +346,7 @@ class Past:
                 messages=[],
                 prompt_key=digest(f"frozen {n}"),
                 source="event",
+                producer="studio",
                 added_at=self.now,
             )
         )

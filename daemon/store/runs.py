@@ -600,7 +600,10 @@ def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:
             select(events.c.task_type)
             .distinct()
             .join(batch_members, batch_members.c.event_id == events.c.id)
-            .where(batch_members.c.batch_id == row.batch_id)
+            .where(
+                batch_members.c.batch_id == row.batch_id,
+                batch_members.c.role != Role.CROSS_TASK,
+            )
         ).scalars()
     )
     champion = registry.champion_of(tx, row.line)

@@ -230,7 +230,7 @@ def _wrong_batches(tx: Connection) -> Iterator[str]:
     for event_id, roles in uses.items():
         if roles[Role.RETRY] > ABSTENTIONS:
             yield f"event {event_id} was retried {roles[Role.RETRY]} times"
-        if (roles[Role.RETRY] or roles[Role.REPLAY]) and not roles[Role.TRAIN]:
+        if roles.keys() & (TRAINING_ROLES - PRIMARY_ROLES) and not roles[Role.TRAIN]:
             yield f"event {event_id} is used again and has never trained"
     for row in tx.execute(select(returned_events)):
         if states[row.batch_id] != BatchState.RETURNED:

@@ -301,7 +301,14 @@ def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations,
     ingest: Any = None
     artifacts: Any = None
     operations = DaemonOperations(
-        drive.store, ingest, artifacts, lines, SplitRules(), 100, facts.append, drive.clock
+        drive.store,
+        ingest,
+        artifacts,
+        lines,
+        lambda _: SplitRules(),
+        100,
+        facts.append,
+        drive.clock,
     )
     return operations, facts
 
