@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from learning.errors import UnpairedScoresError, UnsoundScoresError
+from learning.forgetting import Forgetting, compare_slices
 
 
 class Outcome(StrEnum):
@@ -82,6 +83,8 @@ class HeldOut:
     id: int
     task_type: str
     recent: bool
+    producer: str | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class GateReport:
     look: int = 1
     n_missing: int = 0
     """Recent held-out examples that are missing until `wanted_evidence`."""
+    forgetting: Forgetting | None = None
+    """What changed on all the examples that were scored, wherever both have finite losses."""
 
 
 def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]:
@@ -208,6 +213,7 @@ def decide(
             look=look,
             n_missing=missing,
         )
+    forgetting = compare_slices(examples, champion, candidate)
     if len(recent) < rules.min_evidence:
         return GateReport(
             Outcome.ABSTAIN,
@@ -216,6 +222,7 @@ def decide(
             " that a person approved",
             look=look,
             n_missing=missing,
+            forgetting=forgetting if examples else None,
         )
 
     def compare(name: str, indices: Sequence[int]) -> Comparison:
@@ -244,6 +251,7 @@ def decide(
             threshold=threshold,
             look=look,
             n_missing=missing,
+            forgetting=forgetting,
         )
 
     for part in slices:

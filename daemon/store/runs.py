@@ -343,7 +343,7 @@ class Runs:
         """See learning.ports.RunStore."""
         return await self._database.read(
             lambda tx: [
-                HeldOutRow(row.id, row.task_type, row.messages)
+                HeldOutRow(row.id, row.task_type, row.messages, row.producer, row.category)
                 for row in tx.execute(
                     select(evaluation_examples)
                     .where(evaluation_examples.c.task_type.in_(line.task_types))
