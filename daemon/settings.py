@@ -331,6 +331,10 @@ class GateSettings(_Section):
     min_evidence: int = Field(8, ge=2, le=1_000_000)
     wanted_evidence: int = Field(32, ge=2, le=1_000_000)
     margin: PartialShare = 0.05
+    regression_margin: float = Field(0.25, ge=0, le=10, allow_inf_nan=False)
+    """By so much a task type, or the older examples, may get worse."""
+    negligible_loss: float = Field(0.01, ge=0, le=10, allow_inf_nan=False)
+    """And by so much more, in nats per byte."""
     significance: float = Field(0.05, gt=0, le=0.5, allow_inf_nan=False)
     recent_evidence: int = Field(64, ge=2, le=1_000_000)
     older_evidence: int = Field(192, ge=0, le=1_000_000)
