@@ -54,14 +54,14 @@ class Scale:
 
     events: int = 2_400
     batch: int = 160
-    steps: int = 40
+    steps: int = 80
     """Optimizer steps of one batch, whoever trains it."""
     base_steps: int = 500
     questions: int = 40
     seeds: int = 3
     training: Mapping[str, Any] = field(
         default_factory=lambda: {
-            "minibatch_size": 32,
+            "minibatch_size": 16,
             "gradient_accumulation": 1,
             "learning_rate": 0.005,
             "lora_dropout": 0.0,
@@ -264,8 +264,6 @@ async def learn_offline(
 
 async def run_seed(folder: Path, base: Path, scale: Scale, seed: int) -> Mapping[str, Outcome]:
     """One stream, all contenders."""
-    for name in ("trainer", "data"):
-        await asyncio.to_thread((folder / name).mkdir, parents=True)
     events = stream(scale.events, seed)
     questions = exam(scale.questions, events, seed)
     async with Trainer.open(folder / "trainer", base, seed) as trainer:

@@ -34,7 +34,9 @@ class GateScale:
     twins: int = 8
     gains: int = 3
     steps: int = 80
-    more_steps: Sequence[int] = (4, 7, 12, 20, 35, 60)
+    more_steps: Sequence[int] = (24, 28, 32, 60)
+    """The first of them warm the optimizer up again, and make a model worse than it was."""
+    minibatch_size: int = 32
     pool: int = 90
     """Questions a task type."""
 
@@ -75,7 +77,8 @@ async def measure_gate(
         parent: ModelReference, rows: Sequence[Event], steps: int, number: int
     ) -> ModelReference:
         path = write_rows(trainer.folder, rows)
-        return await trainer.train(parent, path, {**training, "max_steps": steps}, seed=number)
+        settings = {**training, "minibatch_size": scale.minibatch_size, "max_steps": steps}
+        return await trainer.train(parent, path, settings, seed=number)
 
     models = [await trained(trainer.base, first, scale.steps, n) for n in range(scale.twins)]
     twins = [await trainer.score(model, pool) for model in models]

@@ -1,5 +1,6 @@
 """The product's own trainer, for what `bench.continual` trains and asks beside the daemon."""
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -35,7 +36,8 @@ class Trainer:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, folder: Path, base: Path, seed: int) -> AsyncIterator[Self]:
-        """Start it when it is needed; end it at the end. The folder exists."""
+        """Start it when it is needed; end it at the end."""
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         artifacts = ArtifactStore(folder / "artifacts")
         async with TrainerHost(artifacts, folder / "trainer.log") as host:
             yield cls(host, folder, ModelReference(str(base)), seed)
