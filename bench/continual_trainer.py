@@ -6,8 +6,9 @@ import itertools
 import json
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from bench.continual_stream import Event
 from finetune.artifacts import ArtifactStore
@@ -21,6 +22,9 @@ from finetune.trainer.protocol import (
 from finetune.trainer_process import TrainerHost
 from learning.gate import Score
 from learning.ports import ModelReference
+
+WARM: Final = timedelta(minutes=30)
+"""Each of its users comes back long before: to start it anew takes longer than a training."""
 
 
 class Trainer:
@@ -39,7 +43,7 @@ class Trainer:
         """Start it when it is needed; end it at the end."""
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         artifacts = ArtifactStore(folder / "artifacts")
-        async with TrainerHost(artifacts, folder / "trainer.log") as host:
+        async with TrainerHost(artifacts, folder / "trainer.log", idle=WARM) as host:
             yield cls(host, folder, ModelReference(str(base)), seed)
 
     async def make_base(self, steps: int) -> None:

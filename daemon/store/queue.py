@@ -377,7 +377,8 @@ def _seal(
         line.task_types,
         replay_quota(n_training, rules),
         rules.replay_strategy,
-        fresh=Counter(member.row.task_type for member in members if member.role is Role.TRAIN),
+        fresh=Counter(member.row.task_type for member in members if member.role is Role.TRAIN)
+        + _task_types(tx, retried),
         exclude={*retried},
         seed=seed,
     )
@@ -499,6 +500,17 @@ def _take_returned(tx: Connection, line: ModelLine) -> list[int]:
         event_id
         for event_id in taken.all()
         if not tx.execute(select(rejected_since(event_id))).scalar()
+    )
+
+
+def _task_types(tx: Connection, event_ids: Sequence[int]) -> Counter[str]:
+    """How many of some events are of each task type."""
+    return Counter(
+        task_type
+        for start in range(0, len(event_ids), CHUNK)
+        for task_type in tx.execute(
+            select(events.c.task_type).where(events.c.id.in_(event_ids[start : start + CHUNK]))
+        ).scalars()
     )
 
 

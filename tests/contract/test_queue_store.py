@@ -641,7 +641,7 @@ async def test_the_stored_seed_draws_the_same_again(
     rules = replace(REPLAY_AS_MANY, replay_strategy=strategy)
     batch = await drive.batch(*outputs(range(50, 60)), rules=rules)
 
-    stored = (await drive.rows(batches))[-1]
+    (stored,) = await drive.rows(batches, batches.c.id == batch.batch_id)
     drawn = await drive.store.database.read(
         lambda tx: replay.draw(
             tx,
@@ -669,6 +669,21 @@ async def test_a_batch_repeats_most_of_the_task_type_that_it_has_least_of(drive:
     tasks = await drive.members(batch, REPLAY)
     assert len(tasks) == 6
     assert all(int(task.removeprefix("task-")) < 10 for task in tasks)
+
+
+async def test_what_is_tried_again_counts_as_what_the_batch_has_already(drive: Driver) -> None:
+    drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
+    await drive.release(*outputs(range(10), task_type="audio"))
+    await drive.release(*outputs(range(20, 30), task_type="game"))
+    vain = await drive.run_of(*outputs(range(40, 44), task_type="audio"))
+    await drive.finish(vain, Outcome.REJECT)
+
+    rules = replace(REPLAY_AS_MANY, replay_share=0.4)
+    batch = await drive.batch(*outputs(range(50, 52), task_type="game"), rules=rules)
+
+    tasks = await drive.members(batch, REPLAY)
+    assert (batch.n_train, batch.n_retry, len(tasks)) == (2, 4, 4)
+    assert sum(int(task.removeprefix("task-")) >= 20 for task in tasks) == 3  # game: 5, audio: 5
 
 
 async def test_related_task_types_of_other_lines_are_mixed_in(drive: Driver) -> None:

@@ -12,7 +12,7 @@ def example(number: int, task_type: str = "audio", **sorted_by: str) -> HeldOut:
     return HeldOut(number, task_type, True, **sorted_by)
 
 
-def scores(matches: Sequence[bool]) -> list[Score]:
+def scores(matches: Sequence[int]) -> list[Score]:
     return [RIGHT if match else WRONG for match in matches]
 
 
