@@ -33,7 +33,7 @@ import structlog
 from bench.continual_gate import QUICK as QUICK_GATE
 from bench.continual_gate import TRIALS, Gains, GateScale, measure_gate
 from bench.continual_stream import TASKS, Event, end_of, exam, stream
-from bench.continual_trainer import Trainer, write_rows
+from bench.continual_trainer import Trainer
 from daemon.app import Daemon, build_daemon, utc_now
 from daemon.printing import Column, number, show_table
 from daemon.settings import Settings
@@ -240,43 +240,52 @@ async def _send(daemon: Daemon, settings: Settings, events: Sequence[Event], fir
 
 
 async def learn_naively(
-    trainer: Trainer, scale: Scale, events: Sequence[Event], ends: Sequence[int], course: Course
+    trainer: Trainer,
+    training: Mapping[str, Any],
+    events: Sequence[Event],
+    ends: Sequence[int],
+    course: Course,
 ) -> Outcome:
     """Each batch in turn, as it came, on top of the one before."""
     model, start = trainer.base, 0
     for end in ends:
-        rows = write_rows(trainer.folder, events[start:end])
-        model = await trainer.train(model, rows, {**scale.training, "max_steps": scale.steps})
+        model = await trainer.train(model, events[start:end], training)
         await course.after(end, model)
         start = end
     return await course.end(model)
 
 
 async def learn_offline(
-    trainer: Trainer, scale: Scale, events: Sequence[Event], ends: Sequence[int], course: Course
+    trainer: Trainer,
+    training: Mapping[str, Any],
+    events: Sequence[Event],
+    ends: Sequence[int],
+    course: Course,
 ) -> Outcome:
-    """Everything that is right and confident, at once."""
-    rows = write_rows(trainer.folder, [event for event in events[: ends[-1]] if event.clean])
-    steps = scale.steps * len(ends)
-    model = await trainer.train(trainer.base, rows, {**scale.training, "max_steps": steps})
-    return await course.end(model)
+    """Everything that is right and confident, at once, in as many steps."""
+    clean = [event for event in events[: ends[-1]] if event.clean]
+    settings = {**training, "max_steps": training["max_steps"] * len(ends)}
+    return await course.end(await trainer.train(trainer.base, clean, settings))
 
 
-async def run_seed(folder: Path, base: Path, scale: Scale, seed: int) -> Mapping[str, Outcome]:
-    """One stream, all contenders."""
+async def run_seed(
+    trainer: Trainer, folder: Path, scale: Scale, seed: int
+) -> Mapping[str, Outcome]:
+    """One stream, all contenders. The daemon's runs have seeds of their own."""
     events = stream(scale.events, seed)
     questions = exam(scale.questions, events, seed)
-    async with Trainer.open(folder / "trainer", base, seed) as trainer:
+    training = {**scale.training, "max_steps": scale.steps, "seed": seed}
 
-        def course() -> Course:
-            return Course(trainer, questions, scale.events)
+    def course() -> Course:
+        return Course(trainer, questions, scale.events)
 
-        product, ends = await learn_with_learnd(folder / "data", base, scale, events, course())
-        return {
-            "learnd": product,
-            "naive": await learn_naively(trainer, scale, events, ends, course()),
-            "offline": await learn_offline(trainer, scale, events, ends, course()),
-        }
+    base = Path(trainer.base.base_model)
+    product, ends = await learn_with_learnd(folder, base, scale, events, course())
+    return {
+        "learnd": product,
+        "naive": await learn_naively(trainer, training, events, ends, course()),
+        "offline": await learn_offline(trainer, training, events, ends, course()),
+    }
 
 
 # --- the report -----------------------------------------------------------------------
@@ -286,13 +295,12 @@ async def measure(
     folder: Path, scale: Scale
 ) -> tuple[list[Mapping[str, Outcome]], Mapping[str, Gains]]:
     """All seeds, then the gate."""
-    base = folder / "base"
-    async with Trainer.open(folder, base, 0) as trainer:
+    async with Trainer.open(folder / "trainer", folder / "base") as trainer:
         await trainer.make_base(scale.base_steps)
         seeds = []
         for seed in range(1, scale.seeds + 1):
             started = time.monotonic()
-            found = await run_seed(folder / f"seed-{seed}", base, scale, seed)
+            found = await run_seed(trainer, folder / f"seed-{seed}", scale, seed)
             seeds.append(found)
             print(
                 f"seed {seed}: "

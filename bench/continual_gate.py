@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Final
 
 from bench.continual_stream import Event, exam, stream
-from bench.continual_trainer import Trainer, write_rows
+from bench.continual_trainer import Trainer
 from learning.gate import GateRules, HeldOut, Outcome, Score, decide
 from learning.ports import ModelReference
 
@@ -76,9 +76,13 @@ async def measure_gate(
     async def trained(
         parent: ModelReference, rows: Sequence[Event], steps: int, number: int
     ) -> ModelReference:
-        path = write_rows(trainer.folder, rows)
-        settings = {**training, "minibatch_size": scale.minibatch_size, "max_steps": steps}
-        return await trainer.train(parent, path, settings, seed=number)
+        settings = {
+            **training,
+            "minibatch_size": scale.minibatch_size,
+            "max_steps": steps,
+            "seed": number,
+        }
+        return await trainer.train(parent, rows, settings)
 
     models = [await trained(trainer.base, first, scale.steps, n) for n in range(scale.twins)]
     twins = [await trainer.score(model, pool) for model in models]

@@ -30,21 +30,20 @@ WARM: Final = timedelta(minutes=30)
 class Trainer:
     """One warm trainer process and a folder of its own."""
 
-    def __init__(self, host: TrainerHost, folder: Path, base: ModelReference, seed: int) -> None:
+    def __init__(self, host: TrainerHost, folder: Path, base: ModelReference) -> None:
         self._host = host
         self._numbers = itertools.count(1)
-        self._seed = seed
         self.folder = folder
         self.base = base
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, folder: Path, base: Path, seed: int) -> AsyncIterator[Self]:
+    async def open(cls, folder: Path, base: Path) -> AsyncIterator[Self]:
         """Start it when it is needed; end it at the end."""
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         artifacts = ArtifactStore(folder / "artifacts")
         async with TrainerHost(artifacts, folder / "trainer.log", idle=WARM) as host:
-            yield cls(host, folder, ModelReference(str(base)), seed)
+            yield cls(host, folder, ModelReference(str(base)))
 
     async def make_base(self, steps: int) -> None:
         """Make and pre-train the tiny base model."""
@@ -53,23 +52,17 @@ class Trainer:
             await trainer.request(request, lambda _: None)
 
     async def train(
-        self,
-        model: ModelReference,
-        rows: Path,
-        training: Mapping[str, Any],
-        seed: int | None = None,
+        self, model: ModelReference, events: Sequence[Event], training: Mapping[str, Any]
     ) -> ModelReference:
         """Go on from a model."""
         output = self.folder / f"model-{next(self._numbers)}"
         request = TrainRequest(
             id=output.name,
             model=_reference(model),
-            train_file=str(rows),
+            train_file=str(_write_rows(self.folder, events)),
             output_dir=str(output),
             checkpoint_dir=str(self.folder / f"{output.name}.checkpoint"),
-            settings=TrainingSettings.model_validate(
-                {**training, "seed": self._seed if seed is None else seed}
-            ),
+            settings=TrainingSettings.model_validate(dict(training)),
         )
         async with self._host.use() as trainer:
             await trainer.request(request, lambda _: None)
@@ -82,7 +75,7 @@ class Trainer:
         request = EvaluateRequest(
             id="exam",
             models={"asked": _reference(model)},
-            examples_file=str(write_rows(self.folder, questions)),
+            examples_file=str(_write_rows(self.folder, questions)),
             minibatch_size=64,
         )
         async with self._host.use() as trainer:
@@ -99,7 +92,7 @@ def _reference(model: ModelReference) -> ModelRef:
     )
 
 
-def write_rows(folder: Path, events: Sequence[Event]) -> Path:
+def _write_rows(folder: Path, events: Sequence[Event]) -> Path:
     """The events as the trainer reads them."""
     path = folder / "rows.jsonl"
     path.write_text(

@@ -551,7 +551,7 @@ class Settings(BaseSettings):
     def split_rules(self, line: str | None = None) -> SplitRules:
         """Who is held out and what is repeated in a line, as the core knows it."""
         own = self.lines.get(line, LineSettings()) if line is not None else LineSettings()
-        changed = own.model_dump(include=SplitSettings.model_fields.keys(), exclude_none=True)
+        changed = own.model_dump(include=set(SplitSettings.model_fields), exclude_none=True)
         return SplitRules(**self.split.model_dump() | changed)
 
     def gate_rules(self) -> GateRules:
