@@ -212,7 +212,7 @@ class Sealing:
             self.store,
             LINES,
             BatchRules(batch_size=rules.start, max_queue_size=rules.most),
-            ALL_TRAIN,
+            lambda _: ALL_TRAIN,
             self.facts.append,
             drive.clock,
         )
