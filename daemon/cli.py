@@ -12,6 +12,7 @@ import typer
 
 from daemon.commands import (
     chat,
+    dataset,
     dead_letters,
     events,
     forgot,
@@ -47,6 +48,7 @@ SUBJECTS = (
     dead_letters,
     send,
     import_file,
+    dataset,
 )
 
 app = typer.Typer(

@@ -45,6 +45,7 @@ def status(url: str, overview: Json, health: Json) -> None:
                 f"{stats['active']['total']} active, {completed['total']} completed,"
                 f" success rate: {_rate(completed['success_rate'])}",
             ),
+            *_trainer(overview.get("trainer")),
         ]
     )
     say("")
@@ -58,6 +59,21 @@ def status(url: str, overview: Json, health: Json) -> None:
             sorted(overview["dead_letters"].items()),
             title="Dead letters",
         )
+
+
+def trainer_state(trainer: Json) -> str:
+    """The local trainer process in a few words: warm, 812 MiB."""
+    held = trainer["resident_bytes"]
+    return f"{trainer['state']}, {held / 2**20:,.0f} MiB" if held else str(trainer["state"])
+
+
+def _trainer(trainer: Json | None) -> Sequence[tuple[str, str]]:
+    """Nothing from a daemon that is too old to tell."""
+    if trainer is None:
+        return ()
+    uses = f"{trainer['warm_uses']} warm uses, {trainer['cold_uses']} cold"
+    ends = ", ".join(f"{n} {reason}" for reason, n in sorted(trainer["ends"].items()))
+    return [("trainer", f"{trainer_state(trainer)}; {uses}" + (f"; ended: {ends}" if ends else ""))]
 
 
 def complaints(health: Json) -> Sequence[str]:
@@ -602,6 +618,35 @@ def imported(found: Json) -> None:
         show_table([number("row"), words("why it was refused")], found["refused"])
 
 
+def dataset_imported(found: Json) -> None:
+    """What the import of a dataset file did."""
+    if found["refused"]:
+        show_table([number("line"), words("why it was refused")], found["refused"])
+    say(
+        f"{found['added']:,} rows stored, {found['duplicates']:,} were known already,"
+        f" {found['set_aside']:,} do not train (rejected, held or quarantined),"
+        f" {found['n_refused']:,} refused."
+    )
+    earlier, batch = found["earlier"], found["batch"]
+    if earlier is not None:
+        say(
+            f"The same file was imported as {earlier['file']} on {when(earlier['at'])} by"
+            f" {earlier['actor']}: batch {earlier['batch_id'] or '-'}."
+        )
+    if batch is None:
+        say("No batch was sealed: no row is new and may train.")
+        return
+    say(
+        f"Batch {batch['batch_id']}: {batch['n_train']:,} train, {batch['n_held_out']:,} held out,"
+        f" {batch['n_replay']:,} replayed. Run {batch['run_id'] or '-'}."
+    )
+    if not batch["n_held_out"]:
+        say(
+            "None of its rows judges, because nobody says that people approved them: --approved"
+            " says so of a whole file, `approved: true` of a row."
+        )
+
+
 def lineage(found: Json) -> None:
     """A lineage, of whichever kind."""
     {"event": _event_lineage, "batch": _batch_lineage, "version": _version_lineage}[found["kind"]](
@@ -677,6 +722,12 @@ def _batch_lineage(found: Json) -> None:
             (
                 "sealed (UTC)",
                 f"{when(found['sealed_at'])} by {found['actor']} ({found['trigger']})",
+            ),
+            (
+                "file",
+                f"{found['imported']['file']}, sha256 {found['imported']['sha256']}"
+                if found["imported"]
+                else None,
             ),
             ("state", found["state"]),
             ("members", text_of(found["counts"])),

@@ -20,6 +20,7 @@ from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
+from learning.lines import ModelLine
 from learning.ports import Evaluator, FineTuneProvider
 
 GROUP: Final = "learnd.providers"
@@ -38,6 +39,10 @@ class Workshop:
     """The training settings that hold unless a model line says otherwise."""
 
 
+def _nothing(line: ModelLine) -> None:
+    """A provider that has nothing to get ready."""
+
+
 @dataclass(frozen=True)
 class Workbench:
     """A provider, and the evaluator that can load what it makes."""
@@ -46,6 +51,8 @@ class Workbench:
     evaluator: Evaluator
     needs_node: bool = False
     """Whether its jobs live in this daemon and on this node's files, as local ones do."""
+    expect: Callable[[ModelLine], None] = _nothing
+    """A batch of the line is about to fill: what takes time may begin now. Must not block."""
 
 
 ProviderFactory = Callable[[Workshop], AbstractAsyncContextManager[Workbench]]
@@ -95,12 +102,14 @@ def factory_of(name: str) -> ProviderFactory:
 async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
     known = {name: workshop.training[name] for name in _SHARED if name in workshop.training}
     settings = TrainingSettings.model_validate(known)
+    provider = LocalProvider(workshop.trainer)
     yield Workbench(
-        LocalProvider(workshop.trainer),
+        provider,
         LocalEvaluator(
             workshop.trainer, max_length=settings.max_length, precision=settings.precision
         ),
         needs_node=True,
+        expect=provider.expect,
     )
 
 

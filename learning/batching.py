@@ -15,6 +15,8 @@ class Trigger(StrEnum):
     FULL = "full"
     AGE = "age"
     FLUSH = "flush"
+    IMPORT = "import"
+    """A dataset file that was brought in, whole."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,8 @@ def due(queue: LineQueue, rules: BatchRules, now: datetime) -> Due | None:
     if queue.oldest_waiting is not None and now - queue.oldest_waiting >= rules.max_wait:
         return Due(Trigger.AGE, queue.waiting)
     return None
+
+
+def is_about_to_fill(queue: LineQueue, rules: BatchRules, share: float) -> bool:
+    """Whether `share` of a batch waits, in (0, 1]; 0 means never."""
+    return share > 0 and not queue.busy and queue.waiting >= share * rules.batch_size

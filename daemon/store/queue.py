@@ -166,7 +166,7 @@ class Queue:
             rows = _oldest_queued(tx, line, due.size)
             if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
-            return _seal(tx, line, rows, due.trigger, rules, actor, now)
+            return seal_rows(tx, line, rows, due.trigger, rules, actor, now)
 
         return await self._database.write(transaction)
 
@@ -356,7 +356,7 @@ def _look(tx: Connection, line: ModelLine) -> LineQueue:
     return LineQueue(line.name, int(waiting), oldest, _is_busy(tx, line))
 
 
-def _seal(
+def seal_rows(
     tx: Connection,
     line: ModelLine,
     rows: Sequence[Row[Any]],
@@ -365,6 +365,10 @@ def _seal(
     actor: str,
     now: datetime,
 ) -> BatchSealed:
+    """Seal queued events, at least one and in the order of their ids, and plan the run.
+
+    The caller has the turn SPLIT, and the rows are locked.
+    """
     sequence = _next_sequence(tx, line)
     seed = int.from_bytes(digest(f"{line.name}:{sequence}")[:6])
     batch_id, run_id = f"b-{uuid.uuid4().hex[:12]}", f"r-{uuid.uuid4().hex[:12]}"

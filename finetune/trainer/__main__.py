@@ -3,15 +3,22 @@
 The standard streams are put out of every library's reach first, and ``ready``
 is said before anything heavy is imported. Nothing that a request does ends
 the process, except SIGTERM (with exit status 0) and the end of its daemon.
+Started several times by torchrun or accelerate, the first one serves, and the
+others help it with one training.
+What one request leaves for the next is a loaded base (finetune/trainer/bases.py)
+and the imported libraries, and nothing that would change a result.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
@@ -24,6 +31,9 @@ from finetune.trainer.protocol import (
     Failed,
     GenerateRequest,
     MakeTinyModelRequest,
+    PingRequest,
+    PingResult,
+    PrepareRequest,
     Ready,
     Request,
     Result,
@@ -32,7 +42,11 @@ from finetune.trainer.protocol import (
 )
 from finetune.trainer.reporting import Reporter
 
+if TYPE_CHECKING:
+    from finetune.trainer.bases import Bases
+
 _NAMED_PROBLEMS = 5
+_PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     # Threads that wait for each other by spinning make a training that shares
     # its cores with anything else seven times slower (measured on two cores).
@@ -49,15 +63,19 @@ def main() -> None:
     """Serve the daemon on the other end of stdin and stdout."""
     interruption = Interruption()
     interruption.install()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_launcher()
+    if int(os.environ.get("RANK", "0")) > 0:
+        _help(interruption)
     channel = _take_streams()
     channel.wake_on_signals()
     channel.open()
     channel.send(Ready(pid=os.getpid()))
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
+    work = _Work(interruption)
     try:
         while (line := _next_line(channel, interruption)) is not None:
-            _answer(line, channel, interruption)
+            _answer(line, channel, interruption, work)
     except Interrupted:
         pass
     channel.close()
@@ -76,56 +94,122 @@ def _take_streams() -> Channel:
     return channel
 
 
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _help(interruption: Interruption) -> NoReturn:
+    """Do the first process's training with it, and end. What it can say itself is not said here."""
+    _take_streams()  # and say nothing
+    _set_environment()
+    from finetune.trainer.bases import Bases
+    from finetune.trainer.ranks import join_others
+    from finetune.trainer.train import train
+
+    status = 0
+    try:
+        request, ranks = join_others()
+        with interruption.allowed():
+            train(request, Reporter(request.id, lambda _: None), interruption, Bases(), ranks)
+    except (Interrupted, RequestFailed):
+        pass
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)
+
+
+def _die_with_launcher() -> None:
+    """Have the kernel kill this process when its parent dies: no signal to a group reaches it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)  # it has died already
+
+
 def _next_line(channel: Channel, interruption: Interruption) -> bytes | None:
     with interruption.allowed():
         return channel.next_line()
 
 
-def _answer(line: bytes, channel: Channel, interruption: Interruption) -> None:
+def _answer(line: bytes, channel: Channel, interruption: Interruption, work: _Work) -> None:
     try:
         request = parse_request(line)
     except ValidationError as error:
         channel.end(Failed(id=_id_of(line), error="bad_request", message=_complaint(error)))
         return
-    channel.begin(request.id)
     answer: Done | Failed
-    try:
-        with interruption.allowed():
-            result = _perform(request, Reporter(request.id, channel.send), interruption)
-        answer = Done(id=request.id, result=result)
-    except Interrupted:
-        answer = Failed(
-            id=request.id,
-            error="interrupted",
-            message="stopped by SIGTERM; a training resumes when it is asked for again",
-        )
-    except Exception as error:
-        if not isinstance(error, RequestFailed) or error.__cause__:
-            traceback.print_exc()
-        answer = Failed(id=request.id, error=failure_code(error), message=_describe(error))
+    with interruption.request():
+        channel.begin(request.id)
+        try:
+            with interruption.allowed():
+                result = work.perform(request, Reporter(request.id, channel.send))
+            answer = Done(id=request.id, result=result)
+        except Interrupted:
+            answer = Failed(
+                id=request.id,
+                error="interrupted",
+                message="stopped when asked to; a training resumes when it is asked for again",
+            )
+        except Exception as error:
+            if not isinstance(error, RequestFailed) or error.__cause__:
+                traceback.print_exc()
+            answer = Failed(id=request.id, error=failure_code(error), message=_describe(error))
     channel.end(answer)
     _release_memory()
 
 
-def _perform(request: Request, reporter: Reporter, interruption: Interruption) -> Result:
-    """Import what the request needs, and do it."""
-    match request:
-        case TrainRequest():
-            from finetune.trainer.train import train
+class _Work:
+    """Does what is asked, and keeps the loaded base from one request to the next."""
 
-            return train(request, reporter, interruption)
-        case EvaluateRequest():
-            from finetune.trainer.evaluate import evaluate
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+        self._bases: Bases | None = None
 
-            return evaluate(request, reporter)
-        case GenerateRequest():
-            from finetune.trainer.generate import generate
+    def perform(self, request: Request, reporter: Reporter) -> Result:
+        """Import what the request needs, and do it. Libraries' own state is then put back."""
+        if isinstance(request, PingRequest):
+            return PingResult()
+        from finetune.trainer.bases import Bases
+        from finetune.trainer.process_state import process_state_restored
 
-            return generate(request, reporter)
-        case MakeTinyModelRequest():
-            from finetune.trainer.tiny_model import make_tiny_model
+        if self._bases is None:
+            self._bases = Bases()
+        with process_state_restored():
+            return self._perform(request, reporter, self._bases)
 
-            return make_tiny_model(request, reporter)
+    def _perform(
+        self,
+        request: TrainRequest
+        | EvaluateRequest
+        | GenerateRequest
+        | PrepareRequest
+        | MakeTinyModelRequest,
+        reporter: Reporter,
+        bases: Bases,
+    ) -> Result:
+        match request:
+            case TrainRequest():
+                from finetune.trainer.ranks import join_first
+                from finetune.trainer.train import train
+
+                return train(request, reporter, self._interruption, bases, join_first(request))
+            case EvaluateRequest():
+                from finetune.trainer.evaluate import evaluate
+
+                return evaluate(request, reporter, self._interruption, bases)
+            case GenerateRequest():
+                from finetune.trainer.generate import generate
+
+                return generate(request, reporter, self._interruption, bases)
+            case PrepareRequest():
+                from finetune.trainer.prepare import prepare
+
+                return prepare(request, reporter, bases)
+            case MakeTinyModelRequest():
+                from finetune.trainer.tiny_model import make_tiny_model
+
+                return make_tiny_model(request, reporter)
 
 
 def _release_memory() -> None:

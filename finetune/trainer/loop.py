@@ -1,8 +1,8 @@
 """The optimizer steps of one training.
 
-A plain loop over a model, with the loss on the outputs only. On a CPU, a
+A plain loop; what is minimised is the objective's business. On a CPU, a
 training that was interrupted at any point and resumed ends in the same bytes
-as one that was not: each step's rows and dropout follow from the seed and
+as one that was not: each step's examples and dropout follow from the seed and
 the step's number. It neither loads nor writes models.
 """
 
@@ -24,11 +24,11 @@ from finetune.trainer.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from finetune.trainer.encoding import EncodedRow
 from finetune.trainer.interruption import Interrupted, Interruption
-from finetune.trainer.likelihood import measure
 from finetune.trainer.models import Compute
+from finetune.trainer.objective import Objective
 from finetune.trainer.protocol import TrainingSettings, TrainProgress, finite_or_none
+from finetune.trainer.ranks import ALONE, Ranks
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.schedule import (
     Minibatch,
@@ -47,17 +47,18 @@ class TrainingLoop:
         self,
         *,
         model: PreTrainedModel | PeftModel,
-        rows: Sequence[EncodedRow],
+        objective: Objective,
         settings: TrainingSettings,
         compute: Compute,
-        pad_id: int,
         directory: Path,
         origin: Origin,
         reporter: Reporter,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._model, self._rows, self._settings, self._compute = model, rows, settings, compute
-        self._pad_id, self._directory, self._origin = pad_id, directory, origin
-        self._reporter = reporter
+        self._ranks = ranks
+        self._model, self._objective = model, objective
+        self._settings, self._compute = settings, compute
+        self._directory, self._origin, self._reporter = directory, origin, reporter
         self._weights = trainable(model)
         self._optimizer = torch.optim.AdamW(
             self._weights.values(),
@@ -68,7 +69,7 @@ class TrainingLoop:
         self._scaler = torch.amp.GradScaler(
             compute.device.type, enabled=compute.arithmetic == "fp16"
         )
-        self._total_steps = count_steps(len(rows), settings)
+        self._total_steps = count_steps(len(objective.lengths), settings)
         self._saved_step = 0
         self.starting_weights = snapshot(self._weights)
         self.counts = Counts(
@@ -77,7 +78,13 @@ class TrainingLoop:
 
     def resume(self) -> int | None:
         """Go on from the checkpoint that belongs to this training; its step, if there is one."""
-        checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
+        checkpoint = None
+        if self._ranks.is_first:
+            checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
+        # Only the first one sets a damaged one aside; the others then find what it uses.
+        is_there = self._ranks.tell(checkpoint is not None)
+        if is_there and checkpoint is None:
+            checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
         if checkpoint is None:
             return None
         self._restore(checkpoint)
@@ -87,14 +94,14 @@ class TrainingLoop:
         """All steps that remain. False when the loss or a gradient was not finite: stopped there.
 
         SIGTERM is looked for between minibatches; the begun step is dropped,
-        which changes nothing, because it is repeated from the checkpoint.
+        which changes nothing, because it is repeated from the checkpoint. Several
+        processes look between steps, and stop at the same one.
         """
         self._model.train()
         pace = _Pace(self.counts.step, self._total_steps)
-        lengths = [len(row.ids) for row in self._rows]
         if self.counts.step == self._total_steps:
             return True
-        for minibatches in steps_from(self.counts.step, lengths, self._settings):
+        for minibatches in steps_from(self.counts.step, self._objective.lengths, self._settings):
             try:
                 finite = self._step(minibatches, interruption, pace)
             except Interrupted:
@@ -115,18 +122,24 @@ class TrainingLoop:
         rate = learning_rate_at(counts.step, self._total_steps, settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(step_seed(settings.seed, counts.step))
-        rows = [[self._rows[index] for index in indices] for indices in minibatches]
-        tokens = sum(row.label_tokens for minibatch in rows for row in minibatch)
+        objective = self._objective
+        examples = [index for minibatch in minibatches for index in minibatch]
+        weight = objective.weight(examples)
         loss = 0.0
-        for minibatch in rows:
-            interruption.raise_if_requested()
+        self._stop_together(interruption)
+        for place, minibatch in self._ranks.share(minibatches):
+            if self._ranks.count == 1:
+                interruption.raise_if_requested()
+            # By its place, so that its dropout does not depend on who computes it.
+            torch.manual_seed(step_seed(settings.seed, counts.step, place))
             with self._compute.autocast():
-                summed = measure(self._model, minibatch, self._pad_id).losses.sum()
-            # Each output token of the step weighs the same, wherever it was.
-            share = summed / tokens
+                summed = objective.loss(self._model, minibatch)
+            # What weighs the same does so in whichever minibatch of the step it was.
+            share = summed / weight
             self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
             loss += share.item()
+        self._ranks.add_gradients(self._weights.values())
+        loss = self._ranks.add(loss)
         self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), settings.max_grad_norm).item()
         # The fp16 scaler skips a step whose gradients overflow, and scales less.
@@ -137,8 +150,8 @@ class TrainingLoop:
             self._scaler.update()
             counts = Counts(
                 step=counts.step + 1,
-                trained_tokens=counts.trained_tokens + tokens,
-                rows_seen=counts.rows_seen + sum(map(len, rows)),
+                trained_tokens=counts.trained_tokens + objective.trained_tokens(examples),
+                rows_seen=counts.rows_seen + len(examples),
                 first_loss=loss if counts.step == 0 else counts.first_loss,
                 last_loss=loss,
             )
@@ -146,7 +159,7 @@ class TrainingLoop:
             counts = counts.model_copy(update={"last_loss": loss})
         self.counts = counts
         self._optimizer.zero_grad(set_to_none=True)
-        pace.add(sum(len(row.ids) for minibatch in rows for row in minibatch))
+        pace.add(sum(objective.lengths[index] for index in examples))
         if self._reporter.progress_is_due(last=not finite or counts.step == self._total_steps):
             self._reporter.say(
                 TrainProgress(
@@ -163,8 +176,12 @@ class TrainingLoop:
             )
         return finite
 
+    def _stop_together(self, interruption: Interruption) -> None:
+        if self._ranks.add(interruption.has_come):
+            raise Interrupted
+
     def _save(self) -> None:
-        if self.counts.step == self._saved_step:
+        if self.counts.step == self._saved_step or not self._ranks.is_first:
             return
         tensors: dict[str, torch.Tensor] = {}
         for name, weight in self._weights.items():

@@ -81,6 +81,11 @@ def choose_compute(precision: Precision) -> Compute:
     return Compute(torch.device("cuda"), "bf16" if torch.cuda.is_bf16_supported() else "fp16")
 
 
+def base_dtype(settings: TrainingSettings, compute: Compute) -> torch.dtype:
+    """Of the base under a training. Small updates vanish in 16 bits: what is trained is fp32."""
+    return torch.float32 if settings.method == "full" else compute.dtype
+
+
 def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
     """Raises RequestFailed (bad_model)."""
     with _bad_model(base_model):
@@ -184,14 +189,6 @@ def _adapter_files(ref: ModelRef) -> tuple[Path, ...]:
     if ref.adapter is None:
         return ()
     return Path(ref.adapter) / _ADAPTER_CONFIG, Path(ref.adapter) / _ADAPTER_WEIGHTS
-
-
-def load_model(ref: ModelRef, compute: Compute) -> PreTrainedModel | PeftModel:
-    """Base, and adapter if there is one, for use without training."""
-    base = load_base(ref.base_model, compute.dtype, compute.device)
-    if ref.adapter is None:
-        return base
-    return load_adapter(base, ref.adapter, trainable=False).eval()
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:

@@ -26,6 +26,7 @@ PROGRESS_SECONDS: Final = 0.25
 Method = Literal["lora", "full"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "constant"]
+Backend = Literal["auto", "gloo", "nccl"]
 
 FailureCode = Literal[
     "bad_request",  # not JSON, not a known request, a field out of bounds
@@ -35,7 +36,8 @@ FailureCode = Literal[
     "disk_full",
     "out_of_memory",
     "not_installed",  # torch and the like: the package's train extra
-    "interrupted",  # SIGTERM: a training has written its checkpoint
+    "interrupted",  # SIGTERM or SIGUSR1: a training has written its checkpoint
+    "process_died",  # another process of a distributed training
     "internal",  # a defect of ours; the message names exception and place
 ]
 
@@ -44,6 +46,18 @@ class _Said(BaseModel):
     """One thing that crosses the pipe: strict, closed and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DistributedSettings(BaseModel):
+    """Several processes on one machine that train one model together, each on a part."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="Off leaves the other keys without effect.")
+    world_size: int = Field(2, ge=1, le=1024, description="Processes; one for each GPU.")
+    backend: Backend = Field(
+        "auto", description="Carries the gradients: auto is nccl with a GPU, else gloo."
+    )
 
 
 class TrainingSettings(BaseModel):
@@ -114,6 +128,9 @@ class TrainingSettings(BaseModel):
     )
     checkpoint_every_steps: int = Field(
         20, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints."
+    )
+    distributed: DistributedSettings | None = Field(
+        None, description="Train in several processes: {enabled, world_size, backend}."
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, the dropout and a new adapter."
@@ -195,7 +212,28 @@ class MakeTinyModelRequest(_Request):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-Request = TrainRequest | EvaluateRequest | GenerateRequest | MakeTinyModelRequest
+class PrepareRequest(_Request):
+    """A training is near: import what it needs, and load its base if that can be kept."""
+
+    do: Literal["prepare"] = "prepare"
+    base_model: str = Field(min_length=1, description="As in ModelRef.")
+    settings: TrainingSettings = TrainingSettings()
+
+
+class PingRequest(_Request):
+    """Answer at once, so that the daemon knows that the process still works."""
+
+    do: Literal["ping"] = "ping"
+
+
+Request = (
+    TrainRequest
+    | EvaluateRequest
+    | GenerateRequest
+    | MakeTinyModelRequest
+    | PrepareRequest
+    | PingRequest
+)
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -286,7 +324,22 @@ class MakeTinyModelResult(_Said):
     seconds: float = Field(ge=0)
 
 
-Result = TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult
+class PrepareResult(_Said):
+    """The next request finds libraries and base in memory."""
+
+    do: Literal["prepare"] = "prepare"
+    seconds: float = Field(ge=0)
+
+
+class PingResult(_Said):
+    """The process works."""
+
+    do: Literal["ping"] = "ping"
+
+
+Result = (
+    TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult | PrepareResult | PingResult
+)
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -367,7 +420,7 @@ class Done(_Message):
 
 
 class Failed(_Said):
-    """The request failed; the process lives on, except when interrupted.
+    """The request failed; the process lives on, except when SIGTERM came.
 
     ``id`` is null when the request was too broken to have one.
     """

@@ -65,9 +65,9 @@ def steps_from(
         epoch, skipped = epoch + 1, 0
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of one step's dropout, in [0, 2**63)."""
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+def step_seed(seed: int, step: int, minibatch: int = 0) -> int:
+    """Seed of the dropout in a step's n-th minibatch, in [0, 2**63)."""
+    digest = hashlib.sha256(f"{seed}/{step}/{minibatch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

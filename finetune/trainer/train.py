@@ -18,23 +18,24 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune.trainer.bases import Bases
 from finetune.trainer.checkpoint import Origin
 from finetune.trainer.encoding import EncodedRow, Encoder
 from finetune.trainer.interruption import Interruption
 from finetune.trainer.loop import TrainingLoop
 from finetune.trainer.models import (
     Compute,
+    base_dtype,
     choose_compute,
     fingerprint,
     load_adapter,
-    load_base,
-    load_tokenizer,
     max_positions,
     new_adapter,
     save_adapter,
     save_model,
     stored_dtype,
 )
+from finetune.trainer.objective import SupervisedObjective
 from finetune.trainer.protocol import (
     ModelRef,
     SkippedRow,
@@ -44,6 +45,7 @@ from finetune.trainer.protocol import (
     finite_or_none,
 )
 from finetune.trainer.publication import published, require_vacant
+from finetune.trainer.ranks import ALONE, Ranks
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.rows import Row, read_rows
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
@@ -51,10 +53,16 @@ from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 _NAMED_SKIPPED_ROWS = 100
 
 
-def train(request: TrainRequest, reporter: Reporter, interruption: Interruption) -> TrainResult:
-    """Train, and publish the result in ``output_dir``.
+def train(
+    request: TrainRequest,
+    reporter: Reporter,
+    interruption: Interruption,
+    bases: Bases,
+    ranks: Ranks = ALONE,
+) -> TrainResult:
+    """Train, and publish the result in ``output_dir``; of several processes the first one does.
 
-    Raises RequestFailed; raises Interrupted after SIGTERM, with a checkpoint
+    Raises RequestFailed; raises Interrupted when it should stop, with a checkpoint
     of the last finished step written.
     """
     started = time.monotonic()
@@ -63,24 +71,26 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
     require_vacant(output_dir)
     rows = read_rows(request.train_file)
     compute = choose_compute(settings.precision)
-    tokenizer = load_tokenizer(request.model.base_model)
-    model = _load_trainable(request.model, settings, compute, reporter)
+    tokenizer = bases.tokenizer(request.model.base_model)
+    model = _load_trainable(request.model, settings, compute, reporter, bases)
     dataset = _encode(rows, Encoder(tokenizer), _max_length(model, settings, reporter))
     training = TrainingLoop(
         model=model,
-        rows=dataset.rows,
+        objective=SupervisedObjective(dataset.rows, tokenizer.pad_token_id or 0),
         settings=settings,
         compute=compute,
-        pad_id=tokenizer.pad_token_id or 0,
         directory=Path(request.checkpoint_dir),
         origin=_origin(request, compute),
         reporter=reporter,
+        ranks=ranks,
     )
     resumed_from_step = training.resume()
     with interruption.deferred():
         loss_is_finite = training.run(interruption)
     counts = training.counts
-    change = _write(model, tokenizer, training.starting_weights, request, output_dir)
+    change = _Change(norm=None, all_finite=True)
+    if ranks.is_first:
+        change = _write(model, tokenizer, training.starting_weights, request, output_dir)
     return TrainResult(
         steps=counts.step,
         epochs=counts.rows_seen / len(dataset.rows) if dataset.rows else 0.0,
@@ -105,15 +115,15 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
 
 
 def _load_trainable(
-    ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter
+    ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter, bases: Bases
 ) -> PreTrainedModel | PeftModel:
     """The starting model, with exactly those weights trainable that are to be trained."""
+    obtain = bases.take if settings.method == "full" else bases.lend
+    dtype = base_dtype(settings, compute)
+    base = obtain(ref.base_model, dtype, compute.device, reporter.note)
     # A new adapter's weights are random; so that a resumed training starts
-    # from the same ones.
+    # from the same ones. After the base: one that was kept drew nothing.
     torch.manual_seed(settings.seed)
-    # Small updates vanish in 16 bits: trained weights are fp32, others need not be.
-    dtype = torch.float32 if settings.method == "full" else compute.dtype
-    base = load_base(ref.base_model, dtype, compute.device)
     if settings.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":

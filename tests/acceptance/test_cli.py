@@ -319,11 +319,18 @@ async def test_verdicts_replays_and_imports_are_passed_on(stage: Stage, tmp_path
     imported = await stage.terminal.type("import", str(rows), "--held-out", "--task-type", "audio")
     assert imported.status == ExitStatus.DONE
     assert "1 examples added" in imported.out
+    words = ("import", str(rows), "--line", "audio", "--approved")
+    brought = await stage.terminal.type(*words)
+    assert brought.status == ExitStatus.DONE
+    assert "130 rows stored, 2 were known already, 3 do not train" in brought.out
+    assert "Batch b-9: 101 train, 26 held out" in brought.out
+    assert "4  empty_text: no word" in brought.out
     assert [one[:-1] for one in stage.operations.asked] == [
         ("judge", 5, True, "good"),
         ("judge", 6, False, ""),
         ("replay", 1),
         ("import_held_out", rows.read_bytes(), "audio"),
+        ("import_dataset", rows.read_bytes(), "audio", None, "rows.jsonl", True),
     ]
 
 
@@ -352,6 +359,8 @@ async def test_what_the_daemon_refuses_is_said_on_stderr(stage: Stage) -> None:
         (("rollback",), ExitStatus.USAGE, "LINE"),
         (("promote", "audio", "1.0.1", "--force"), ExitStatus.USAGE, "--reason"),
         (("import", "x", "--task-type", "audio", "--held-out"), ExitStatus.USAGE, "x"),
+        (("import", __file__, "--task-type", "audio"), ExitStatus.USAGE, "--line"),
+        (("import", __file__, "--held-out"), ExitStatus.USAGE, "--task-type"),
         (("statsu",), ExitStatus.USAGE, "status"),
     ],
 )
@@ -404,6 +413,30 @@ async def test_check_shows_every_setting_with_its_source_and_tries_what_it_names
     assert "did you mean local?" in ran.out
     found = (await terminal.type("check", "--json")).json["findings"]
     assert {one["subject"]: one["grade"] for one in found}["database"] == "ok"
+
+
+async def test_check_looks_at_the_folders_that_the_settings_name(terminal: Terminal) -> None:
+    inbox = terminal.folder / "inbox"
+    inbox.mkdir()
+    (inbox / "a.jsonl").touch()
+    (inbox / "link.jsonl").symlink_to(inbox / "a.jsonl")
+    (terminal.folder / "a file").touch()
+    settings = {
+        "artifacts_dir": str(terminal.folder / "a file" / "models"),
+        "intake": {"files": {"outputs": [str(inbox)], "feedback": ["nowhere/*.jsonl"]}},
+    }
+    (terminal.folder / "learnd.yaml").write_text(json.dumps(settings))
+    ran = await terminal.type("check", "--json")
+    assert ran.status == ExitStatus.REFUSED
+    found = {one["subject"]: (one["grade"], one["detail"]) for one in ran.json["findings"]}
+    assert found["data directory"][0] == "ok"
+    assert "GiB free" in found["data directory"][1]
+    grade, detail = found["artifacts directory"]
+    assert (grade, detail.endswith("a file is not a directory")) == ("bad", True)
+    grade, detail = found["files of outputs"]
+    assert (grade, "link.jsonl is not read: it is a symbolic link" in detail) == ("note", True)
+    grade, detail = found["files of feedback"]
+    assert (grade, "there is no folder" in detail) == ("note", True)
 
 
 async def test_check_says_which_server_does_not_answer(terminal: Terminal) -> None:

@@ -144,6 +144,12 @@ def import_held_out(here: Installation) -> None:
     here.daemon.post(f"/v1/held-out?task_type={LINE}", content=json.dumps(row).encode())
 
 
+def import_dataset(here: Installation) -> None:
+    rows = [{"prompt": f"lesson {len(here.sent)} {n}", "completion": str(n)} for n in range(8)]
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    here.daemon.post(f"/v1/imports?line={LINE}&file=lessons.jsonl", content=content)
+
+
 def force(here: Installation) -> None:
     """A candidate that the gate refused, unless the champion moves just then."""
 
@@ -195,6 +201,7 @@ SCENES: Mapping[str, Scene] = {
     "Queue.expire": Scene(environment={"LEARND_POLICY__HOLD_DAYS": "0.0000001"}),
     "Queue.judge_by_hand": Scene(approve),
     "Queue.import_held_out": Scene(import_held_out),
+    "Intake.append_unknown": Scene(import_dataset),
     "Registry.promote": Scene(force, playing("worsen")),
     "Registry.rollback": Scene(roll_back),
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
@@ -232,7 +239,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def here(
-    database_url: str, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
+    database_url: str,
+    kafka_broker: KafkaBroker,
+    topic_names: Callable[[str], str],
+    nursery: Nursery,
+    tmp_path: Path,
 ) -> Iterator[Installation]:
     outputs, feedback, letters = (topic_names(stem) for stem in ("outputs", "feedback", "letters"))
     for topic in (outputs, feedback, letters):
@@ -258,7 +269,7 @@ def here(
         },
         "lines": {LINE: {}},
     }
-    with Nursery() as nursery, Learnd(tmp_path, settings, nursery=nursery) as daemon:
+    with Learnd(tmp_path, settings, nursery=nursery) as daemon:
         yield Installation(daemon, database_url, kafka_broker, outputs, topic_names)
 
 

@@ -53,7 +53,7 @@ async def test_a_job_is_gone_once_its_daemon_is(host: TrainerHost, spec: RunSpec
     ("training", "words"),
     [
         ({"learning_rte": 1e-3}, "no training setting learning_rte; did you mean learning_rate?"),
-        ({"zzz": 1}, "no training setting zzz; known: checkpoint_every_steps, epochs"),
+        ({"zzz": 1}, "no training setting zzz; known: checkpoint_every_steps, distributed"),
         ({"epochs": "many"}, "training setting epochs: .*'many'"),
         ({"method": "magic"}, "training setting method: .*'magic'"),
     ],

@@ -24,6 +24,7 @@ from learning.facts import (
     TopicRecreated,
 )
 from learning.lifecycle import EventState, FeedbackState
+from learning.ports import TrainerCondition, TrainerState
 from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
 
 SINCE = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -129,6 +130,7 @@ def test_a_snapshot_sets_the_gauges(metrics: Metrics) -> None:
             oldest_queued_seconds={"audio": 90.0},
             runs_by_state={"running": 1},
             lag={("learnd.outputs", 3): 11},
+            file_lag={"feedback": (70, 2.5)},
             lines=[LineHealth("audio", "1.0.1", SINCE, 16, 32)],
             losses=[ChampionLoss("audio", "1.0.1", 0.4)],
             success_rate=0.9,
@@ -141,6 +143,8 @@ def test_a_snapshot_sets_the_gauges(metrics: Metrics) -> None:
         ("learnd_oldest_queued_age_seconds", {"task_type": "audio"}, 90),
         ("learnd_runs", {"state": "running"}, 1),
         ("learnd_consumer_lag_records", {"topic": "learnd.outputs", "partition": "3"}, 11),
+        ("learnd_file_lag_bytes", {"kind": "feedback"}, 70),
+        ("learnd_file_lag_seconds", {"kind": "feedback"}, 2.5),
         ("learnd_champion_info", {"line": "audio", "version": "1.0.1"}, 1),
         ("learnd_champion_since_timestamp_seconds", {"line": "audio"}, SINCE.timestamp()),
         ("learnd_held_out_examples", {"line": "audio"}, 16),
@@ -165,6 +169,23 @@ def test_what_is_gone_disappears_from_the_page(metrics: Metrics) -> None:
 def test_the_page_has_no_series_that_nobody_reads(metrics: Metrics) -> None:
     metrics.count(RunTrained("audio", "r-1", 1.0, 1))
     assert b"_created" not in metrics.render()
+
+
+def test_the_trainer_is_asked_at_each_rendering(metrics: Metrics) -> None:
+    now = TrainerCondition(TrainerState.COLD, None, None, 0, 0, {})
+    metrics.show_trainer(lambda: now)
+    assert samples(metrics)["learnd_trainer_resident_memory_bytes", frozenset()] == 0
+
+    now = TrainerCondition(TrainerState.WARM, 7, 1_000, 3, 2, {"idle": 1, "memory": 4})
+    page = {
+        (name, *dict(labels).values()): value for (name, labels), value in samples(metrics).items()
+    }
+    assert page["learnd_trainer_resident_memory_bytes",] == 1_000
+    assert page["learnd_trainer_state", "warm"] == 1
+    assert page["learnd_trainer_state", "cold"] == 0
+    assert page["learnd_trainer_uses_total", "warm"] == 3
+    assert page["learnd_trainer_uses_total", "cold"] == 2
+    assert page["learnd_trainer_ends_total", "memory"] == 4
 
 
 def test_two_daemons_of_one_process_count_apart() -> None:
