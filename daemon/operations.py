@@ -266,7 +266,7 @@ class DaemonOperations:
             found,
             DatasetSource(file, prepared.sha256),
             prepared.outputs,
-            self._split_rules(line.name),
+            self._split_rules(line),
             actor,
             now,
         )
