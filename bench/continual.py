@@ -34,14 +34,17 @@ from bench.continual_gate import QUICK as QUICK_GATE
 from bench.continual_gate import TRIALS, Gains, GateScale, measure_gate
 from bench.continual_stream import TASKS, Event, end_of, exam, stream
 from bench.continual_trainer import Trainer
+from consumers.reading import Reader, Record
+from consumers.wire import Limits
 from daemon.app import Daemon, build_daemon, utc_now
 from daemon.printing import Column, number, show_table
 from daemon.settings import Settings
+from learning.clock import microseconds
 from learning.events import OutputEvent
 from learning.facts import CandidateDecided, Fact, RunFailed
 from learning.judge import Judge
 from learning.lifecycle import EventState
-from learning.ports import Block, JudgedOutput, ModelReference, Origin
+from learning.ports import Block, EventKind, ModelReference, Origin
 from learning.validators import built_in
 
 LINE: Final = "shared"
@@ -180,7 +183,8 @@ async def learn_with_learnd(
         lines={LINE: {"task_types": tuple(TASKS)}},
         **scale.settings,
     )
-    verdicts, ends = Verdicts(), []
+    verdicts = Verdicts()
+    ends: list[int] = []
     async with build_daemon(settings) as daemon:
         daemon.announcer.listen(verdicts.hear)
         stopping = asyncio.Event()
@@ -217,7 +221,7 @@ def _batches(events: Sequence[Event], size: int) -> list[Sequence[Event]]:
 
 async def _send(daemon: Daemon, settings: Settings, events: Sequence[Event], first: int) -> None:
     judge = Judge(settings.policy_rules, built_in(settings.policy.max_output_characters))
-    arrivals = []
+    records = []
     for n, event in enumerate(events, start=first):
         sent = OutputEvent(
             event_id=f"e-{n}",
@@ -229,13 +233,13 @@ async def _send(daemon: Daemon, settings: Settings, events: Sequence[Event], fir
             approved=True,
             confidence=event.confidence,
         )
-        verdict = judge(sent)
-        assert (verdict.state is EventState.QUEUED) == (event.confidence >= 0.7)
         origin = Origin("bench", "stream", 0, n)
-        arrivals.append(
-            JudgedOutput(f"e-{n}", sent, verdict, sent.model_dump_json(), origin, utc_now())
-        )
-    await daemon.store.intake.append(Block("bench", arrivals))
+        records.append(Record(EventKind.OUTPUT, sent.model_dump_json().encode(), origin))
+    limits = Limits(max_bytes=settings.kafka.max_message_bytes)
+    reading = Reader(judge, limits).read(records, microseconds(utc_now()))
+    queued = [output.state == EventState.QUEUED for output in reading.outputs]
+    assert queued == [event.confidence >= 0.7 for event in events]
+    await daemon.store.intake.append(Block("bench", reading.outputs))
     daemon.sealer.wake()
 
 
