@@ -33,7 +33,7 @@ from learning.lifecycle import EventState
 from learning.lines import ModelLine, ModelLines
 from learning.policy import Verdict
 from learning.ports import Block, EventKind, Origin
-from learning.sampling import SplitRules
+from learning.sampling import SplitRulesOf
 
 MOST_REFUSED_LISTED = 1_000
 
@@ -97,7 +97,7 @@ class DaemonOperations:
         ingest: Ingest,
         artifacts: ArtifactStore,
         lines: ModelLines,
-        split_rules: SplitRules,
+        split_rules: SplitRulesOf,
         max_queue_size: int,
         announce: Announce,
         clock: Clock,
@@ -137,7 +137,11 @@ class DaemonOperations:
             )
         size = min(queue.waiting, self._max_queue_size)
         batch = await self._store.queue.seal(
-            line, Due(Trigger.FLUSH, size), self._split_rules, actor, self._clock()
+            line,
+            Due(Trigger.FLUSH, size),
+            self._split_rules(line.name),
+            actor,
+            self._clock(),
         )
         if batch is None:
             return FlushResult(line.name, None, "another hand sealed it just now")
@@ -262,7 +266,7 @@ class DaemonOperations:
             found,
             DatasetSource(file, prepared.sha256),
             prepared.outputs,
-            self._split_rules,
+            self._split_rules(line),
             actor,
             now,
         )

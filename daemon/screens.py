@@ -161,6 +161,7 @@ def flushed(results: Sequence[Json]) -> None:
                 number("held out"),
                 number("replay"),
                 number("retry"),
+                number("cross-task"),
                 words(""),
             ],
             [
@@ -172,6 +173,7 @@ def flushed(results: Sequence[Json]) -> None:
                     one["batch"]["n_held_out"],
                     one["batch"]["n_replay"],
                     one["batch"]["n_retry"],
+                    one["batch"]["n_cross_task"],
                     one["reason"],
                 )
                 for one in sealed
@@ -410,6 +412,54 @@ def _version_row(one: Json) -> Sequence[Any]:
         f"{p:.2g}" if trial and (p := trial["report"].get("p_better")) is not None else "-",
         f"{trial['outcome']}: {trial['reason']}" if trial else "declared base",
     )
+
+
+def forgot(found: Json) -> None:
+    """What a version gained and lost, slice by slice, and what training did to it."""
+    summary, trials, proof = found["summary"], found["trials"], found["proof"]
+    name = f"{summary['line']} {summary['version']}"
+    if proof is not None:
+        say(
+            f"{name}: trained on {proof['trained_tokens']} tokens;"
+            f" the weights moved by {proof['weight_delta_norm'] or float('nan'):.3g}."
+        )
+    changed = trials[0]["report"].get("forgetting") if trials else None
+    if changed is None:
+        say(f"{name} was never compared with a champion, so nothing is known of what it forgot.")
+        return
+    show_table(
+        [
+            Column("slice"),
+            number("examples"),
+            Column("held-out loss"),
+            Column("exact match"),
+            number("lost"),
+            number("gained"),
+        ],
+        [
+            (
+                f"{one['kind'].replace('_', ' ')} {one['name']}",
+                one["n_examples"],
+                change(one["champion_loss"], one["candidate_loss"]),
+                change(one["champion_match"], one["candidate_match"], ".2f"),
+                one["n_lost"],
+                one["n_gained"],
+            )
+            for one in changed["slices"]
+        ],
+        title=f"{name} against {trials[0]['against']}: {changed['n_examples']} held-out examples",
+    )
+    if (unnamed := changed["n_slices"] - len(changed["slices"])) > 0:
+        say(f"{unnamed} more slices are not shown; they lost less, or are smaller.")
+    say(
+        f"{changed['n_lost']} lost: the champion had them right, this version has them wrong."
+        f" {changed['n_gained']} gained."
+    )
+    if found["lost"]:
+        show_table(
+            [number("example"), Column("task type"), words("prompt"), words("right answer")],
+            [(one["id"], one["task_type"], one["prompt"], one["answer"]) for one in found["lost"]],
+        )
 
 
 def promoted(found: Json) -> None:

@@ -370,6 +370,17 @@ split_sides = Table(
     comment="On which side of the split a prompt or a split group stands, for ever.",
 )
 
+replay_memory = Table(
+    "replay_memory",
+    metadata,
+    Column("task_type", String(64), nullable=False),
+    Column("priority", BigInteger, nullable=False),
+    Column("event_id", _Id, ForeignKey("events.id"), nullable=False),
+    Column("batch_id", String(32), ForeignKey("batches.id"), nullable=False),
+    PrimaryKeyConstraint("task_type", "priority", "event_id"),
+    comment="A bounded, even sample of the events of each task type that made a version.",
+)
+
 returned_events = Table(
     "returned_events",
     metadata,
@@ -524,6 +535,8 @@ evaluation_examples = Table(
     Column("messages", JSON, nullable=False),
     Column("prompt_key", _Key, nullable=False),
     Column("source", String(16), nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("category", String(256)),
     Column("batch_id", String(32), ForeignKey("batches.id")),
     Column("added_at", UtcTime, nullable=False),
     UniqueConstraint("task_type", "prompt_key"),

@@ -186,6 +186,19 @@ async def test_versions_show_the_gates_numbers_and_the_champion(stage: Stage) ->
     assert "audio" in (await stage.terminal.type("versions")).out
 
 
+async def test_what_a_version_forgot_is_shown_slice_by_slice(stage: Stage) -> None:
+    ran = await stage.terminal.type("forgot", "audio@1.0.3")
+
+    (studio,) = [line for line in ran.out.splitlines() if line.startswith("producer studio")]
+    assert studio.split()[2:] == ["40", "0.900", "->", "0.300", "0.10", "->", "0.60", "2", "22"]
+    assert "audio 1.0.3 against 1.0.2: 40 held-out examples" in ran.out
+    assert "2 more slices are not shown" in ran.out
+    assert "2 lost: the champion had them right" in ran.out
+    newest = (await stage.terminal.type("forgot", "audio", "--json")).json
+    assert newest["summary"]["version"] == "1.0.3"
+    assert "never compared" in (await stage.terminal.type("forgot", "audio@1.0.0")).out
+
+
 async def test_runs_are_listed_and_shown(stage: Stage) -> None:
     listed = await stage.terminal.type("runs")
     assert stage.made.runs[0] in listed.out

@@ -217,7 +217,7 @@ class Sealing:
             self.store,
             LINES,
             BatchRules(batch_size=rules.start, max_queue_size=rules.most),
-            ALL_TRAIN,
+            lambda _: ALL_TRAIN,
             self.facts.append,
             drive.clock,
             expect=lambda line: self.expected.append(line.name),
@@ -308,7 +308,15 @@ def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations,
     ingest: Any = None
     artifacts: Any = None
     operations = DaemonOperations(
-        drive.store, ingest, artifacts, lines, SplitRules(), 100, facts.append, drive.clock, JUDGE
+        drive.store,
+        ingest,
+        artifacts,
+        lines,
+        lambda _: SplitRules(),
+        100,
+        facts.append,
+        drive.clock,
+        JUDGE,
     )
     return operations, facts
 

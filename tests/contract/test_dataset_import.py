@@ -48,7 +48,7 @@ class Importer:
             Ingest(store.intake, lines, JUDGE, announce, drive.clock),
             ArtifactStore(artifacts),
             lines,
-            rules,
+            lambda _: rules,
             100,
             announce,
             drive.clock,
