@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from daemon.api.ports import DatasetImport, Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, ImportQuery
+from daemon.api.v1 import v1_router
 
 PATH = "/v1/imports"
 LONGEST_IMPORT_BYTES = 64 * 1024 * 1024
@@ -15,7 +16,7 @@ ROWS = {"requestBody": {"content": {"*/*": {"schema": {"type": "string"}}}, "req
 
 def router(operations: Operations) -> APIRouter:
     """One address; its body is a dataset file, not a JSON document."""
-    routes = APIRouter(tags=["imports"])
+    routes = v1_router("", "imports")
 
     @routes.post("/imports", responses=problems_of(*OF_A_CHANGE), openapi_extra=ROWS)
     async def import_dataset(
