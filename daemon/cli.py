@@ -12,8 +12,10 @@ import typer
 
 from daemon.commands import (
     chat,
+    dataset,
     dead_letters,
     events,
+    forgot,
     import_file,
     lineage,
     nodes,
@@ -39,12 +41,14 @@ SUBJECTS = (
     runs,
     nodes,
     versions,
+    forgot,
     chat,
     lineage,
     events,
     dead_letters,
     send,
     import_file,
+    dataset,
 )
 
 app = typer.Typer(

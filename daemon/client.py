@@ -18,6 +18,7 @@ from daemon.exit_status import ExitStatus
 from learning.errors import LearningError
 
 TIMEOUT_SECONDS = 30.0
+FILE_TIMEOUT_SECONDS = 300.0
 CONNECT_SECONDS = 5.0
 LONGEST_PAGE = 500
 
@@ -129,9 +130,14 @@ class Client:
         limits = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         return self._ask("POST", path, json=body, timeout=limits)
 
-    def post_file(self, path: str, file: Path, **query: Any) -> Any:
-        """The answer to a POST of a file's bytes. Errors as in `get`."""
-        return self._ask("POST", path, content=file.read_bytes(), params=query)
+    def post_file(self, path: str, file: Path, /, **query: Any) -> Any:
+        """The answer to a POST of a file's bytes; without parameters that are None.
+
+        Waits for it as long as storing a large file takes. Errors as in `get`.
+        """
+        given = {name: value for name, value in query.items() if value is not None}
+        timeout = httpx.Timeout(FILE_TIMEOUT_SECONDS, connect=CONNECT_SECONDS)
+        return self._ask("POST", path, content=file.read_bytes(), params=given, timeout=timeout)
 
     def post_lines(self, path: str, lines: bytes) -> list[dict[str, Any]]:
         """The answer to each line of an NDJSON body, in order. Errors as in `get`.

@@ -19,7 +19,7 @@ from learning.clock import Clock
 from learning.facts import Announce, EventsExpired
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
-from learning.sampling import SplitRules
+from learning.sampling import SplitRulesOf
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Sealer:
         store: Store,
         lines: ModelLines,
         batch_rules: BatchRules,
-        split_rules: SplitRules,
+        split_rules: SplitRulesOf,
         announce: Announce,
         clock: Clock,
         *,
@@ -105,7 +105,7 @@ class Sealer:
             if batch is None:
                 continue
             sealed = await self._store.queue.seal(
-                line, batch, self._split_rules, "sealer", self._clock()
+                line, batch, self._split_rules(line.name), "sealer", self._clock()
             )
             if sealed is not None:
                 self._announce(sealed)

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
-from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
+from daemon.api.ports import DatasetImport, FlushResult, HeldOutImport, NodeGone
+from daemon.dataset_import import ImportOrder, prepare
 from daemon.store import Store
+from daemon.store.imports import DatasetSource
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
 from learning.clock import Clock, microseconds
@@ -26,11 +28,14 @@ from learning.facts import (
     RunCancelAsked,
     RunCancelled,
 )
+from learning.judge import Judge
 from learning.lifecycle import EventState
 from learning.lines import ModelLine, ModelLines
 from learning.policy import Verdict
 from learning.ports import Block, EventKind, Origin
-from learning.sampling import SplitRules
+from learning.sampling import SplitRulesOf
+
+MOST_REFUSED_LISTED = 1_000
 
 
 class UnknownTaskTypeError(NotFoundError):
@@ -67,6 +72,14 @@ class StillUndecodableError(ConflictError):
         self.dead_letter_id, self.reason = dead_letter_id, reason
 
 
+class NoBaseModelError(ConflictError):
+    """A line without a base model cannot train, so nothing is sealed for it."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(f"the line {line} has no base model: set finetune.base_model")
+        self.line = line
+
+
 class DamagedVersionError(ConflictError):
     """The files of a version are not what was published, so it cannot be the champion."""
 
@@ -84,10 +97,11 @@ class DaemonOperations:
         ingest: Ingest,
         artifacts: ArtifactStore,
         lines: ModelLines,
-        split_rules: SplitRules,
+        split_rules: SplitRulesOf,
         max_queue_size: int,
         announce: Announce,
         clock: Clock,
+        judge: Judge,
     ) -> None:
         self._store = store
         self._ingest = ingest
@@ -98,6 +112,7 @@ class DaemonOperations:
         self._announce = announce
         self._clock = clock
         self._hashing = asyncio.Lock()
+        self._judge = judge
 
     async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
         """See daemon.api.ports.Operations."""
@@ -122,7 +137,11 @@ class DaemonOperations:
             )
         size = min(queue.waiting, self._max_queue_size)
         batch = await self._store.queue.seal(
-            line, Due(Trigger.FLUSH, size), self._split_rules, actor, self._clock()
+            line,
+            Due(Trigger.FLUSH, size),
+            self._split_rules(line.name),
+            actor,
+            self._clock(),
         )
         if batch is None:
             return FlushResult(line.name, None, "another hand sealed it just now")
@@ -223,6 +242,50 @@ class DaemonOperations:
         stored = await self._store.intake.replay(dead_letter_id, block)
         self._announce(stored)
         return stored
+
+    async def import_dataset(
+        self,
+        content: bytes,
+        *,
+        line: str,
+        task_type: str | None,
+        file: str,
+        approved: bool,
+        actor: str,
+    ) -> DatasetImport:
+        """See daemon.api.ports.Operations."""
+        found = self._lines.get(line)
+        if found is None:
+            raise UnknownLineError(line)
+        if found.base_model is None:
+            raise NoBaseModelError(line)
+        now = self._clock()
+        order = ImportOrder(file, task_type, approved, actor)
+        prepared = await asyncio.to_thread(prepare, content, order, found, self._judge, now)
+        done = await self._store.imports.add(
+            found,
+            DatasetSource(file, prepared.sha256),
+            prepared.outputs,
+            self._split_rules(line),
+            actor,
+            now,
+        )
+        if done.added:
+            self._announce(done.stored)
+        if done.batch is not None:
+            self._announce(done.batch)
+        n_sealed = done.batch.n_train + done.batch.n_held_out if done.batch is not None else 0
+        refused = sorted([*prepared.refused, *done.reused])
+        return DatasetImport(
+            line=line,
+            batch=done.batch,
+            added=done.added,
+            duplicates=done.duplicates,
+            set_aside=done.added - n_sealed,
+            n_refused=len(refused),
+            refused=refused[:MOST_REFUSED_LISTED],
+            earlier=done.earlier,
+        )
 
     async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:
         """See daemon.api.ports.Operations."""

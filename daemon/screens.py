@@ -161,6 +161,7 @@ def flushed(results: Sequence[Json]) -> None:
                 number("held out"),
                 number("replay"),
                 number("retry"),
+                number("cross-task"),
                 words(""),
             ],
             [
@@ -172,6 +173,7 @@ def flushed(results: Sequence[Json]) -> None:
                     one["batch"]["n_held_out"],
                     one["batch"]["n_replay"],
                     one["batch"]["n_retry"],
+                    one["batch"]["n_cross_task"],
                     one["reason"],
                 )
                 for one in sealed
@@ -412,6 +414,54 @@ def _version_row(one: Json) -> Sequence[Any]:
     )
 
 
+def forgot(found: Json) -> None:
+    """What a version gained and lost, slice by slice, and what training did to it."""
+    summary, trials, proof = found["summary"], found["trials"], found["proof"]
+    name = f"{summary['line']} {summary['version']}"
+    if proof is not None:
+        say(
+            f"{name}: trained on {proof['trained_tokens']} tokens;"
+            f" the weights moved by {proof['weight_delta_norm'] or float('nan'):.3g}."
+        )
+    changed = trials[0]["report"].get("forgetting") if trials else None
+    if changed is None:
+        say(f"{name} was never compared with a champion, so nothing is known of what it forgot.")
+        return
+    show_table(
+        [
+            Column("slice"),
+            number("examples"),
+            Column("held-out loss"),
+            Column("exact match"),
+            number("lost"),
+            number("gained"),
+        ],
+        [
+            (
+                f"{one['kind'].replace('_', ' ')} {one['name']}",
+                one["n_examples"],
+                change(one["champion_loss"], one["candidate_loss"]),
+                change(one["champion_match"], one["candidate_match"], ".2f"),
+                one["n_lost"],
+                one["n_gained"],
+            )
+            for one in changed["slices"]
+        ],
+        title=f"{name} against {trials[0]['against']}: {changed['n_examples']} held-out examples",
+    )
+    if (unnamed := changed["n_slices"] - len(changed["slices"])) > 0:
+        say(f"{unnamed} more slices are not shown; they lost less, or are smaller.")
+    say(
+        f"{changed['n_lost']} lost: the champion had them right, this version has them wrong."
+        f" {changed['n_gained']} gained."
+    )
+    if found["lost"]:
+        show_table(
+            [number("example"), Column("task type"), words("prompt"), words("right answer")],
+            [(one["id"], one["task_type"], one["prompt"], one["answer"]) for one in found["lost"]],
+        )
+
+
 def promoted(found: Json) -> None:
     """A promotion."""
     how = "promoted by force" if found["forced"] else "promoted"
@@ -568,6 +618,35 @@ def imported(found: Json) -> None:
         show_table([number("row"), words("why it was refused")], found["refused"])
 
 
+def dataset_imported(found: Json) -> None:
+    """What the import of a dataset file did."""
+    if found["refused"]:
+        show_table([number("line"), words("why it was refused")], found["refused"])
+    say(
+        f"{found['added']:,} rows stored, {found['duplicates']:,} were known already,"
+        f" {found['set_aside']:,} do not train (rejected, held or quarantined),"
+        f" {found['n_refused']:,} refused."
+    )
+    earlier, batch = found["earlier"], found["batch"]
+    if earlier is not None:
+        say(
+            f"The same file was imported as {earlier['file']} on {when(earlier['at'])} by"
+            f" {earlier['actor']}: batch {earlier['batch_id'] or '-'}."
+        )
+    if batch is None:
+        say("No batch was sealed: no row is new and may train.")
+        return
+    say(
+        f"Batch {batch['batch_id']}: {batch['n_train']:,} train, {batch['n_held_out']:,} held out,"
+        f" {batch['n_replay']:,} replayed. Run {batch['run_id'] or '-'}."
+    )
+    if not batch["n_held_out"]:
+        say(
+            "None of its rows judges, because nobody says that people approved them: --approved"
+            " says so of a whole file, `approved: true` of a row."
+        )
+
+
 def lineage(found: Json) -> None:
     """A lineage, of whichever kind."""
     {"event": _event_lineage, "batch": _batch_lineage, "version": _version_lineage}[found["kind"]](
@@ -643,6 +722,12 @@ def _batch_lineage(found: Json) -> None:
             (
                 "sealed (UTC)",
                 f"{when(found['sealed_at'])} by {found['actor']} ({found['trigger']})",
+            ),
+            (
+                "file",
+                f"{found['imported']['file']}, sha256 {found['imported']['sha256']}"
+                if found["imported"]
+                else None,
             ),
             ("state", found["state"]),
             ("members", text_of(found["counts"])),

@@ -38,7 +38,7 @@ from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
 from learning.policy import Policy
-from learning.sampling import SplitRules
+from learning.sampling import ReplayStrategy, SplitRules
 
 ENV_PREFIX = "LEARND_"
 MASK = "********"
@@ -312,12 +312,19 @@ class QueueSettings(_Section):
 
 
 class SplitSettings(_Section):
-    """Who is held out and who is replayed; see learning.sampling."""
+    """Who is held out, and what is repeated against forgetting; see learning.sampling."""
 
     held_out_share: PartialShare = 0.2
     starting_share: PartialShare = 0.5
     wanted_held_out: int = Field(32, ge=0, le=1_000_000)
     replay_share: PartialShare = 0.5
+    """Of a batch's training rows; 0 repeats nothing."""
+    replay_strategy: ReplayStrategy = ReplayStrategy.BALANCED
+    """`balanced` evens out task types and ages; `reservoir` gives each old event one chance."""
+    cross_task_share: PartialShare = 0.1
+    """Of a batch's training rows, from related task types of other lines."""
+    cross_task_learning: bool = True
+    """Off, nothing of another line is mixed in."""
 
 
 class GateSettings(_Section):
@@ -326,6 +333,10 @@ class GateSettings(_Section):
     min_evidence: int = Field(8, ge=2, le=1_000_000)
     wanted_evidence: int = Field(32, ge=2, le=1_000_000)
     margin: PartialShare = 0.05
+    regression_margin: float = Field(0.25, ge=0, le=10, allow_inf_nan=False)
+    """By so much a task type, or the older examples, may get worse."""
+    negligible_loss: float = Field(0.01, ge=0, le=10, allow_inf_nan=False)
+    """And by so much more, in nats per byte."""
     significance: float = Field(0.05, gt=0, le=0.5, allow_inf_nan=False)
     recent_evidence: int = Field(64, ge=2, le=1_000_000)
     older_evidence: int = Field(192, ge=0, le=1_000_000)
@@ -385,6 +396,10 @@ class LineSettings(_Section):
     """Keys that differ from finetune.training."""
     system_prompts: dict[Name, Text] = Field(default_factory=dict)
     """By task type."""
+    replay_share: PartialShare | None = None
+    replay_strategy: ReplayStrategy | None = None
+    cross_task_share: PartialShare | None = None
+    """These three as in the split section."""
 
 
 class RemoteSettings(_Section):
@@ -541,9 +556,11 @@ class Settings(BaseSettings):
             max_changes_a_day=queue.max_size_changes_a_day,
         )
 
-    def split_rules(self) -> SplitRules:
-        """Who is held out, as the core knows it."""
-        return SplitRules(**self.split.model_dump())
+    def split_rules(self, line: str | None = None) -> SplitRules:
+        """Who is held out and what is repeated in a line, as the core knows it."""
+        own = self.lines.get(line, LineSettings()) if line is not None else LineSettings()
+        changed = own.model_dump(include=set(SplitSettings.model_fields), exclude_none=True)
+        return SplitRules(**self.split.model_dump() | changed)
 
     def gate_rules(self) -> GateRules:
         """What a candidate has to prove, as the core knows it."""

@@ -29,7 +29,7 @@ from finetune.trainer.protocol import (
     TrainRequest,
     TrainResult,
 )
-from finetune.trainer_process import TrainerHost
+from finetune.trainer_process import TrainerHost, launched
 from learning.gate import Score, TrainingProof
 from learning.lines import ModelLine
 from learning.ports import (
@@ -102,8 +102,8 @@ class LocalProvider:
 
     def expect(self, line: ModelLine) -> None:
         """A batch of the line is about to fill: have a trainer ready for it."""
-        if line.base_model is not None:
-            settings = TrainingSettings.model_validate(dict(line.training))
+        settings = TrainingSettings.model_validate(dict(line.training))
+        if line.base_model is not None and _command(settings) is None:
             self._host.expect(line.base_model, settings)
 
     async def lookup(self, run_id: str, attempt: int) -> JobHandle | None:
@@ -164,7 +164,7 @@ class LocalProvider:
             checkpoint_dir=str(spec.work_dir / "checkpoint"),
             settings=settings,
         )
-        async with self._host.use() as trainer:
+        async with self._host.use(_command(settings)) as trainer:
             try:
                 async with asyncio.timeout(spec.timeout.total_seconds()):
                     result = await trainer.request(request, hear)
@@ -220,6 +220,14 @@ class LocalEvaluator:
         return {
             name: [_score(example) for example in result.models[name].examples] for name in models
         }
+
+
+def _command(settings: TrainingSettings) -> Sequence[str] | None:
+    """How a training in several processes is started; None for the trainer that is at hand."""
+    distributed = settings.distributed
+    if distributed is None or not distributed.enabled or distributed.world_size == 1:
+        return None
+    return launched(distributed.world_size)
 
 
 def _handle(run_id: str, attempt: int) -> JobHandle:

@@ -544,7 +544,10 @@ class Runner:
         chosen = [
             (rows[index], recent) for index, recent in choose_evidence(len(rows), self._rules.gate)
         ]
-        examples = [HeldOut(row.id, row.task_type, recent) for row, recent in chosen]
+        examples = [
+            HeldOut(row.id, row.task_type, recent, row.producer, row.category)
+            for row, recent in chosen
+        ]
         champion: Sequence[Score] = ()
         candidate: Sequence[Score] = ()
         if examples:

@@ -63,6 +63,16 @@ log = structlog.get_logger(__name__)
 TRAINER: Final = (sys.executable, "-P", "-m", "finetune.trainer")
 """-P: a folder named `learning` where the daemon was started is not ours to import."""
 
+
+def launched(processes: int) -> Sequence[str]:
+    """The command that starts so many trainers on this machine, of which the first one serves.
+
+    torchrun ends all of them when one dies, and passes SIGTERM on to each.
+    """
+    launcher = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone")
+    return (*launcher, "--nproc-per-node", str(processes), "-m", "finetune.trainer")
+
+
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """The longest message: an evaluation of half a million examples."""
 MAX_LOG_BYTES: Final = 10 * 1024 * 1024
@@ -78,7 +88,7 @@ KERNEL_COUNTS: Final = Path("/proc/vmstat")
 """Where Linux counts, as `oom_kill`, the processes that it killed for want of memory."""
 
 _RETRYABLE: Final[frozenset[FailureCode]] = frozenset(
-    {"internal", "interrupted", "disk_full", "out_of_memory"}
+    {"internal", "interrupted", "disk_full", "out_of_memory", "process_died"}
 )
 _LIVES_ON: Final[frozenset[str]] = frozenset(
     {"bad_request", "bad_model", "bad_dataset", "bad_output", "unsupported", "disk_full"}
@@ -109,7 +119,8 @@ class TrainerLimits:
 class TrainerProcess:
     """One trainer in a process group of its own; `async with` starts and ends it.
 
-    One request at a time; others wait. After a failure that leaves the child in an unknown
+    One request at a time; others wait. With `outlives_requests` false a request that is
+    cancelled ends it, too. After a failure that leaves the child in an unknown
     state it is killed, and `alive` is false. Its stderr is appended to `log_file`.
     """
 
@@ -119,10 +130,12 @@ class TrainerProcess:
         *,
         command: Sequence[str] = TRAINER,
         limits: TrainerLimits | None = None,
+        outlives_requests: bool = True,
     ) -> None:
         self._log_file = log_file
         self._command = command
         self._limits = limits or TrainerLimits()
+        self._outlives_requests = outlives_requests
         self._lock = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._reason = ""
@@ -260,6 +273,9 @@ class TrainerProcess:
 
     async def _call_off(self, request_id: str) -> None:
         """Have the child end its request. One that does not, or is not waited for, is killed."""
+        if not self._outlives_requests:
+            await self._end(self._limits.checkpoint, "cancelled", terminate=True)
+            return
         try:
             async with asyncio.timeout(self._limits.checkpoint.total_seconds()):
                 while self.alive:
@@ -504,9 +520,13 @@ class TrainerHost:
             self._preparing = asyncio.create_task(self._prepare(request), name="warm-up")
 
     @contextlib.asynccontextmanager
-    async def use(self) -> AsyncIterator[TrainerProcess]:
-        """Lend the trainer; the next user waits until it is given back."""
-        async with self._borrowed() as (trainer, found):
+    async def use(self, command: Sequence[str] | None = None) -> AsyncIterator[TrainerProcess]:
+        """Lend the trainer; the next user waits until it is given back.
+
+        With a `command` of its own the user gets a new one that is started so, and ended after
+        it; one that is warm is ended before, because it would hold memory beside it.
+        """
+        async with self._borrowed(command) as (trainer, found):
             self._uses[found] += 1
             yield trainer
 
@@ -560,15 +580,19 @@ class TrainerHost:
             log.info("trainer is ready ahead of its batch", seconds=round(result.seconds, 3))
 
     @contextlib.asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[tuple[TrainerProcess, Literal["warm", "cold"]]]:
+    async def _borrowed(
+        self, command: Sequence[str] | None = None
+    ) -> AsyncIterator[tuple[TrainerProcess, Literal["warm", "cold"]]]:
         async with self._lock:
             await self._stop_idling()
+            if command is not None:
+                await self._dismiss("gives_way")
             found: Literal["warm", "cold"] = "warm" if await self._has_a_sound_one() else "cold"
-            trainer = await self._ready_trainer()
+            trainer = await self._ready_trainer(command)
             try:
                 yield trainer, found
             finally:
-                if reason := self._why_not_kept(trainer):
+                if reason := self._why_not_kept(trainer, command):
                     await self._dismiss(reason)
                 elif not self._closed:
                     self._idling = asyncio.create_task(
@@ -576,40 +600,50 @@ class TrainerHost:
                     )
 
     async def _has_a_sound_one(self) -> bool:
-        """Whether there is a warm one that answers. One that is not well is replaced."""
+        """Whether there is a warm one that answers and is not too large. Another one is ended."""
         if self._trainer is None:
             return False
-        if self._trainer.alive and await self._trainer.is_well():
-            return True
-        await self._dismiss(self._trainer.reason)
-        return False
+        if not self._trainer.alive or not await self._trainer.is_well():
+            await self._dismiss(self._trainer.reason)
+        # Once it answers, it has given back what its last request held.
+        elif self._holds_too_much(self._trainer):
+            await self._dismiss("memory")
+        return self._trainer is not None
 
-    async def _ready_trainer(self) -> TrainerProcess:
+    async def _ready_trainer(self, command: Sequence[str] | None) -> TrainerProcess:
         if self._trainer is None and not self._closed:
-            trainer = TrainerProcess(self._log_file, command=self._command, limits=self._limits)
+            trainer = TrainerProcess(
+                self._log_file,
+                command=command or self._command,
+                limits=self._limits,
+                outlives_requests=command is None,
+            )
             self._trainer = await trainer.__aenter__()
         if self._trainer is None or self._closed:  # closed while it started: see aclose
             raise JobFailedError("interrupted", "the trainer is not lent any more", retryable=True)
         return self._trainer
 
-    def _why_not_kept(self, trainer: TrainerProcess) -> str:
+    def _why_not_kept(self, trainer: TrainerProcess, command: Sequence[str] | None) -> str:
         """Why it should not serve another user, as a metric's label; empty for no reason."""
         if not trainer.alive:
             return trainer.reason
-        if not self._warm:
+        if not self._warm or command is not None:
             return "not_kept"
         if trainer.spoke_junk:
             return "trainer_unintelligible"
-        held = trainer.resident_bytes
-        if self._memory_bytes is not None and held is not None and held > self._memory_bytes:
-            log.info(
-                "trainer holds more than finetune.trainer_memory_mib and is ended",
-                pid=trainer.pid,
-                mib=held >> 20,
-                limit_mib=self._memory_bytes >> 20,
-            )
-            return "memory"
         return ""
+
+    def _holds_too_much(self, trainer: TrainerProcess) -> bool:
+        held = trainer.resident_bytes
+        if self._memory_bytes is None or held is None or held <= self._memory_bytes:
+            return False
+        log.info(
+            "trainer holds more than finetune.trainer_memory_mib and is ended",
+            pid=trainer.pid,
+            mib=held >> 20,
+            limit_mib=self._memory_bytes >> 20,
+        )
+        return True
 
     async def _dismiss(self, reason: str) -> None:
         if self._trainer is not None:
@@ -618,8 +652,11 @@ class TrainerHost:
             self._ends[trainer.reason] += 1
 
     async def _dismiss_when_idle(self) -> None:
-        await asyncio.sleep(self._idle.total_seconds())
         async with self._lock:  # whoever holds it now stops this task first
+            if not await self._has_a_sound_one():
+                return
+        await asyncio.sleep(self._idle.total_seconds())
+        async with self._lock:
             await self._dismiss("idle")
 
     async def _stop_idling(self) -> None:
@@ -656,13 +693,17 @@ def _unintelligible(fault: str, *, retryable: bool = False) -> JobFailedError:
     )
 
 
-def _environment() -> Mapping[str, str] | None:
-    """The child imports the `finetune` that this process has, installed or not."""
+def _environment() -> Mapping[str, str]:
+    """The child imports the `finetune` that this process has, installed or not.
+
+    So do the processes of its own, to which no option of Python's is passed on.
+    """
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     home = Path(__file__).parents[1]
-    if home == Path(sysconfig.get_path("purelib")):
-        return None
-    path = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+    if home != Path(sysconfig.get_path("purelib")):
+        path = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = path
+    return environment
 
 
 def _ready_log(log_file: Path) -> int:

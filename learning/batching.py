@@ -15,6 +15,8 @@ class Trigger(StrEnum):
     FULL = "full"
     AGE = "age"
     FLUSH = "flush"
+    IMPORT = "import"
+    """A dataset file that was brought in, whole."""
 
 
 @dataclass(frozen=True)

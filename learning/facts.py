@@ -74,6 +74,7 @@ class BatchSealed:
     n_held_out: int
     n_replay: int
     n_retry: int
+    n_cross_task: int = 0
 
 
 @dataclass(frozen=True)

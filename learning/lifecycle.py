@@ -86,10 +86,12 @@ class Role(StrEnum):
     HELD_OUT = "held_out"
     REPLAY = "replay"
     RETRY = "retry"
+    CROSS_TASK = "cross_task"
+    """It trained another line, whose task type is related."""
 
 
 PRIMARY_ROLES = frozenset({Role.TRAIN, Role.HELD_OUT})
-TRAINING_ROLES = frozenset({Role.TRAIN, Role.REPLAY, Role.RETRY})
+TRAINING_ROLES = frozenset({Role.TRAIN, Role.REPLAY, Role.RETRY, Role.CROSS_TASK})
 
 _EVENT_MOVES: Mapping[EventState, frozenset[EventState]] = {
     EventState.QUEUED: frozenset({EventState.SEALED, EventState.WITHDRAWN}),

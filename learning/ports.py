@@ -408,6 +408,8 @@ class HeldOutRow:
     id: int
     task_type: str
     messages: Sequence[Mapping[str, str]]
+    producer: str | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,7 @@ class _Counters:
                     ("held_out", fact.n_held_out),
                     ("replay", fact.n_replay),
                     ("retry", fact.n_retry),
+                    ("cross_task", fact.n_cross_task),
                 ):
                     self._members.labels(fact.line, role).inc(n)
             case RunLaunched():

@@ -324,6 +324,26 @@ class Past:
             "threshold": 0.025,
             "look": 1,
             "n_missing": 0,
+            "forgetting": {
+                "n_examples": 40,
+                "n_lost": 2,
+                "n_gained": 22,
+                "lost": [],
+                "slices": [
+                    {
+                        "kind": "producer",
+                        "name": "studio",
+                        "n_examples": 40,
+                        "champion_loss": 0.9,
+                        "candidate_loss": 0.3,
+                        "champion_match": 0.1,
+                        "candidate_match": 0.6,
+                        "n_lost": 2,
+                        "n_gained": 22,
+                    }
+                ],
+                "n_slices": 3,
+            },
         }
         self._tx.execute(
             insert(evaluations).values(
@@ -346,6 +366,7 @@ class Past:
                 messages=[],
                 prompt_key=digest(f"frozen {n}"),
                 source="event",
+                producer="studio",
                 added_at=self.now,
             )
         )

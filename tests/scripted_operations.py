@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
+from daemon.api.ports import DatasetImport, FlushResult, HeldOutImport, NodeGone
 from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
@@ -75,6 +75,20 @@ class ScriptedOperations:
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
         self._hear("replay", dead_letter_id, actor)
         return EventsStored("kafka", outputs={("audio", EventState.QUEUED): 1})
+
+    async def import_dataset(
+        self,
+        content: bytes,
+        *,
+        line: str,
+        task_type: str | None,
+        file: str,
+        approved: bool,
+        actor: str,
+    ) -> DatasetImport:
+        self._hear("import_dataset", content, line, task_type, file, approved, actor)
+        sealed = BatchSealed(line, "b-9", "r-9", "import", 101, 26, 0, 0)
+        return DatasetImport(line, sealed, 130, 2, 3, 1, [(4, "empty_text: no word")], None)
 
     async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:
         self._hear("import_held_out", rows, task_type, actor)

@@ -12,6 +12,7 @@ from daemon.api.routes import (
     dead_letters,
     events,
     held_out,
+    imports,
     intake,
     lineage,
     models,
@@ -54,6 +55,7 @@ def create_app(
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),
+        imports.router(operations),
         facts_route.router(facts),
     ):
         # `include_router` makes each route a second time: half the time of a start.
@@ -63,7 +65,10 @@ def create_app(
     app.add_middleware(
         LimitBody,
         max_bytes=LONGEST_BODY_BYTES,
-        max_bytes_of={held_out.PATH: held_out.LONGEST_IMPORT_BYTES}
+        max_bytes_of={
+            held_out.PATH: held_out.LONGEST_IMPORT_BYTES,
+            imports.PATH: imports.LONGEST_IMPORT_BYTES,
+        }
         | dict.fromkeys(intake.PATHS, None),
     )
     app.add_middleware(PlainAddress)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from daemon.store.queue import HeldOutImport as HeldOutImport  # a part of these ports
+from daemon.store.imports import EarlierImport as EarlierImport  # a part of these ports
+from daemon.store.queue import HeldOutImport as HeldOutImport  # and this one
 from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
@@ -36,6 +37,26 @@ class NodeGone:
 
     node: str
     run_ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class DatasetImport:
+    """What the import of a dataset file did."""
+
+    line: str
+    batch: BatchSealed | None
+    """None when no row of it is new and may train."""
+    added: int
+    """Events that were stored."""
+    duplicates: int
+    """Rows that were stored before, or stand in the file twice."""
+    set_aside: int
+    """Events that were stored and do not train: rejected, held or quarantined."""
+    n_refused: int
+    refused: Sequence[tuple[int, str]]
+    """(line, why) of the first rows that are no events."""
+    earlier: EarlierImport | None
+    """When a file with the same bytes was imported before."""
 
 
 class Operations(Protocol):
@@ -97,6 +118,23 @@ class Operations(Protocol):
 
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
         """Send a dead letter down the path of intake again."""
+        ...
+
+    async def import_dataset(
+        self,
+        content: bytes,
+        *,
+        line: str,
+        task_type: str | None,
+        file: str,
+        approved: bool,
+        actor: str,
+    ) -> DatasetImport:
+        """Bring a dataset file in as one sealed batch of a line, with a run.
+
+        Rows that are known are passed over, so that repeating it is harmless. `approved` says
+        that people approved its rows: then some of them are held out, and judge.
+        """
         ...
 
     async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:

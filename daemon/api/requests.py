@@ -140,3 +140,12 @@ class HeldOutQuery(_Query):
     """What the imported rows are examples of."""
 
     task_type: Name
+
+
+class ImportQuery(_Query):
+    """As what a dataset file is imported."""
+
+    line: Name
+    task_type: Name | None = None
+    file: str = Field("dataset", min_length=1, max_length=256)
+    approved: bool = False

@@ -9,6 +9,7 @@ from typing import Self
 
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
+from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
 from daemon.store.leases import Leases, Tenancy
@@ -36,6 +37,7 @@ class Store:
     registry: Registry
     outbox: Outbox
     batch_sizes: BatchSizes
+    imports: Imports
 
     @classmethod
     async def open(
@@ -77,9 +79,10 @@ class Store:
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it."""
         leases = Leases(database, tenancy)
+        intake = Intake(database, judge, clock)
         return cls(
             database,
-            Intake(database, judge, clock),
+            intake,
             Queue(database),
             Runs(database, artifacts_dir, leases),
             leases,
@@ -87,6 +90,7 @@ class Store:
             Registry(database, artifacts_dir),
             Outbox(database, clock),
             BatchSizes(database, size_rules or SizeRules()),
+            Imports(intake),
         )
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from daemon.store.tables import (
     batch_sizes,
     batches,
     evaluations,
+    imports,
     run_attempts,
     runs,
     tallies,
@@ -157,7 +158,8 @@ class BatchSizes:
                 .order_by(batch_sizes.c.line)
                 .with_for_update()
             ).all():
-                seen = of_line(tx, row.line, self.rules)
+                # What it was under the settings of then; those of now may say otherwise.
+                seen = replace(of_line(tx, row.line, self.rules), size=row.size)
                 wanted = replace(
                     seen,
                     size=self.rules.start,
@@ -275,7 +277,12 @@ def _experience(
         .outerjoin(
             run_attempts, (run_attempts.c.run_id == runs.c.id) & (run_attempts.c.attempt == 1)
         )
-        .where(runs.c.line == line.name, runs.c.state.in_([RunState.DECIDED, RunState.FAILED]))
+        .where(
+            runs.c.line == line.name,
+            runs.c.state.in_([RunState.DECIDED, RunState.FAILED]),
+            # A file is as large as it is: its run says nothing of the stream.
+            batches.c.trigger != Trigger.IMPORT,
+        )
         .order_by(runs.c.planned_at.desc(), runs.c.id)
         .limit(RUNS_LOOKED_AT)
     )
@@ -311,12 +318,12 @@ def _experience(
 
 
 def ever_queued(tx: Connection, line: ModelLine) -> int:
-    """How many events of a line were ever queued; withdrawn ones count."""
+    """How many events of a line's stream were ever queued; withdrawn ones count."""
     return _counts(tx, line)[1]
 
 
 def _counts(tx: Connection, line: ModelLine) -> tuple[int, int]:
-    """Events of a line that are queued, and that ever were."""
+    """Events of a line that are queued, and that ever were; those of imported files were not."""
     by_state = {
         row.state: int(row.n)
         for row in tx.execute(
@@ -329,7 +336,10 @@ def _counts(tx: Connection, line: ModelLine) -> tuple[int, int]:
             .group_by(tallies.c.state)
         )
     }
-    return by_state.get(EventState.QUEUED, 0), sum(by_state.values())
+    imported = tx.execute(
+        select(func.coalesce(func.sum(imports.c.n_events), 0)).where(imports.c.line == line.name)
+    ).scalar_one()
+    return by_state.get(EventState.QUEUED, 0), sum(by_state.values()) - int(imported)
 
 
 def _changes_since(tx: Connection, line: str, since: datetime) -> int:

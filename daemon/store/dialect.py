@@ -36,6 +36,22 @@ def add_up(
     tx.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=sums), list(rows))
 
 
+def replace_all(
+    tx: Connection, table: Table, keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows; one whose key exists takes the place of the row that has it."""
+    if not rows:
+        return
+    insert: sqlite.Insert | postgresql.Insert
+    insert = sqlite.insert(table) if tx.dialect.name == "sqlite" else postgresql.insert(table)
+    others = {
+        column.name: insert.excluded[column.name]
+        for column in table.columns
+        if column.name not in keys
+    }
+    tx.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=others), list(rows))
+
+
 def database_time(tx: Connection) -> datetime:
     """The database's own clock at this moment, to a millisecond or better.
 

@@ -6,10 +6,11 @@ again when feedback meets its output.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
@@ -45,6 +46,8 @@ from learning.ports import (
     ReceivedFeedback,
 )
 
+T = TypeVar("T")
+
 INTAKE = "intake"
 """The actor of the moves that an arrival causes."""
 
@@ -65,10 +68,24 @@ class ReplayRefusedError(ConflictError):
         self.dead_letter_id, self.reason = dead_letter_id, letter.reason
 
 
+@dataclass(frozen=True)
+class Appended:
+    """What became of a block of outputs of which the known ones were passed over."""
+
+    stored: EventsStored
+    rows: Sequence[Row[Any]]
+    """The events that are new, locked and in the order of their ids."""
+    reused: Sequence[DeadLetter]
+    """Outputs that share an id with an earlier one of the block, and differ from it."""
+
+
 class Judge(Protocol):
     """Gives the verdict on an output, with the approvals that people gave it."""
 
     def __call__(self, event: OutputEvent, people: tuple[bool, ...] = ()) -> Verdict: ...
+
+
+_row_id = attrgetter("id")
 
 
 def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
@@ -110,6 +127,30 @@ class Intake:
         return await self._database.write(
             lambda tx: self._append(tx, block)[0], committed=self._arrivals.committed
         )
+
+    async def append_unknown(
+        self, block: Block, turn: str, then: Callable[[Connection, Appended], T]
+    ) -> T:
+        """Store the outputs whose (producer, event_id) is new, and do what follows from it in
+        the same transaction, which has a turn of `take_turns` from its beginning."""
+
+        def transaction(tx: Connection) -> T:
+            # Before any row is locked, as wherever else feedback is joined.
+            joins = {f"join:{output.task_type}" for output in block.outputs}
+            take_turns(tx, {turn, *joins})
+            self._arrivals.begin(tx)
+            keys = {(output.producer, output.event_id) for output in block.outputs}
+            known = self._arrivals.rows_named(tx, events, keys)
+            unknown = [
+                output
+                for output in block.outputs
+                if (output.producer, output.event_id) not in known
+            ]
+            stored, letters = self._append(tx, replace(block, outputs=unknown))
+            new = self._arrivals.rows_named(tx, events, keys - known.keys())
+            return then(tx, Appended(stored, sorted(new.values(), key=_row_id), letters))
+
+        return await self._database.write(transaction, committed=self._arrivals.committed)
 
     async def receipts(
         self, kind: EventKind, keys: Collection[tuple[str, str]]

@@ -7,13 +7,13 @@ Who gets which role is decided in learning/sampling.py.
 import heapq
 import itertools
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     delete,
@@ -29,20 +29,20 @@ from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.intake import confirm_event, move_event
+from daemon.store.replay import draw, rejected_since, remember_batch
 from daemon.store.tables import (
     batch_members,
     batches,
     evaluation_examples,
     events,
-    feedback,
     is_one_of,
     returned_events,
     runs,
     split_sides,
     tallies,
-    versions,
 )
 from learning.batching import Due, LineQueue, Trigger
+from learning.cross_task import related_to
 from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, conversation, digest, group_key, prompt_key
 from learning.facts import BatchSealed
@@ -53,16 +53,20 @@ from learning.lifecycle import (
     EventState,
     Role,
     RunState,
-    VersionState,
     require_batch_move,
 )
 from learning.lines import ModelLine
 from learning.policy import Verdict, confirms, rejudge
 from learning.ports import EventKind
-from learning.sampling import Candidate, SplitRules, draw_replay, held_out_quota, split
-
-REPLAY_POOL = 20_000
-"""Replay is drawn from the newest versions that together trained on about so many events."""
+from learning.sampling import (
+    Candidate,
+    ReplayStrategy,
+    SplitRules,
+    cross_task_quota,
+    held_out_quota,
+    replay_quota,
+    split,
+)
 
 SPLIT = "split"
 """The turn to put prompts on a side of the split: sides are for ever, and for all lines."""
@@ -162,7 +166,7 @@ class Queue:
             rows = _oldest_queued(tx, line, due.size)
             if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
-            return _seal(tx, line, rows, due.trigger, rules, actor, now)
+            return seal_rows(tx, line, rows, due.trigger, rules, actor, now)
 
         return await self._database.write(transaction)
 
@@ -284,8 +288,9 @@ def move_batch(
 
 
 def spend_batch(tx: Connection, batch_id: str, reason: str, actor: str, now: datetime) -> None:
-    """A version came of a batch: what trained in it is not tried again."""
+    """A version came of a batch: what trained in it is remembered, and not tried again."""
     move_batch(tx, batch_id, BatchState.SPENT, reason, actor, now)
+    remember_batch(tx, batch_id)
     trained = select(batch_members.c.event_id).where(batch_members.c.batch_id == batch_id)
     tx.execute(delete(returned_events).where(returned_events.c.event_id.in_(trained)))
 
@@ -351,7 +356,7 @@ def _look(tx: Connection, line: ModelLine) -> LineQueue:
     return LineQueue(line.name, int(waiting), oldest, _is_busy(tx, line))
 
 
-def _seal(
+def seal_rows(
     tx: Connection,
     line: ModelLine,
     rows: Sequence[Row[Any]],
@@ -360,6 +365,10 @@ def _seal(
     actor: str,
     now: datetime,
 ) -> BatchSealed:
+    """Seal queued events, at least one and in the order of their ids, and plan the run.
+
+    The caller has the turn SPLIT, and the rows are locked.
+    """
     sequence = _next_sequence(tx, line)
     seed = int.from_bytes(digest(f"{line.name}:{sequence}")[:6])
     batch_id, run_id = f"b-{uuid.uuid4().hex[:12]}", f"r-{uuid.uuid4().hex[:12]}"
@@ -367,10 +376,24 @@ def _seal(
     n_train = sum(member.role is Role.TRAIN for member in members)
     retried = _take_returned(tx, line)
     n_training = n_train + len(retried)
-    replayed = (
-        draw_replay(_replay_pool(tx, line, exclude=retried), n_training, rules, seed)
-        if n_training
-        else []
+    replayed = draw(
+        tx,
+        line.task_types,
+        replay_quota(n_training, rules),
+        rules.replay_strategy,
+        fresh=Counter(member.row.task_type for member in members if member.role is Role.TRAIN)
+        + _task_types(tx, retried),
+        exclude={*retried},
+        seed=seed,
+    )
+    related = draw(
+        tx,
+        related_to(line.task_types),
+        cross_task_quota(n_training + len(replayed), rules),
+        ReplayStrategy.BALANCED,
+        fresh={},
+        exclude={*retried},
+        seed=seed,
     )
 
     tx.execute(
@@ -388,7 +411,7 @@ def _seal(
         },
     )
     _store_members(tx, batch_id, members, now)
-    extra = [(Role.RETRY, retried), (Role.REPLAY, replayed)]
+    extra = [(Role.RETRY, retried), (Role.REPLAY, replayed), (Role.CROSS_TASK, related)]
     additional = [
         {"batch_id": batch_id, "event_id": event_id, "role": role}
         for role, event_ids in extra
@@ -407,6 +430,7 @@ def _seal(
         n_held_out=len(members) - n_train,
         n_replay=len(replayed),
         n_retry=len(retried),
+        n_cross_task=len(related),
     )
 
 
@@ -479,43 +503,19 @@ def _take_returned(tx: Connection, line: ModelLine) -> list[int]:
     return sorted(
         event_id
         for event_id in taken.all()
-        if not tx.execute(select(_rejected_since(event_id))).scalar()
+        if not tx.execute(select(rejected_since(event_id))).scalar()
     )
 
 
-def _rejected_since(event_id: int | ColumnElement[int]) -> ColumnElement[bool]:
-    """Whether feedback says no to an event; of a sealed one, late feedback."""
-    return exists().where(feedback.c.output_id == event_id, feedback.c.approved.is_(False))
-
-
-def _replay_pool(tx: Connection, line: ModelLine, exclude: Iterable[int]) -> list[int]:
-    """Events that trained a version which was not rolled back, and that nobody rejected since.
-
-    Collected from the newest version back, so that a long history costs no more.
-    """
-    made_versions = tx.execute(
-        select(runs.c.batch_id)
-        .join(versions, versions.c.run_id == runs.c.id)
-        .where(
-            versions.c.line == line.name,
-            versions.c.state.in_([VersionState.RELEASED, VersionState.SUPERSEDED]),
-        )
-        .order_by(versions.c.id.desc())
-    ).scalars()
-    pool: set[int] = set()
-    for batch_id in made_versions:
-        pool.update(
-            tx.execute(
-                select(batch_members.c.event_id).where(
-                    batch_members.c.batch_id == batch_id,
-                    batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
-                    ~_rejected_since(batch_members.c.event_id),
-                )
-            ).scalars()
-        )
-        if len(pool) >= REPLAY_POOL:
-            break
-    return sorted(pool.difference(exclude))
+def _task_types(tx: Connection, event_ids: Sequence[int]) -> Counter[str]:
+    """How many of some events are of each task type."""
+    return Counter(
+        task_type
+        for start in range(0, len(event_ids), CHUNK)
+        for task_type in tx.execute(
+            select(events.c.task_type).where(events.c.id.in_(event_ids[start : start + CHUNK]))
+        ).scalars()
+    )
 
 
 def _store_members(
@@ -572,6 +572,8 @@ def _freeze(
             messages=conversation(example),
             prompt_key=key,
             source=source,
+            producer=example.producer,
+            category=example.category,
             batch_id=batch_id,
             added_at=now,
         )

@@ -343,7 +343,7 @@ class Runs:
         """See learning.ports.RunStore."""
         return await self._database.read(
             lambda tx: [
-                HeldOutRow(row.id, row.task_type, row.messages)
+                HeldOutRow(row.id, row.task_type, row.messages, row.producer, row.category)
                 for row in tx.execute(
                     select(evaluation_examples)
                     .where(evaluation_examples.c.task_type.in_(line.task_types))
@@ -600,7 +600,10 @@ def _add_candidate(tx: Connection, row: Row[Any], now: datetime) -> None:
             select(events.c.task_type)
             .distinct()
             .join(batch_members, batch_members.c.event_id == events.c.id)
-            .where(batch_members.c.batch_id == row.batch_id)
+            .where(
+                batch_members.c.batch_id == row.batch_id,
+                batch_members.c.role != Role.CROSS_TASK,
+            )
         ).scalars()
     )
     champion = registry.champion_of(tx, row.line)

@@ -312,6 +312,23 @@ batches = Table(
     UniqueConstraint("line", "sequence"),
 )
 
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("line", String(64), nullable=False),
+    Column("batch_id", String(32), ForeignKey("batches.id")),
+    Column("file", Words, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("n_events", Integer, nullable=False, comment="Those that went into the batch."),
+    Column("actor", String(64), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("ix_imports_file", "line", "sha256"),
+    Index("ix_imports_batch", "batch_id"),
+    sqlite_autoincrement=True,
+    comment="Dataset files that were brought in; batch_id is null when none of it may train.",
+)
+
 batch_sizes = Table(
     "batch_sizes",
     metadata,
@@ -351,6 +368,17 @@ split_sides = Table(
     Column("key", _Key, primary_key=True),
     Column("side", String(16), nullable=False),
     comment="On which side of the split a prompt or a split group stands, for ever.",
+)
+
+replay_memory = Table(
+    "replay_memory",
+    metadata,
+    Column("task_type", String(64), nullable=False),
+    Column("priority", BigInteger, nullable=False),
+    Column("event_id", _Id, ForeignKey("events.id"), nullable=False),
+    Column("batch_id", String(32), ForeignKey("batches.id"), nullable=False),
+    PrimaryKeyConstraint("task_type", "priority", "event_id"),
+    comment="A bounded, even sample of the events of each task type that made a version.",
 )
 
 returned_events = Table(
@@ -507,6 +535,8 @@ evaluation_examples = Table(
     Column("messages", JSON, nullable=False),
     Column("prompt_key", _Key, nullable=False),
     Column("source", String(16), nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("category", String(256)),
     Column("batch_id", String(32), ForeignKey("batches.id")),
     Column("added_at", UtcTime, nullable=False),
     UniqueConstraint("task_type", "prompt_key"),

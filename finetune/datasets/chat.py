@@ -32,7 +32,7 @@ METADATA: Final = "metadata.json"
 Messages = Sequence[Mapping[str, str]]
 
 # JSON lets these stand in a text, but some readers of lines end a line there.
-_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 class DatasetError(LearningError):
@@ -172,7 +172,7 @@ def _jsonl(rows: Iterable[Messages]) -> bytes:
         json.dumps(
             {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]},
             ensure_ascii=False,
-        ).translate(_LINE_ENDS)
+        ).translate(LINE_ENDS)
         for messages in rows
     )
     return "".join(f"{line}\n" for line in lines).encode()

@@ -3,18 +3,22 @@
 The standard streams are put out of every library's reach first, and ``ready``
 is said before anything heavy is imported. Nothing that a request does ends
 the process, except SIGTERM (with exit status 0) and the end of its daemon.
+Started several times by torchrun or accelerate, the first one serves, and the
+others help it with one training.
 What one request leaves for the next is a loaded base (finetune/trainer/bases.py)
 and the imported libraries, and nothing that would change a result.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from finetune.trainer.bases import Bases
 
 _NAMED_PROBLEMS = 5
+_PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     # Threads that wait for each other by spinning make a training that shares
     # its cores with anything else seven times slower (measured on two cores).
@@ -60,13 +65,15 @@ def main() -> None:
     """Serve the daemon on the other end of stdin and stdout."""
     interruption = Interruption()
     interruption.install()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_launcher()
+    if int(os.environ.get("RANK", "0")) > 0:
+        _help(interruption)
     channel = _take_streams()
     channel.wake_on_signals()
     channel.open()
     channel.send(Ready(pid=os.getpid()))
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    limit_threads(os.environ)
+    _set_environment()
     work = _Work(interruption)
     try:
         while (line := _next_line(channel, interruption)) is not None:
@@ -87,6 +94,40 @@ def _take_streams() -> Channel:
     sys.stdout.flush()
     os.dup2(2, 1)
     return channel
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    limit_threads(os.environ)
+
+
+def _help(interruption: Interruption) -> NoReturn:
+    """Do the first process's training with it, and end. What it can say itself is not said here."""
+    _take_streams()  # and say nothing
+    _set_environment()
+    from finetune.trainer.bases import Bases
+    from finetune.trainer.ranks import join_others
+    from finetune.trainer.train import train
+
+    status = 0
+    try:
+        request, ranks = join_others()
+        with interruption.allowed():
+            train(request, Reporter(request.id, lambda _: None), interruption, Bases(), ranks)
+    except (Interrupted, RequestFailed):
+        pass
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)
+
+
+def _die_with_launcher() -> None:
+    """Have the kernel kill this process when its parent dies: no signal to a group reaches it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)  # it has died already
 
 
 def _next_line(channel: Channel, interruption: Interruption) -> bytes | None:
@@ -152,9 +193,10 @@ class _Work:
     ) -> Result:
         match request:
             case TrainRequest():
+                from finetune.trainer.ranks import join_first
                 from finetune.trainer.train import train
 
-                return train(request, reporter, self._interruption, bases)
+                return train(request, reporter, self._interruption, bases, join_first(request))
             case EvaluateRequest():
                 from finetune.trainer.evaluate import evaluate
 

@@ -70,9 +70,14 @@ class Interruption:
             self._raises = True
         self.raise_if_requested()
 
+    @property
+    def has_come(self) -> bool:
+        """Whether SIGTERM has come, or SIGUSR1 for this request."""
+        return self.requested or self._is_cancelled
+
     def raise_if_requested(self) -> None:
-        """Raise Interrupted if SIGTERM has come, or SIGUSR1 for this request."""
-        if self.requested or self._is_cancelled:
+        """Raise Interrupted if `has_come`."""
+        if self.has_come:
             raise Interrupted
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:

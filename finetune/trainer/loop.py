@@ -30,6 +30,7 @@ from finetune.trainer.models import Compute
 from finetune.trainer.objective import Objective
 from finetune.trainer.optimizer import make_optimizer, restore_state, state_of
 from finetune.trainer.protocol import TrainingSettings, TrainProgress, finite_or_none
+from finetune.trainer.ranks import ALONE, Ranks
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.schedule import (
     Minibatch,
@@ -54,7 +55,9 @@ class TrainingLoop:
         directory: Path,
         origin: Origin,
         reporter: Reporter,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._model, self._objective = model, objective
         self._settings, self._compute = settings, compute
         self._directory, self._origin, self._reporter = directory, origin, reporter
@@ -74,7 +77,13 @@ class TrainingLoop:
         """Go on from the checkpoint that belongs to this training; its step, if there is one."""
         if not self._settings.resume:
             return None
-        checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
+        checkpoint = None
+        if self._ranks.is_first:
+            checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
+        # Only the first one sets a damaged one aside; the others then find what it uses.
+        is_there = self._ranks.tell(checkpoint is not None)
+        if is_there and checkpoint is None:
+            checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
         if checkpoint is None:
             return None
         self._restore(checkpoint)
@@ -84,7 +93,8 @@ class TrainingLoop:
         """All steps that remain. False when the loss or a gradient was not finite: stopped there.
 
         SIGTERM is looked for between minibatches; the begun step is dropped,
-        which changes nothing, because it is repeated from the checkpoint.
+        which changes nothing, because it is repeated from the checkpoint. Several
+        processes look between steps, and stop at the same one.
         """
         self._model.train()
         pace = _Pace(self.counts.step, self._total_steps)
@@ -111,23 +121,29 @@ class TrainingLoop:
         rate = learning_rate_at(counts.step, self._total_steps, settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(step_seed(settings.seed, counts.step))
         objective = self._objective
         examples = [index for minibatch in minibatches for index in minibatch]
         weight = objective.weight(examples)
-        losses: list[torch.Tensor] = []
-        for minibatch in minibatches:
-            interruption.raise_if_requested()
+        # What a process has no share in is nothing.
+        losses = [torch.zeros((), device=self._compute.device)]
+        self._stop_together(interruption)
+        for place, minibatch in self._ranks.share(minibatches):
+            if self._ranks.count == 1:
+                interruption.raise_if_requested()
+            # By its place, so that its dropout does not depend on who computes it.
+            torch.manual_seed(step_seed(settings.seed, counts.step, place))
             with self._compute.autocast(), self._offload():
                 summed = objective.loss(self._model, minibatch)
             # What weighs the same does so in whichever minibatch of the step it was.
             share = summed / weight
             self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
             losses.append(share.detach())
+        self._ranks.add_gradients(self._weights.values())
         self._scaler.unscale_(self._optimizer)
         clipped = torch.nn.utils.clip_grad_norm_(self._weights.values(), settings.max_grad_norm)
         # The one moment of a step at which this process waits for a GPU.
         loss, norm = torch.stack([torch.stack(losses).sum(), clipped.float()]).tolist()
+        loss = self._ranks.add(loss)
         # The fp16 scaler skips a step whose gradients overflow, and scales less.
         usable = math.isfinite(norm) or self._scaler.is_enabled()
         finite = math.isfinite(loss) and usable
@@ -168,8 +184,12 @@ class TrainingLoop:
             return nullcontext()
         return torch.autograd.graph.save_on_cpu(pin_memory=self._compute.device.type == "cuda")
 
+    def _stop_together(self, interruption: Interruption) -> None:
+        if self._ranks.add(interruption.has_come):
+            raise Interrupted
+
     def _save(self) -> None:
-        if self.counts.step == self._saved_step:
+        if self.counts.step == self._saved_step or not self._ranks.is_first:
             return
         tensors: dict[str, torch.Tensor] = {}
         for name, weight in self._weights.items():

@@ -34,6 +34,7 @@ Schedule = Literal["cosine", "linear", "polynomial", "constant"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Quantization = Literal["none", "nf4", "fp4", "int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
+Backend = Literal["auto", "gloo", "nccl"]
 
 FailureCode = Literal[
     "bad_request",  # not JSON, not a known request, a field out of bounds
@@ -45,6 +46,7 @@ FailureCode = Literal[
     "unsupported",  # what this machine cannot do, or has no memory for: said before training
     "not_installed",  # torch and the like: the package's train extra
     "interrupted",  # SIGTERM or SIGUSR1: a training has written its checkpoint
+    "process_died",  # another process of a distributed training
     "internal",  # a defect of ours; the message names exception and place
 ]
 
@@ -53,6 +55,18 @@ class _Said(BaseModel):
     """One thing that crosses the pipe: strict, closed and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DistributedSettings(BaseModel):
+    """Several processes on one machine that train one model together, each on a part."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(True, description="Off leaves the other keys without effect.")
+    world_size: int = Field(2, ge=1, le=1024, description="Processes; one for each GPU.")
+    backend: Backend = Field(
+        "auto", description="Carries the gradients: auto is nccl with a GPU, else gloo."
+    )
 
 
 class TrainingSettings(BaseModel):
@@ -167,6 +181,9 @@ class TrainingSettings(BaseModel):
     )
     resume: bool = Field(
         True, description="Go on from a checkpoint of the same model, data and settings."
+    )
+    distributed: DistributedSettings | None = Field(
+        None, description="Train in several processes: {enabled, world_size, backend}."
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, the dropout and a new adapter."

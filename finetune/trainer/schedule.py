@@ -87,7 +87,9 @@ def _minibatches(
     rows: list[int], lengths: Sequence[int], settings: TrainingSettings
 ) -> Iterator[Minibatch]:
     """Of the rows of a step, which are sorted by length."""
-    if not settings.packing:
+    processes = settings.distributed
+    if not settings.packing or (processes is not None and processes.enabled):
+        # Several processes share the minibatches out: few large ones would leave some idle.
         yield from map(tuple, _cut(rows, settings.minibatch_size))
         return
     room = settings.minibatch_size * max(lengths)
@@ -106,9 +108,9 @@ def _cut(rows: list[int], size: int) -> list[list[int]]:
     return [rows[low : low + size] for low in range(0, len(rows), size)]
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of one step's dropout, in [0, 2**63)."""
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+def step_seed(seed: int, step: int, minibatch: int = 0) -> int:
+    """Seed of the dropout in a step's n-th minibatch, in [0, 2**63)."""
+    digest = hashlib.sha256(f"{seed}/{step}/{minibatch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -47,6 +47,7 @@ from finetune.trainer.protocol import (
     finite_or_none,
 )
 from finetune.trainer.publication import published, require_vacant
+from finetune.trainer.ranks import ALONE, Ranks
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.rows import Row, read_rows
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
@@ -56,9 +57,13 @@ _WITHOUT_EFFECT_ON_WEIGHTS = {"checkpoint_every_steps", "checkpoints_kept", "res
 
 
 def train(
-    request: TrainRequest, reporter: Reporter, interruption: Interruption, bases: Bases
+    request: TrainRequest,
+    reporter: Reporter,
+    interruption: Interruption,
+    bases: Bases,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
-    """Train, and publish the result in ``output_dir``.
+    """Train, and publish the result in ``output_dir``; of several processes the first one does.
 
     Raises RequestFailed; raises Interrupted when it should stop, with a checkpoint
     of the last finished step written.
@@ -85,12 +90,15 @@ def train(
         directory=Path(request.checkpoint_dir),
         origin=_origin(request, settings, compute),
         reporter=reporter,
+        ranks=ranks,
     )
     resumed_from_step = training.resume()
     with interruption.deferred():
         loss_is_finite = training.run(interruption)
     counts = training.counts
-    change = _write(model, tokenizer, training.starting_weights, request, output_dir)
+    change = _Change(norm=None, all_finite=True)
+    if ranks.is_first:
+        change = _write(model, tokenizer, training.starting_weights, request, output_dir)
     return TrainResult(
         steps=counts.step,
         epochs=counts.rows_seen / len(dataset.rows) if dataset.rows else 0.0,

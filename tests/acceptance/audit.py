@@ -11,8 +11,9 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -29,13 +30,29 @@ class Books:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self._file = data_dir / "learnd.db"
+        self._held: sqlite3.Connection | None = None
+        self._exist = False
 
     def rows(self, query: str, *values: Any) -> list[Row]:
-        """The answer to a query; each time from a connection of its own."""
-        address = f"file:{self._file}?mode=ro"
-        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=15)) as connection:
-            connection.row_factory = sqlite3.Row
+        """The answer to a query; each time from a connection of its own, unless held open."""
+        if self._held is not None:
+            return self._held.execute(query, values).fetchall()
+        with contextlib.closing(self._connect()) as connection:
             return connection.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def held_open(self) -> Iterator[Self]:
+        """Ask everything inside the block on one connection: what a kill left is recovered once."""
+        with contextlib.closing(self._connect()) as self._held:
+            try:
+                yield self
+            finally:
+                self._held = None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=15)
+        connection.row_factory = sqlite3.Row
+        return connection
 
     def number(self, query: str, *values: Any) -> int:
         """The single number that a query answers."""
@@ -43,15 +60,16 @@ class Books:
 
     def exist(self) -> bool:
         """Whether the daemon has made its tables."""
-        if not self._file.exists():
-            return False
-        return bool(self.number("select count(*) from sqlite_master where name = 'tallies'"))
+        if not self._exist and self._file.exists():
+            named = "select count(*) from sqlite_master where name = 'tallies'"
+            self._exist = bool(self.number(named))
+        return self._exist
 
 
 def faults_of(data_dir: Path) -> list[str]:
     """Everything that is wrong."""
-    books = Books(data_dir)
-    return [f"{check.__name__}: {fault}" for check in _CHECKS for fault in check(books)]
+    with Books(data_dir).held_open() as books:
+        return [f"{check.__name__}: {fault}" for check in _CHECKS for fault in check(books)]
 
 
 def require_none(*faults: Iterable[str], when: str) -> None:
@@ -98,10 +116,9 @@ def nothing_held_out_trains(books: Books) -> Iterator[str]:
             ):
                 yield f"run {row['id']} had a job, but has no {file.name}"
             continue
-        conversations = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
-        for messages in conversations:
-            if _normal(messages[:-1]) in held_out:
-                yield f"run {row['id']} trains on a held-out prompt: {messages[:-1]}"
+        written = _prompts_in(file.read_text())
+        for prompt in written.keys() & held_out:
+            yield f"run {row['id']} trains on a held-out prompt: {prompt}"
         members = Counter(
             _key(member["payload"])
             for member in books.rows(
@@ -110,7 +127,6 @@ def nothing_held_out_trains(books: Books) -> Iterator[str]:
                 row["batch_id"],
             )
         )
-        written = Counter(_normal(messages[:-1]) for messages in conversations)
         for what, difference in (("lacks", members - written), ("adds", written - members)):
             if difference:
                 yield f"run {row['id']}: its {file.name} {what} {dict(difference)}"
@@ -277,6 +293,14 @@ _CHECKS: tuple[Callable[[Books], Iterable[str]], ...] = (
 )
 
 
+@lru_cache(maxsize=1_000)
+def _prompts_in(dataset: str) -> Counter[str]:
+    """The prompts of a dataset file."""
+    conversations = [json.loads(line)["messages"] for line in dataset.splitlines()]
+    return Counter(_normal(messages[:-1]) for messages in conversations)
+
+
+@lru_cache(maxsize=100_000)
 def _key(payload: str) -> str:
     """The prompt of a stored output, as far as case and white space do not matter."""
     event = json.loads(payload)

@@ -186,6 +186,19 @@ async def test_versions_show_the_gates_numbers_and_the_champion(stage: Stage) ->
     assert "audio" in (await stage.terminal.type("versions")).out
 
 
+async def test_what_a_version_forgot_is_shown_slice_by_slice(stage: Stage) -> None:
+    ran = await stage.terminal.type("forgot", "audio@1.0.3")
+
+    (studio,) = [line for line in ran.out.splitlines() if line.startswith("producer studio")]
+    assert studio.split()[2:] == ["40", "0.900", "->", "0.300", "0.10", "->", "0.60", "2", "22"]
+    assert "audio 1.0.3 against 1.0.2: 40 held-out examples" in ran.out
+    assert "2 more slices are not shown" in ran.out
+    assert "2 lost: the champion had them right" in ran.out
+    newest = (await stage.terminal.type("forgot", "audio", "--json")).json
+    assert newest["summary"]["version"] == "1.0.3"
+    assert "never compared" in (await stage.terminal.type("forgot", "audio@1.0.0")).out
+
+
 async def test_runs_are_listed_and_shown(stage: Stage) -> None:
     listed = await stage.terminal.type("runs")
     assert stage.made.runs[0] in listed.out
@@ -306,11 +319,18 @@ async def test_verdicts_replays_and_imports_are_passed_on(stage: Stage, tmp_path
     imported = await stage.terminal.type("import", str(rows), "--held-out", "--task-type", "audio")
     assert imported.status == ExitStatus.DONE
     assert "1 examples added" in imported.out
+    words = ("import", str(rows), "--line", "audio", "--approved")
+    brought = await stage.terminal.type(*words)
+    assert brought.status == ExitStatus.DONE
+    assert "130 rows stored, 2 were known already, 3 do not train" in brought.out
+    assert "Batch b-9: 101 train, 26 held out" in brought.out
+    assert "4  empty_text: no word" in brought.out
     assert [one[:-1] for one in stage.operations.asked] == [
         ("judge", 5, True, "good"),
         ("judge", 6, False, ""),
         ("replay", 1),
         ("import_held_out", rows.read_bytes(), "audio"),
+        ("import_dataset", rows.read_bytes(), "audio", None, "rows.jsonl", True),
     ]
 
 
@@ -339,6 +359,8 @@ async def test_what_the_daemon_refuses_is_said_on_stderr(stage: Stage) -> None:
         (("rollback",), ExitStatus.USAGE, "LINE"),
         (("promote", "audio", "1.0.1", "--force"), ExitStatus.USAGE, "--reason"),
         (("import", "x", "--task-type", "audio", "--held-out"), ExitStatus.USAGE, "x"),
+        (("import", __file__, "--task-type", "audio"), ExitStatus.USAGE, "--line"),
+        (("import", __file__, "--held-out"), ExitStatus.USAGE, "--task-type"),
         (("statsu",), ExitStatus.USAGE, "status"),
     ],
 )

@@ -28,16 +28,17 @@ from tests.services.kafka import KafkaBroker
 from tests.services.learnd import Learnd
 from tests.services.nursery import Crash, Nursery
 from tests.services.postgres import PostgresServer
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 LINE = "coding"
 BATCH_SIZE = 24
+END_SECONDS = 180.0
+"""The patience for all that the crashes have left to do."""
 ELSEWHERE = {
     "Intake.rewind": "a recreated topic: tests/acceptance/test_kafka_source.py",
     "Queue.try_to_write": "changes nothing, and only after half a minute without events",
     "Interventions.resolve": "needs a provider without lookup: tests/contract/test_runner.py",
     "Intake.receipts": "an answer that is never sent: tests/acceptance/test_http_intake.py",
-    "BatchSizes": "not walked: what it needs to change a size takes days of arrivals",
     "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
 }
 """Where moments are tested that no scene leads to, by how their names begin."""
@@ -80,11 +81,14 @@ class Installation:
     def run_states(self) -> Counter[str]:
         return Counter(row.state for row in self.rows("select state from runs"))
 
-    def wait_until(self, what: str, ask: Callable[[], Any]) -> bool:
+    def wait_until(
+        self, what: str, ask: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS
+    ) -> bool:
         """Wait for what the daemon does; false when it died first, as it should."""
         wait_until(
             what,
             lambda: self.daemon.is_gone() or ask(),
+            seconds=seconds,
             explain=self.daemon.log_tail,
         )
         return not self.daemon.is_gone()
@@ -144,6 +148,17 @@ def import_held_out(here: Installation) -> None:
     here.daemon.post(f"/v1/held-out?task_type={LINE}", content=json.dumps(row).encode())
 
 
+def import_dataset(here: Installation) -> None:
+    rows = [{"prompt": f"lesson {len(here.sent)} {n}", "completion": str(n)} for n in range(8)]
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    here.daemon.post(f"/v1/imports?line={LINE}&file=lessons.jsonl", content=content)
+
+
+def release_size(here: Installation) -> None:
+    """The batch size is to adapt again, from where it is."""
+    here.daemon.post(f"/v1/queue/batch-sizes/{LINE}", {"size": None, "reason": "as it was"})
+
+
 def force(here: Installation) -> None:
     """A candidate that the gate refused, unless the champion moves just then."""
 
@@ -186,6 +201,10 @@ def playing(plan: str, **settings: Any) -> Mapping[str, str]:
 
 CANCEL = Scene(cancel, playing("hang"))
 SCENES: Mapping[str, Scene] = {
+    # Its first thought is stored: that too few runs have ended to tell, or what they tell.
+    "BatchSizes.change": Scene(environment={"LEARND_QUEUE__ADAPTIVE": "true"}),
+    "BatchSizes.set_by_hand": Scene(release_size),
+    "BatchSizes.follow_settings": Scene(environment={"LEARND_QUEUE__BATCH_SIZE": "25"}),
     "Intake.replay": Scene(replay, {"LEARND_POLICY__UNKNOWN_TASK_TYPES": "accept"}),
     "Interventions.cancel": CANCEL,
     "Runs.cancel": CANCEL,
@@ -195,6 +214,7 @@ SCENES: Mapping[str, Scene] = {
     "Queue.expire": Scene(environment={"LEARND_POLICY__HOLD_DAYS": "0.0000001"}),
     "Queue.judge_by_hand": Scene(approve),
     "Queue.import_held_out": Scene(import_held_out),
+    "Intake.append_unknown": Scene(import_dataset),
     "Registry.promote": Scene(force, playing("worsen")),
     "Registry.rollback": Scene(roll_back),
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
@@ -274,7 +294,7 @@ def test_a_crash_at_any_moment_breaks_no_promise(here: Installation) -> None:
         require_none(faults(here), when=f"after {name!r}")
 
     here.daemon.launch(environment=group(here))
-    here.wait_until("everything is done", lambda: nothing_is_left(here))
+    here.wait_until("everything is done", lambda: nothing_is_left(here), seconds=END_SECONDS)
     assert here.daemon.stop().status == 0
     require_none(faults(here), when="at the end")
     stored = here.rows("select event_id from events where producer = 'studio'")
@@ -325,6 +345,7 @@ def faults(here: Installation) -> Iterator[str]:
     yield from asyncio.run(promises_broken_in(here.database_url))
     yield from faults_of_jobs(here)
     yield from faults_of_versions(here)
+    yield from faults_of_sizes(here)
     if here.database_url.startswith("sqlite"):
         yield from faults_of(here.daemon.data_dir)
 
@@ -339,6 +360,16 @@ def faults_of_versions(here: Installation) -> Iterator[str]:
         else:
             if manifest.sha256 != row.manifest_sha256:
                 yield f"{row.artifact} has another manifest than its version"
+
+
+def faults_of_sizes(here: Installation) -> Iterator[str]:
+    """Each batch size is the newest of its history."""
+    for row in here.rows("select line, size from batch_sizes"):
+        told = here.rows(
+            "select to_state from transitions where kind = 'batch_size' order by id desc limit 1"
+        )
+        if told and told[0].to_state != str(row.size):
+            yield f"the batch size of {row.line} is {row.size}, its history says {told[0]}"
 
 
 async def promises_broken_in(url: str) -> list[str]:

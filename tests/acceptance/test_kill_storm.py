@@ -221,6 +221,7 @@ class Producer:
     topics: Mapping[str, str]
     books: Books
     log: dict[Place, Record] = field(default_factory=dict)
+    _n_expected: int = 0
 
     def send(self, records: Sequence[Record]) -> None:
         """Send them; they are on the broker's disk, and in the log, when this returns."""
@@ -233,6 +234,7 @@ class Producer:
             )
             for record, place in zip(chosen, places, strict=True):
                 self.log[topic, place.partition, place.offset] = record
+            self._n_expected += sum(record.kind != "copy" for record in chosen)
 
     def keep_ahead(self, stream: Iterator[Record], of_row: int) -> None:
         """Send the next records, unless there are enough for so many rows and a lead."""
@@ -241,7 +243,7 @@ class Producer:
 
     def n_expected(self) -> int:
         """Of all that was sent, what should leave a row: everything but the copies."""
-        return sum(record.kind != "copy" for record in self.log.values())
+        return self._n_expected
 
     def of_kind(self, kind: str) -> Mapping[Place, Record]:
         """The log's records of one kind."""
@@ -321,10 +323,7 @@ class Rows:
         for row in books.rows("select * from dead_letters"):
             place = (names[row["topic"]], row["partition"], row["offset"])
             self.letters.setdefault(place, []).append(row)
-        self.next_offsets = {
-            (names[row["topic"]], row["partition"]): row["next_offset"] or 0
-            for row in books.rows("select * from positions")
-        }
+        self.next_offsets = next_offsets(books, names)
 
     def of(self, place: Place, record: Record) -> list[Any]:
         """The rows that a record of the log should be found in."""
@@ -334,6 +333,14 @@ class Rows:
             return self.by_place.get(place, [])
         kind = "feedback" if record.topic == "feedback" else "output"
         return self.by_key.get((kind, record.key), [])
+
+
+def next_offsets(books: Books, names: Mapping[str, str]) -> dict[tuple[str, int], int]:
+    """The stored positions; `names` has the stem of each topic."""
+    return {
+        (names[row["topic"]], row["partition"]): row["next_offset"] or 0
+        for row in books.rows("select * from positions")
+    }
 
 
 def faults_of_intake(producer: Producer) -> Iterator[str]:
@@ -359,8 +366,8 @@ def faults_of_commits(producer: Producer, group: str) -> Iterator[str]:
         for topic, n_partitions in PARTITIONS.items()
         for partition in range(n_partitions)
     ]
-    stored = Rows(producer.books, producer.topics).next_offsets
     names = {name: stem for stem, name in producer.topics.items()}
+    stored = next_offsets(producer.books, names)
     consumer = Consumer({"bootstrap.servers": producer.broker.bootstrap, "group.id": group})
     try:
         for told in consumer.committed(asked, timeout=30):

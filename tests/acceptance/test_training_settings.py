@@ -195,7 +195,10 @@ SEEN: dict[str, tuple[dict[str, Any], Look]] = {
 }
 """By key: a change of it, and where that shows."""
 
-SEEN_IN_OTHER_TESTS = {"resume": "test_without_resume_a_training_starts_afresh"}
+SEEN_IN_OTHER_TESTS = {
+    "resume": "test_without_resume_a_training_starts_afresh",
+    "distributed": "test_distributed_training.py",
+}
 
 
 @pytest.mark.parametrize("key", TrainingSettings.model_fields)

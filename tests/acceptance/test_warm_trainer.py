@@ -15,7 +15,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from daemon.demo.tasks import coding_example
+from finetune.trainer.process_state import process_state_restored
 from finetune.trainer.protocol import (
     ChatMessage,
     Done,
@@ -30,6 +33,8 @@ from finetune.trainer.protocol import (
     TrainRequest,
     TrainResult,
 )
+from finetune.trainer.reporting import Reporter
+from finetune.trainer.tiny_model import make_tiny_model
 from tests.acceptance.test_trainer_process import (
     Trainer,
     files,
@@ -67,13 +72,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bases(place: Path) -> tuple[str, str]:
-    """Two tiny models with random weights, made by a process that is gone."""
-    with Trainer() as maker:
-        for seed in (1, 2):
-            made = MakeTinyModelRequest(
-                id="base", output_dir=str(place / f"base-{seed}"), steps=0, seed=seed
-            )
-            maker.make(made)
+    """Two tiny models with random weights, made here: the processes must not have begun."""
+    for seed in (1, 2):
+        directory = str(place / f"base-{seed}")
+        request = MakeTinyModelRequest(id="base", output_dir=directory, steps=0, seed=seed)
+        with process_state_restored():
+            torch.set_num_threads(1)  # more only wait for each other, on a full machine for long
+            make_tiny_model(request, Reporter("base", lambda message: None))
     return str(place / "base-1"), str(place / "base-2")
 
 

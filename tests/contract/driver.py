@@ -34,7 +34,9 @@ LINE = ModelLine(
     provider="scripted",
     training={"epochs": 1},
 )
-ALL_TRAIN = SplitRules(held_out_share=0.0, starting_share=0.0, replay_share=0.0)
+ALL_TRAIN = SplitRules(
+    held_out_share=0.0, starting_share=0.0, replay_share=0.0, cross_task_learning=False
+)
 AS_SHIPPED = SplitRules()
 PROOF = TrainingProof(trained_tokens=100, weight_delta_norm=0.1, all_finite=True)
 

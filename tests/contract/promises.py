@@ -22,6 +22,7 @@ from daemon.store.tables import (
     events,
     feedback,
     model_lines,
+    replay_memory,
     returned_events,
     run_attempts,
     runs,
@@ -52,6 +53,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_champions(tx),
         *_incomplete_history(tx),
         *_wrong_batches(tx),
+        *_wrong_memory(tx),
     ]
 
 
@@ -230,8 +232,42 @@ def _wrong_batches(tx: Connection) -> Iterator[str]:
     for event_id, roles in uses.items():
         if roles[Role.RETRY] > ABSTENTIONS:
             yield f"event {event_id} was retried {roles[Role.RETRY]} times"
-        if (roles[Role.RETRY] or roles[Role.REPLAY]) and not roles[Role.TRAIN]:
+        if roles.keys() & (TRAINING_ROLES - PRIMARY_ROLES) and not roles[Role.TRAIN]:
             yield f"event {event_id} is used again and has never trained"
     for row in tx.execute(select(returned_events)):
         if states[row.batch_id] != BatchState.RETURNED:
             yield f"event {row.event_id} is returned from a batch that is {states[row.batch_id]}"
+
+
+def _wrong_memory(tx: Connection) -> Iterator[str]:
+    """What may be repeated is what trained in a batch that a version came of, no less and no more.
+
+    No store of these tests is so large that a task type remembers only a part.
+    """
+    made_a_version: defaultdict[int, set[str]] = defaultdict(set)
+    for row in tx.execute(
+        select(batch_members.c.event_id, batch_members.c.batch_id)
+        .join(batches, batches.c.id == batch_members.c.batch_id)
+        .join(runs, runs.c.batch_id == batches.c.id)
+        .join(versions, versions.c.run_id == runs.c.id)
+        .where(
+            batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
+            versions.c.release.is_not(None),
+        )
+    ):
+        made_a_version[row.event_id].add(row.batch_id)
+    remembered = {
+        row.event_id: row
+        for row in tx.execute(
+            select(replay_memory, events.c.task_type.label("stored_type")).join(
+                events, events.c.id == replay_memory.c.event_id
+            )
+        )
+    }
+    if remembered.keys() != made_a_version.keys():
+        yield f"{sorted(remembered)} are remembered, {sorted(made_a_version)} made a version"
+    for event_id, row in remembered.items():
+        if row.batch_id not in made_a_version[event_id]:
+            yield f"event {event_id} is remembered for {row.batch_id}, which it made no version in"
+        if row.task_type != row.stored_type:
+            yield f"event {event_id} is a {row.stored_type}, and remembered as {row.task_type}"

@@ -467,6 +467,18 @@ async def test_held_out_rows_are_passed_as_they_came(
     assert operations.asked == [("import_held_out", rows, "audio", "api")]
 
 
+async def test_a_dataset_file_is_passed_as_it_came(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    rows = b'{"prompt": "a"}\n\xff'
+    query = {"line": "audio", "file": "a b.jsonl", "approved": "true"}
+    answer = await client.post("/v1/imports", params=query, content=rows)
+    assert answer.json()["batch"]["n_held_out"] == 26
+    assert answer.json()["refused"] == [[4, "empty_text: no word"]]
+    assert operations.asked == [("import_dataset", rows, "audio", None, "a b.jsonl", True, "api")]
+    assert (await client.post("/v1/imports", params={"lin": "x"})).status_code == 422
+
+
 async def test_a_run_is_cancelled_in_the_name_of_who_asks(
     client: httpx.AsyncClient, operations: ScriptedOperations
 ) -> None:

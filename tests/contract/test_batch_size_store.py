@@ -23,7 +23,7 @@ from learning.facts import BatchSealed, BatchSizeChanged, Fact
 from learning.gate import Comparison, GateReport, Outcome
 from learning.lines import ModelLine, ModelLines
 from learning.sampling import SplitRules
-from tests.builders import feedback, output, outputs
+from tests.builders import JUDGE, feedback, output, outputs
 from tests.contract.driver import ALL_TRAIN, LINE, Driver, everything
 
 LINES = ModelLines([LINE])
@@ -127,12 +127,16 @@ async def test_releasing_a_pinned_size_goes_on_from_there(drive: Driver) -> None
     assert await told(drive) == [("20", "33", "ann"), ("33", "33", "ann")]
 
 
-async def test_another_configured_size_begins_anew_at_start_up(drive: Driver) -> None:
+@pytest.mark.parametrize("adaptive", [True, False])
+async def test_another_configured_size_begins_anew_at_start_up(
+    drive: Driver, adaptive: bool
+) -> None:
     sizes = sizes_under(drive)
     await sizes.change(await present(sizes, drive), LARGER, drive.now)
     assert await sizes.follow_settings(drive.now) == []
 
-    (changed,) = await sizes_under(drive, start=25).follow_settings(drive.now)
+    now_configured = sizes_under(drive, start=25, adaptive=adaptive)
+    (changed,) = await now_configured.follow_settings(drive.now)
 
     assert (changed.before, changed.after, changed.actor) == (45, 25, "settings")
     assert changed.reason == "queue.batch_size is 25 now, it was 20"
@@ -213,7 +217,7 @@ class Sealing:
             self.store,
             LINES,
             BatchRules(batch_size=rules.start, max_queue_size=rules.most),
-            ALL_TRAIN,
+            lambda _: ALL_TRAIN,
             self.facts.append,
             drive.clock,
             expect=lambda line: self.expected.append(line.name),
@@ -304,7 +308,15 @@ def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations,
     ingest: Any = None
     artifacts: Any = None
     operations = DaemonOperations(
-        drive.store, ingest, artifacts, lines, SplitRules(), 100, facts.append, drive.clock
+        drive.store,
+        ingest,
+        artifacts,
+        lines,
+        lambda _: SplitRules(),
+        100,
+        facts.append,
+        drive.clock,
+        JUDGE,
     )
     return operations, facts
 

@@ -43,7 +43,7 @@ from learning.judge import Judge
 from learning.lifecycle import UNFINISHED_RUN_STATES, EventState, RunState
 from learning.policy import Policy, Verdict
 from learning.ports import ChampionMovedError, Duel
-from learning.sampling import SplitRules
+from learning.sampling import ReplayStrategy, SplitRules
 from learning.validators import built_in
 from tests.builders import block, dead_letter, feedback, judged, output
 from tests.contract.driver import LINE, Driver, StoppedClock
@@ -71,6 +71,7 @@ split_rules = st.builds(
     starting_share=st.just(0.5),
     wanted_held_out=st.just(3),
     replay_share=st.sampled_from([0.0, 0.5]),
+    replay_strategy=st.sampled_from(ReplayStrategy),
 )
 
 

@@ -32,7 +32,15 @@ def operations(floor: Floor) -> DaemonOperations:
 
     ingest = Ingest(store.intake, lines, JUDGE, announce, floor.drive.clock)
     return DaemonOperations(
-        store, ingest, floor.artifacts, lines, ALL_TRAIN, 100, announce, floor.drive.clock
+        store,
+        ingest,
+        floor.artifacts,
+        lines,
+        lambda _: ALL_TRAIN,
+        100,
+        announce,
+        floor.drive.clock,
+        JUDGE,
     )
 
 

@@ -25,6 +25,7 @@ GROWING = {
     "batches",
     "batch_members",
     "split_sides",
+    "replay_memory",
     "runs",
     "run_attempts",
     "run_leases",

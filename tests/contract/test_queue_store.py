@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, Row, insert
 from sqlalchemy.exc import IntegrityError
 
-from daemon.store import Store, queue
+from daemon.store import Store, queue, replay
 from daemon.store.bookkeeping import Tally
 from daemon.store.queue import UnknownEventError, VerdictRefusedError
 from daemon.store.tables import (
@@ -16,9 +16,11 @@ from daemon.store.tables import (
     batches,
     evaluation_examples,
     events,
+    replay_memory,
     returned_events,
     runs,
     transitions,
+    versions,
 )
 from learning.batching import LineQueue, Trigger
 from learning.errors import ConflictError, NotFoundError
@@ -26,7 +28,14 @@ from learning.events import OutputEvent, prompt_key
 from learning.gate import Outcome, Refusal
 from learning.lifecycle import BatchState, EventState, Role, RunState
 from learning.policy import Verdict
-from learning.sampling import Candidate, SplitRules, held_out_quota, split
+from learning.sampling import (
+    Candidate,
+    ReplayStrategy,
+    SplitRules,
+    held_out_quota,
+    priorities,
+    split,
+)
 from tests.builders import feedback as said
 from tests.builders import later, output, outputs
 from tests.contract.driver import ALL_TRAIN, AS_SHIPPED, LINE, Driver, everything
@@ -600,16 +609,111 @@ async def test_what_somebody_rejected_late_is_not_replayed(drive: Driver) -> Non
     assert await drive.members(batch, REPLAY) == ["b", "c"]
 
 
-async def test_replay_comes_from_the_newest_versions_when_there_are_many(
+async def test_a_task_type_remembers_so_many_events_and_not_the_newest_alone(
     drive: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "REPLAY_POOL", 2)
+    monkeypatch.setattr(replay, "CAPACITY", 5)
     for n in range(4):
-        await drive.release(output(f"old-{n}"))
+        await drive.release(*outputs(range(10 * n, 10 * n + 10)))
 
-    batch = await drive.batch(*outputs(range(9)), rules=REPLAY_AS_MANY)
+    kept = await drive.rows(replay_memory)
+    lowest = sorted(priorities(range(1, 41)).items(), key=lambda item: item[1])[:5]
+    assert [(row.event_id, row.priority) for row in kept] == lowest
+    batch = await drive.batch(*outputs(range(100, 109)), rules=REPLAY_AS_MANY)
+    replayed = {(await drive.event(task)).id for task in await drive.members(batch, REPLAY)}
+    assert replayed == {row.event_id for row in kept}
 
-    assert await drive.members(batch, REPLAY) == ["old-2", "old-3"]
+
+async def test_what_may_not_be_replayed_is_made_up_for_by_what_may(drive: Driver) -> None:
+    await drive.release(*outputs(range(20)))
+    await drive.send(*(said(f"task-{n}", approved=False) for n in range(0, 20, 2)))
+
+    batch = await drive.batch(*outputs(range(30, 40)), rules=REPLAY_AS_MANY)
+
+    assert await drive.members(batch, REPLAY) == [f"task-{n}" for n in range(1, 20, 2)]
+
+
+@pytest.mark.parametrize("strategy", ReplayStrategy)
+async def test_the_stored_seed_draws_the_same_again(
+    drive: Driver, strategy: ReplayStrategy
+) -> None:
+    await drive.release(*outputs(range(40)))
+    rules = replace(REPLAY_AS_MANY, replay_strategy=strategy)
+    batch = await drive.batch(*outputs(range(50, 60)), rules=rules)
+
+    (stored,) = await drive.rows(batches, batches.c.id == batch.batch_id)
+    drawn = await drive.store.database.read(
+        lambda tx: replay.draw(
+            tx,
+            ["normalize"],
+            10,
+            strategy,
+            fresh={"normalize": 10},
+            exclude=[],
+            seed=stored.seed,
+        )
+    )
+
+    tasks = await drive.members(batch, REPLAY)
+    assert [(await drive.event(task)).id for task in tasks] == drawn
+    assert len(drawn) == 10
+
+
+async def test_a_batch_repeats_most_of_the_task_type_that_it_has_least_of(drive: Driver) -> None:
+    drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
+    await drive.release(*outputs(range(10), task_type="audio"))
+    await drive.release(*outputs(range(20, 30), task_type="game"))
+
+    batch = await drive.batch(*outputs(range(40, 46), task_type="game"), rules=REPLAY_AS_MANY)
+
+    tasks = await drive.members(batch, REPLAY)
+    assert len(tasks) == 6
+    assert all(int(task.removeprefix("task-")) < 10 for task in tasks)
+
+
+async def test_what_is_tried_again_counts_as_what_the_batch_has_already(drive: Driver) -> None:
+    drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
+    await drive.release(*outputs(range(10), task_type="audio"))
+    await drive.release(*outputs(range(20, 30), task_type="game"))
+    vain = await drive.run_of(*outputs(range(40, 44), task_type="audio"))
+    await drive.finish(vain, Outcome.REJECT)
+
+    rules = replace(REPLAY_AS_MANY, replay_share=0.4)
+    batch = await drive.batch(*outputs(range(50, 52), task_type="game"), rules=rules)
+
+    tasks = await drive.members(batch, REPLAY)
+    assert (batch.n_train, batch.n_retry, len(tasks)) == (2, 4, 4)
+    assert sum(int(task.removeprefix("task-")) >= 20 for task in tasks) == 3  # game: 5, audio: 5
+
+
+async def test_related_task_types_of_other_lines_are_mixed_in(drive: Driver) -> None:
+    drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
+    await drive.release(*outputs(range(30), task_type="audio"))
+    coding = replace(LINE, name="coding", task_types=frozenset({"coding"}))
+    await drive.release(*outputs(range(30, 60), task_type="game"))
+    mixed = replace(ALL_TRAIN, cross_task_learning=True, cross_task_share=0.2)
+    await drive.send(*outputs(range(60, 80), task_type="coding"))
+
+    batch = await drive.seal(line=coding, rules=mixed)
+
+    assert batch is not None
+    tasks = await drive.members(batch, Role.CROSS_TASK)
+    assert (batch.n_train, batch.n_cross_task, len(tasks)) == (20, 5, 5)
+    assert all(30 <= int(task.removeprefix("task-")) < 60 for task in tasks)  # game, not audio
+    rows = await drive.store.runs.training_rows(batch.batch_id)
+    assert sum(row.role is Role.CROSS_TASK for row in rows) == 5
+
+
+async def test_what_another_line_taught_adds_no_task_type_to_a_version(drive: Driver) -> None:
+    drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
+    await drive.release(*outputs(range(30), task_type="game"))
+    drive.configure(name="coding", task_types=frozenset({"coding"}))
+    mixed = replace(ALL_TRAIN, cross_task_learning=True, cross_task_share=0.5)
+
+    released = await drive.release(*outputs(range(30, 35), task_type="coding"), rules=mixed)
+
+    (version,) = await drive.rows(versions, versions.c.line == "coding", versions.c.run_id != "")
+    assert (version.release, version.task_types) == (released, ["coding"])
 
 
 async def test_another_lines_events_are_not_replayed(drive: Driver) -> None:

@@ -13,7 +13,16 @@ from sqlalchemy import Row
 
 from daemon.store.interventions import NothingToResolveError, RunIsOverError
 from daemon.store.runs import UnknownRunError
-from daemon.store.tables import batches, returned_events, run_attempts, runs, transitions, versions
+from daemon.store.tables import (
+    batches,
+    evaluation_examples,
+    returned_events,
+    run_attempts,
+    runs,
+    transitions,
+    versions,
+)
+from daemon.store.views.models import Models
 from finetune import runner as runner_module
 from learning.errors import IllegalMoveError
 from learning.facts import (
@@ -551,3 +560,38 @@ async def test_the_same_evaluation_without_a_fault_promotes(floor: Floor) -> Non
         promoted = await floor.until(Promoted)
 
     assert promoted.version == "1.0.1"
+
+
+async def test_what_a_version_forgot_and_what_training_did_to_it_are_stored_with_it(
+    floor: Floor,
+) -> None:
+    """The champion knows all but the first example, the candidate all but the last."""
+    floor.evaluator = Evaluation(
+        lambda n: {
+            "champion": [*poor(1), *good(n - 1)],
+            "candidate": [*good(n - 1), *poor(1)],
+        }
+    )
+    await floor.sealed(rules=ENOUGH_TO_PROVE)
+
+    async with floor.at_work():
+        decided = await floor.until(CandidateDecided)
+
+    models = Models(floor.drive.store.database, floor.folder / "artifacts")
+    stored = await models.one(floor.drive.line.name, decided.version)
+    frozen = await floor.drive.rows(evaluation_examples)
+    forgotten = stored.trials[0].report["forgetting"]
+    assert (forgotten["n_examples"], forgotten["n_lost"], forgotten["n_gained"]) == (
+        len(frozen),
+        1,
+        1,
+    )
+    assert [one.id for one in stored.lost] == forgotten["lost"] == [frozen[-1].id]
+    assert stored.lost[0].prompt == frozen[-1].messages[0]["content"]
+    assert [(one["kind"], one["name"], one["n_lost"]) for one in forgotten["slices"]] == [
+        ("task_type", "normalize", 1),
+        ("producer", "studio", 1),
+    ]
+    assert stored.proof is not None
+    assert stored.proof["trained_tokens"] > 0
+    assert stored.proof["weight_delta_norm"] > 0

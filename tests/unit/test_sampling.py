@@ -1,6 +1,6 @@
 """Who trains, who is held out and who is replayed."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.lifecycle import Role
-from learning.sampling import Candidate, SplitRules, draw_replay, held_out_quota, split
+from learning.sampling import (
+    Candidate,
+    Remembered,
+    SplitRules,
+    cross_task_quota,
+    draw_balanced,
+    draw_evenly,
+    even_sample,
+    held_out_quota,
+    priorities,
+    replay_quota,
+    split,
+)
 
 RULES = SplitRules()
 ENOUGH = RULES.wanted_held_out
@@ -236,28 +248,90 @@ def keys_tied_to(candidate: Candidate, others: Sequence[Candidate]) -> set[bytes
 # --- replay ---------------------------------------------------------------------------
 
 
+def remembered(*counts: tuple[str, int]) -> list[Remembered]:
+    """So many events of each task type, one after the other, with their real priorities."""
+    names = [name for name, n in counts for _ in range(n)]
+    priority = priorities(range(len(names)))
+    return [Remembered(n, name, priority[n], f"b-{n}") for n, name in enumerate(names)]
+
+
 @pytest.mark.parametrize(
     ("n_training", "share", "n_replayed"),
-    [(20, 0.5, 20), (20, 0.0, 0), (20, 0.2, 5), (0, 0.5, 0), (20, 0.9, 180), (20, 1.0, 200)],
+    [(20, 0.5, 20), (20, 0.0, 0), (20, 0.2, 5), (0, 0.5, 0), (20, 0.9, 180)],
 )
 def test_replay_makes_up_its_share_of_all_training_rows(
     n_training: int, share: float, n_replayed: int
 ) -> None:
-    drawn = draw_replay(range(200), n_training, SplitRules(replay_share=share), seed=1)
-
-    assert len(drawn) == n_replayed
-    if n_training and share < 1:
-        assert n_replayed / (n_replayed + n_training) == pytest.approx(share)
+    assert replay_quota(n_training, SplitRules(replay_share=share)) == n_replayed
 
 
-@given(st.sets(st.integers(0, 1_000)), st.integers(0, 50), st.floats(0, 1), st.integers(0, 99))
-def test_replay_repeats_earlier_events_once_each(
-    earlier: set[int], n_training: int, share: float, seed: int
+def test_related_task_types_make_up_their_share_unless_that_is_switched_off() -> None:
+    assert cross_task_quota(90, SplitRules(cross_task_share=0.1)) == 10
+    assert cross_task_quota(90, SplitRules(cross_task_learning=False)) == 0
+
+
+memories = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 20)), max_size=4
+).map(lambda counts: remembered(*counts))
+
+
+@given(memories, st.integers(0, 50), st.integers(0, 99))
+def test_a_draw_repeats_remembered_events_once_each_and_the_same_ones_for_the_same_seed(
+    memory: list[Remembered], wanted: int, seed: int
 ) -> None:
-    rules = SplitRules(replay_share=share)
+    for drawn, again in (
+        (draw_evenly(memory, wanted, seed), draw_evenly(memory[::-1], wanted, seed)),
+        (draw_balanced(memory, wanted, {}, seed), draw_balanced(memory[::-1], wanted, {}, seed)),
+    ):
+        assert len(drawn) == len(set(drawn)) == min(wanted, len(memory))
+        assert set(drawn) <= set(memory)
+        assert drawn == again
 
-    drawn = draw_replay(sorted(earlier), n_training, rules, seed)
 
-    assert set(drawn) <= earlier
-    assert len(set(drawn)) == len(drawn)
-    assert draw_replay(sorted(earlier), n_training, rules, seed) == drawn
+def test_a_balanced_draw_gives_each_task_type_as_many_however_many_it_has() -> None:
+    drawn = draw_balanced(remembered(("a", 500), ("b", 30), ("c", 5)), 45, {}, seed=1)
+
+    assert Counter(one.task_type for one in drawn) == {"a": 20, "b": 20, "c": 5}
+
+
+def test_a_balanced_draw_repeats_less_of_what_the_batch_has_already() -> None:
+    drawn = draw_balanced(remembered(("a", 99), ("b", 99), ("c", 99)), 31, {"a": 25, "b": 5}, 1)
+
+    assert Counter(one.task_type for one in drawn) == {"b": 13, "c": 18}
+
+
+def test_a_balanced_draw_is_spread_over_all_ages() -> None:
+    drawn = draw_balanced(remembered(("a", 1_000)), 10, {}, seed=1)
+
+    assert [one.event_id // 100 for one in drawn] == list(range(10))
+
+
+def test_what_a_full_memory_keeps_is_an_even_sample_of_the_past() -> None:
+    """The hundred lowest of ten thousand priorities: each tenth of the past has about ten."""
+    kept = sorted(remembered(("a", 10_000)), key=lambda one: one.priority)[:100]
+
+    assert all(2 <= n <= 22 for n in Counter(one.event_id // 1_000 for one in kept).values())
+    assert len({one.event_id // 1_000 for one in kept}) == 10
+
+
+def test_an_even_sample_gives_a_task_type_its_part_of_the_stream() -> None:
+    """Nine in ten events were of one type, though both remember a hundred."""
+    seen = remembered(("often", 9_000), ("seldom", 1_000))
+    memory = [
+        one
+        for name in ("often", "seldom")
+        for one in sorted(
+            (one for one in seen if one.task_type == name), key=lambda one: one.priority
+        )[:100]
+    ]
+
+    sample = Counter(one.task_type for one in even_sample(memory, 100))
+
+    assert sample["often"] == 100
+    assert 3 <= sample["seldom"] <= 25
+
+
+def test_where_nothing_is_full_everything_is_an_even_sample() -> None:
+    memory = remembered(("a", 5), ("b", 90))
+
+    assert even_sample(memory, 100) == memory

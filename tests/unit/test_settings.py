@@ -1,6 +1,7 @@
 """Settings: bounds, precedence, provenance, and faults that say what to do."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
 from learning.gate import GateRules
 from learning.policy import Policy
-from learning.sampling import SplitRules
+from learning.sampling import ReplayStrategy, SplitRules
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,19 @@ def test_the_defaults_are_the_rules_that_the_core_has() -> None:
     assert settings.batch_rules() == BatchRules()
     assert settings.split_rules() == SplitRules()
     assert settings.gate_rules() == GateRules()
+
+
+def test_a_line_may_repeat_otherwise_than_the_others() -> None:
+    settings = Settings(
+        split={"replay_share": 0.3, "held_out_share": 0.1},
+        lines={"coding": {"replay_share": 0.0, "replay_strategy": "reservoir"}},
+    )
+
+    assert settings.split_rules("coding") == replace(
+        settings.split_rules(), replay_share=0.0, replay_strategy=ReplayStrategy.RESERVOIR
+    )
+    assert settings.split_rules("audio") == settings.split_rules()
+    assert settings.split_rules().replay_share == 0.3
 
 
 def test_what_is_not_set_lies_in_the_data_directory(tmp_path: Path) -> None:

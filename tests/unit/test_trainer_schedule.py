@@ -94,3 +94,34 @@ def test_each_step_of_any_training_learns_something(
 
     for step in range(total):
         assert 0 < learning_rate_at(step, total, chosen) <= chosen.learning_rate
+
+
+def test_packed_rows_of_a_step_are_the_same_rows_in_fewer_minibatches() -> None:
+    for packed, padded in zip(
+        islice(steps_from(0, LENGTHS, settings()), 6),
+        islice(steps_from(0, LENGTHS, settings(packing=False)), 6),
+        strict=True,
+    ):
+        assert len(packed) <= len(padded)
+        assert sorted(sum(packed, ())) == sorted(sum(padded, ()))
+        assert all(sum(LENGTHS[row] for row in rows) <= 2 * max(LENGTHS) for rows in packed)
+
+
+def test_several_processes_get_minibatches_to_share_out() -> None:
+    several = settings(distributed={"world_size": 2})
+
+    assert len(next(steps_from(0, LENGTHS, several))) == 2
+    assert len(next(steps_from(0, (1, 1, 1, 1), settings()))) == 2
+    assert len(next(steps_from(0, (1, 1, 1, 9), settings()))) == 1
+
+
+def test_grouped_by_length_the_rows_of_a_step_are_alike() -> None:
+    lengths = list(range(1, 41))
+
+    def spread(grouped: bool) -> int:
+        steps = islice(steps_from(0, lengths, settings(group_by_length=grouped)), 10)
+        found = [[lengths[row] for rows in step for row in rows] for step in steps]
+        assert sorted(length for step in found for length in step) == lengths
+        return sum(max(step) - min(step) for step in found)
+
+    assert spread(grouped=True) == 10 * 3 < spread(grouped=False)

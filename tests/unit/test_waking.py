@@ -48,7 +48,9 @@ def a_sealer(_: Path) -> Sealer:
         batch_sizes=SimpleNamespace(current=nothing),
     )
     rules = BatchRules()
-    return Sealer(store, ModelLines([]), rules, SplitRules(), lambda fact: None, lambda: NOON)
+    return Sealer(
+        store, ModelLines([]), rules, lambda _: SplitRules(), lambda fact: None, lambda: NOON
+    )
 
 
 async def turns(n: int) -> None:

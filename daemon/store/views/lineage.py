@@ -16,7 +16,15 @@ from sqlalchemy import CTE, ColumnElement, Connection, Row, func, literal, selec
 from daemon.store.database import Database
 from daemon.store.names import is_event
 from daemon.store.registry import number_of
-from daemon.store.tables import batch_members, batches, evaluation_examples, events, runs, versions
+from daemon.store.tables import (
+    batch_members,
+    batches,
+    evaluation_examples,
+    events,
+    imports,
+    runs,
+    versions,
+)
 from daemon.store.views.events import EventSummary, summary_of
 from daemon.store.views.models import version_row
 from daemon.store.views.paging import Page
@@ -93,6 +101,14 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Imported:
+    """The dataset file that a batch was made of."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class BatchLineage:
     """A batch, in the middle: its events on one side, its run and version on the other."""
 
@@ -102,6 +118,7 @@ class BatchLineage:
     state: str
     actor: str
     sealed_at: datetime
+    imported: Imported | None
     run_id: str | None
     run_state: str | None
     outcome: str | None
@@ -306,6 +323,7 @@ def _of_batch(
         state=row.state,
         actor=row.actor,
         sealed_at=row.sealed_at,
+        imported=_file_of(tx, row.batch_id),
         run_id=row.run_id,
         run_state=row.run_state,
         outcome=row.outcome,
@@ -314,6 +332,13 @@ def _of_batch(
         counts=members_by_role(tx, row.batch_id),
         members=_member_page(rows, limit),
     )
+
+
+def _file_of(tx: Connection, batch_id: str) -> Imported | None:
+    row = tx.execute(
+        select(imports.c.file, imports.c.sha256).where(imports.c.batch_id == batch_id)
+    ).first()
+    return None if row is None else Imported(row.file, row.sha256)
 
 
 def _member_page(rows: Sequence[Row[Any]], limit: int) -> Page[Member, int]:

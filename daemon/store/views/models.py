@@ -11,12 +11,22 @@ from sqlalchemy import Connection, Row, func, select
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK
 from daemon.store.registry import CHAMPION, champion_of, find_version, number_of, reference
-from daemon.store.tables import alias_history, aliases, evaluations, model_lines, versions
+from daemon.store.tables import (
+    alias_history,
+    aliases,
+    evaluation_examples,
+    evaluations,
+    model_lines,
+    runs,
+    versions,
+)
 from daemon.store.views.history import Step, history_of
 from daemon.store.views.paging import Page, finite
 from daemon.store.views.version_numbers import champion_ids, numbers_of
 
 MOST_ALIAS_MOVES = 100
+MOST_CHARACTERS = 200
+"""Of a prompt or an answer that is shown."""
 
 _WITHOUT_SCORES = [column for column in evaluations.columns if column.name != "scores"]
 
@@ -95,11 +105,27 @@ class Loading:
 
 
 @dataclass(frozen=True)
+class LostExample:
+    """A held-out example that the champion had right and the version has wrong."""
+
+    id: int
+    task_type: str
+    prompt: str
+    """Its beginning; of a conversation the last turn before the answer."""
+    answer: str
+    """The beginning of the right one."""
+
+
+@dataclass(frozen=True)
 class VersionDetail:
     """Everything that is stored about one version."""
 
     summary: VersionSummary
     loading: Loading
+    proof: Mapping[str, Any] | None
+    """What training did to it: the fields of learning.gate.TrainingProof."""
+    lost: Sequence[LostExample]
+    """Of its last trial; how many there are in all, the report counts."""
     training_digest: str | None
     trials: Sequence[Trial]
     champion_moves: Sequence[AliasMove]
@@ -153,6 +179,7 @@ class Models:
 
     def _detail(self, tx: Connection, row: Row[Any]) -> VersionDetail:
         model = reference(row, self._artifacts_dir)
+        trials = _trials(tx, row.id)
         return VersionDetail(
             summary=self._summaries(tx, [row])[0],
             loading=Loading(
@@ -161,8 +188,10 @@ class Models:
                 artifact_dir=self._artifact_dir(row),
                 manifest_sha256=row.manifest_sha256,
             ),
+            proof=_proof(tx, row.run_id),
+            lost=_lost(tx, trials[0].report if trials else {}),
             training_digest=row.training_digest,
-            trials=_trials(tx, row.id),
+            trials=trials,
             champion_moves=_alias_moves(tx, row.line, row.id),
             history=history_of(tx, "version", str(row.id)),
         )
@@ -244,6 +273,29 @@ def _trials(tx: Connection, version_id: int) -> Sequence[Trial]:
         .order_by(evaluations.c.id.desc())
     ).all()
     return list(_as_trials(tx, rows))
+
+
+def _proof(tx: Connection, run_id: str | None) -> Mapping[str, Any] | None:
+    measured = tx.execute(select(runs.c.measurements).where(runs.c.id == run_id)).scalar()
+    return finite(measured["proof"]) if measured is not None else None
+
+
+def _lost(tx: Connection, report: Mapping[str, Any]) -> Sequence[LostExample]:
+    ids = (report.get("forgetting") or {}).get("lost", [])
+    rows = tx.execute(
+        select(evaluation_examples)
+        .where(evaluation_examples.c.id.in_(ids))
+        .order_by(evaluation_examples.c.id)
+    )
+    return [
+        LostExample(
+            id=row.id,
+            task_type=row.task_type,
+            prompt=row.messages[-2]["content"][:MOST_CHARACTERS],
+            answer=row.messages[-1]["content"][:MOST_CHARACTERS],
+        )
+        for row in rows
+    ]
 
 
 def _last_trials(tx: Connection, version_ids: Sequence[int]) -> Mapping[int, Trial]:

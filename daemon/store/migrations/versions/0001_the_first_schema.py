@@ -34,6 +34,29 @@ def upgrade() -> None:
         sa.UniqueConstraint("line", "sequence", name=op.f("uq_batches_line_sequence")),
     )
     op.create_table(
+        "imports",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("line", sa.String(length=64), nullable=False),
+        sa.Column("batch_id", sa.String(length=32), nullable=True),
+        sa.Column("file", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column(
+            "n_events",
+            sa.Integer(),
+            nullable=False,
+            comment="Those that went into the batch.",
+        ),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_imports_batch_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_imports")),
+        sqlite_autoincrement=True,
+        comment="Dataset files that were brought in; batch_id is null when none of it may train.",
+    )
+    with op.batch_alter_table("imports", schema=None) as batch_op:
+        batch_op.create_index("ix_imports_file", ["line", "sha256"], unique=False)
+        batch_op.create_index("ix_imports_batch", ["batch_id"], unique=False)
+    op.create_table(
         "batch_sizes",
         sa.Column("line", sa.String(length=64), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
@@ -257,6 +280,8 @@ def upgrade() -> None:
         sa.Column("messages", sa.JSON(), nullable=False),
         sa.Column("prompt_key", sa.LargeBinary(length=16), nullable=False),
         sa.Column("source", sa.String(length=16), nullable=False),
+        sa.Column("producer", sa.String(length=64), nullable=False),
+        sa.Column("category", sa.String(length=256), nullable=True),
         sa.Column("batch_id", sa.String(length=32), nullable=True),
         sa.Column("added_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -328,6 +353,21 @@ def upgrade() -> None:
             postgresql_where=sa.text("state = 'waiting'"),
         )
 
+    op.create_table(
+        "replay_memory",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("priority", sa.BigInteger(), nullable=False),
+        sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("batch_id", sa.String(length=32), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batches.id"], name=op.f("fk_replay_memory_batch_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["events.id"], name=op.f("fk_replay_memory_event_id")
+        ),
+        sa.PrimaryKeyConstraint("task_type", "priority", "event_id", name=op.f("pk_replay_memory")),
+        comment="A bounded, even sample of the events of each task type that made a version.",
+    )
     op.create_table(
         "returned_events",
         sa.Column("line", sa.String(length=64), nullable=False),

@@ -1,0 +1,138 @@
+"""Bring the rows of a dataset file in: stored, sealed as one batch and noted, all or nothing.
+
+Which rows may train is decided before, by the judge; what the batch holds out, by the split
+that every batch gets. A row whose id is stored already is passed over, whatever became of it,
+so that a file which is imported twice makes no second batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select
+
+from daemon.store.bookkeeping import Move, record
+from daemon.store.intake import Appended, Intake
+from daemon.store.queue import SPLIT, seal_rows
+from daemon.store.tables import imports
+from learning.batching import Trigger
+from learning.facts import BatchSealed, EventsStored
+from learning.lifecycle import BatchState, EventState
+from learning.lines import ModelLine
+from learning.ports import Block, JudgedOutput
+from learning.sampling import SplitRules
+
+SOURCE = "import"
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A dataset file that somebody brings in."""
+
+    name: str
+    sha256: str
+    """Of its bytes, in hex."""
+
+
+@dataclass(frozen=True)
+class EarlierImport:
+    """When a file with the same bytes was brought into the line before."""
+
+    batch_id: str | None
+    file: str
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class StoredImport:
+    """What an import did in the database."""
+
+    stored: EventsStored
+    batch: BatchSealed | None
+    """None when no new row may train."""
+    added: int
+    duplicates: int
+    """Rows whose id is stored already, or that are twice in the file."""
+    reused: tuple[tuple[int, str], ...]
+    """(line, why) of rows that share an id in the file, and differ."""
+    earlier: EarlierImport | None
+
+
+class Imports:
+    """Dataset files in one database."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def add(
+        self,
+        line: ModelLine,
+        source: DatasetSource,
+        rows: Sequence[JudgedOutput],
+        rules: SplitRules,
+        actor: str,
+        now: datetime,
+    ) -> StoredImport:
+        """Store the rows that are new, and seal those of them that may train as one batch.
+
+        One transaction. The batch holds out its own `held_out_share`, however many examples
+        the line has. A batch under way does not stop it; the run waits for its turn.
+        """
+
+        def seal(tx: Connection, appended: Appended) -> StoredImport:
+            earlier = _earlier(tx, line, source)
+            may_train = [row for row in appended.rows if row.state == EventState.QUEUED]
+            share = replace(rules, starting_share=rules.held_out_share)
+            batch = (
+                seal_rows(tx, line, may_train, Trigger.IMPORT, share, actor, now)
+                if may_train
+                else None
+            )
+            added = len(appended.rows)
+            if added:
+                _note(tx, line, source, batch, len(may_train), actor, now)
+            reused = tuple((one.origin.offset, one.detail) for one in appended.reused)
+            duplicates = len(rows) - added - len(reused)
+            return StoredImport(appended.stored, batch, added, duplicates, reused, earlier)
+
+        # The turn comes first: whoever seals has it before the rows, too.
+        return await self._intake.append_unknown(Block(SOURCE, outputs=rows), SPLIT, seal)
+
+
+def _earlier(tx: Connection, line: ModelLine, source: DatasetSource) -> EarlierImport | None:
+    row = tx.execute(
+        select(imports)
+        .where(imports.c.line == line.name, imports.c.sha256 == source.sha256)
+        .order_by(imports.c.id.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else EarlierImport(row.batch_id, row.file, row.actor, row.at)
+
+
+def _note(
+    tx: Connection,
+    line: ModelLine,
+    source: DatasetSource,
+    batch: BatchSealed | None,
+    n_events: int,
+    actor: str,
+    now: datetime,
+) -> None:
+    batch_id = batch.batch_id if batch is not None else None
+    tx.execute(
+        insert(imports),
+        {
+            "line": line.name,
+            "batch_id": batch_id,
+            "file": source.name,
+            "sha256": source.sha256,
+            "n_events": n_events,
+            "actor": actor,
+            "at": now,
+        },
+    )
+    if batch_id is not None:
+        reason = f"{n_events} rows of {source.name}, sha256 {source.sha256}"
+        moves = [Move("batch", batch_id, None, BatchState.SEALED, reason, actor)]
+        record(tx, moves, now)
