@@ -1,0 +1,77 @@
+"""`learnd events` (list, show, approve, reject): stored outputs, and a verdict by hand."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.commands.asking import Answer, Limit, Reason, asks
+
+if TYPE_CHECKING:
+    from daemon.client import Client
+
+EventNumber = Annotated[int, typer.Argument(metavar="ID", min=1, help="As `events list` shows.")]
+
+commands = typer.Typer(
+    name="events",
+    help="Stored outputs: look at them, and give a verdict by hand.",
+    no_args_is_help=True,
+)
+
+
+@commands.command("list")
+@asks
+def list_events(
+    daemon: "Client",
+    state: Annotated[
+        str | None, typer.Option(help="queued, held, quarantined, rejected, sealed, ...")
+    ] = None,
+    task_type: Annotated[str | None, typer.Option("--task-type")] = None,
+    limit: Limit = 20,
+) -> Answer:
+    """List stored outputs, newest first."""
+    from daemon import screens
+
+    listed = list(daemon.pages("/v1/events", limit, state=state, task_type=task_type))
+    return listed, screens.events
+
+
+@commands.command("show")
+@asks
+def show_event(
+    daemon: "Client",
+    event: EventNumber,
+) -> Answer:
+    """Show one output with its feedback, batches and history."""
+    from daemon import screens
+
+    return daemon.get(f"/v1/events/{event}"), screens.event
+
+
+@commands.command()
+@asks
+def approve(
+    daemon: "Client",
+    event: EventNumber,
+    reason: Reason = "",
+) -> Answer:
+    """Let a held or quarantined output train."""
+    return _judged(daemon, event, True, reason)
+
+
+@commands.command()
+@asks
+def reject(
+    daemon: "Client",
+    event: EventNumber,
+    reason: Reason = "",
+) -> Answer:
+    """Keep an output from training, also one that is queued."""
+    return _judged(daemon, event, False, reason)
+
+
+def _judged(daemon: "Client", event: int, approved: bool, reason: str) -> Answer:
+    from daemon.printing import say
+
+    return daemon.post(
+        f"/v1/events/{event}/verdict", {"approved": approved, "reason": reason}
+    ), lambda judged: say(f"event {event} is {judged['state']} now")
