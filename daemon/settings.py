@@ -364,6 +364,8 @@ class FineTuneSettings(_Section):
     """A daemon that is silent for so long loses its runs to another one."""
     node_gone_seconds: Seconds = 3_600.0
     """A local run waits so much longer for its node, before it starts elsewhere."""
+    tensorboard_dir: AbsolutePath | None = None
+    """Each local run writes TensorBoard's event files into a folder of its id in here."""
 
 
 class LineSettings(_Section):

@@ -36,6 +36,8 @@ class Workshop:
     """Shared by all providers, and started only when one of them uses it."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """The training settings that hold unless a model line says otherwise."""
+    tensorboard_dir: Path | None = None
+    """Where a local training writes TensorBoard's event files; None is nowhere."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ class UnknownProviderError(LearningError):
         self.name, self.known = name, known
 
 
+class ProviderNotHereError(LearningError):
+    """A provider that is planned, and that no installed package brings."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"provider {name!r} is not available in this version: use `local`, or install a package"
+            f" that registers it under the entry point group {GROUP}"
+        )
+        self.name = name
+
+
 class BrokenProviderError(LearningError):
     """A provider from another package is registered, but cannot be imported."""
 
@@ -78,7 +91,7 @@ def provider_names() -> Sequence[str]:
 def factory_of(name: str) -> ProviderFactory:
     """The factory of that name; a built-in one cannot be replaced from outside.
 
-    Raises UnknownProviderError and BrokenProviderError.
+    Raises UnknownProviderError, ProviderNotHereError and BrokenProviderError.
     """
     if (built_in := _BUILT_IN.get(name)) is not None:
         return built_in
@@ -88,6 +101,8 @@ def factory_of(name: str) -> ProviderFactory:
         except Exception as error:
             raise BrokenProviderError(name, entry.value, error) from error
         return factory
+    if name in _PLANNED:
+        raise ProviderNotHereError(name)
     raise UnknownProviderError(name, provider_names())
 
 
@@ -96,7 +111,7 @@ async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
     known = {name: workshop.training[name] for name in _SHARED if name in workshop.training}
     settings = TrainingSettings.model_validate(known)
     yield Workbench(
-        LocalProvider(workshop.trainer),
+        LocalProvider(workshop.trainer, tensorboard_dir=workshop.tensorboard_dir),
         LocalEvaluator(
             workshop.trainer, max_length=settings.max_length, precision=settings.precision
         ),
@@ -114,6 +129,8 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
 
 _SHARED: Final = ("max_length", "precision")
 """Training settings that an evaluation follows too."""
+
+_PLANNED: Final = frozenset({"openai", "http"})
 
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,

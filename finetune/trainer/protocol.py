@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 HEARTBEAT_SECONDS: Final = 2.0
 PROGRESS_SECONDS: Final = 0.25
 """Progress messages of one request are at least this far apart (the last one is always sent)."""
+CURVE_POINTS: Final = 200
+"""A training's curve has no more points, however many steps it took."""
 
 Method = Literal["lora", "full"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -115,6 +117,13 @@ class TrainingSettings(BaseModel):
     checkpoint_every_steps: int = Field(
         20, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints."
     )
+    validate_every_steps: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Steps between two looks at the loss on the validation rows, for the curve "
+        "alone; without it there is none.",
+    )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, the dropout and a new adapter."
     )
@@ -154,6 +163,12 @@ class TrainRequest(_Request):
     train_file: str = Field(min_length=1, description="JSONL rows.")
     output_dir: str = Field(min_length=1)
     checkpoint_dir: str = Field(min_length=1)
+    validation_file: str | None = Field(
+        None, min_length=1, description="JSONL rows for validate_every_steps. Never trained on."
+    )
+    tensorboard_dir: str | None = Field(
+        None, min_length=1, description="Gets TensorBoard's event files of this training."
+    )
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -208,6 +223,35 @@ class SkippedRow(_Said):
     reason: str
 
 
+class TokenSpread(_Said):
+    """How long the rows' prompts, or outputs, are in tokens, after what was cut."""
+
+    total: int = Field(ge=0)
+    least: int = Field(ge=0)
+    mean: float = Field(ge=0)
+    most: int = Field(ge=0)
+
+
+class TrainingCurve(_Said):
+    """How a training's numbers went, in at most CURVE_POINTS points of one or more steps each.
+
+    Index i of each sequence is the point that ends with step ``steps[i]``. Losses are in
+    nats per output token.
+    """
+
+    steps: tuple[int, ...] = ()
+    loss: tuple[float | None, ...] = Field((), description="The mean of the point's steps.")
+    learning_rate: tuple[float, ...] = Field((), description="Of the point's last step.")
+    grad_norm: tuple[float | None, ...] = Field(
+        (), description="The largest of the point's steps, before clipping."
+    )
+    tokens: tuple[int, ...] = Field((), description="Input tokens, prompts included: their sum.")
+    rows: tuple[int, ...] = Field((), description="Rows trained on: their sum.")
+    seconds: tuple[float, ...] = Field((), description="What the point's steps took together.")
+    validation_steps: tuple[int, ...] = Field((), description="0 is before the first step.")
+    validation_loss: tuple[float | None, ...] = Field((), description="On the validation rows.")
+
+
 class TrainResult(_Said):
     """What a finished training did.
 
@@ -232,6 +276,10 @@ class TrainResult(_Said):
     )
     all_finite: bool = Field(description="No NaN or infinity in the loss or a trained weight.")
     seconds: float = Field(ge=0, description="Of this process, not of the part before a resume.")
+    curve: TrainingCurve = TrainingCurve()
+    notes: tuple[str, ...] = Field((), description="What the note messages said.")
+    prompt_tokens: TokenSpread | None = Field(None, description="Of the rows trained on.")
+    output_tokens: TokenSpread | None = Field(None, description="Of the rows trained on.")
     resumed_from_step: int | None
     device: str
     precision: Literal["fp32", "bf16", "fp16"]

@@ -39,17 +39,22 @@ from finetune.trainer.objective import SupervisedObjective
 from finetune.trainer.protocol import (
     ModelRef,
     SkippedRow,
+    TokenSpread,
     TrainingSettings,
     TrainRequest,
     TrainResult,
     finite_or_none,
 )
 from finetune.trainer.publication import published, require_vacant
+from finetune.trainer.record import TrainingRecord
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.rows import Row, read_rows
+from finetune.trainer.validation import Validation
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 
 _NAMED_SKIPPED_ROWS = 100
+_WITHOUT_EFFECT = {"checkpoint_every_steps", "validate_every_steps"}
+"""Settings that the trained weights do not depend on."""
 
 
 def train(request: TrainRequest, reporter: Reporter, interruption: Interruption) -> TrainResult:
@@ -66,19 +71,32 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
     compute = choose_compute(settings.precision)
     tokenizer = load_tokenizer(request.model.base_model)
     model = _load_trainable(request.model, settings, compute, reporter)
-    dataset = _encode(rows, Encoder(tokenizer), _max_length(model, settings, reporter))
+    encoder, max_length = Encoder(tokenizer), _max_length(model, settings, reporter)
+    dataset = _encode(rows, encoder, max_length)
+    validation = _validation_rows(request, encoder, max_length)
+    pad_id = tokenizer.pad_token_id or 0
     training = TrainingLoop(
         model=model,
-        objective=SupervisedObjective(dataset.rows, tokenizer.pad_token_id or 0),
+        objective=SupervisedObjective(dataset.rows, pad_id),
         settings=settings,
         compute=compute,
         directory=Path(request.checkpoint_dir),
         origin=_origin(request, compute),
         reporter=reporter,
+        validate=(
+            Validation(model, validation, pad_id, settings.minibatch_size, compute, interruption)
+            if validation
+            else None
+        ),
     )
     resumed_from_step = training.resume()
-    with interruption.deferred():
-        loss_is_finite = training.run(interruption)
+    with (
+        TrainingRecord(
+            Path(request.checkpoint_dir), training.counts.step, request.tensorboard_dir
+        ) as record,
+        interruption.deferred(),
+    ):
+        loss_is_finite = training.run(interruption, record)
     counts = training.counts
     change = _write(model, tokenizer, training.starting_weights, request, output_dir)
     return TrainResult(
@@ -95,6 +113,10 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
         weight_delta_norm=change.norm,
         all_finite=loss_is_finite and change.all_finite,
         seconds=time.monotonic() - started,
+        curve=record.curve(),
+        notes=tuple(reporter.notes),
+        prompt_tokens=_spread([row.first_label for row in dataset.rows]),
+        output_tokens=_spread([row.label_tokens for row in dataset.rows]),
         resumed_from_step=resumed_from_step,
         device=str(compute.device),
         precision=compute.arithmetic,
@@ -170,8 +192,25 @@ def _encode(rows: Sequence[Row], encoder: Encoder, max_length: int) -> _Dataset:
     return _Dataset(tuple(encoded), tuple(skipped))
 
 
+def _validation_rows(
+    request: TrainRequest, encoder: Encoder, max_length: int
+) -> Sequence[EncodedRow]:
+    """None of them unless they are to be looked at."""
+    if request.validation_file is None or request.settings.validate_every_steps is None:
+        return ()
+    return _encode(read_rows(request.validation_file), encoder, max_length).rows
+
+
+def _spread(lengths: Sequence[int]) -> TokenSpread | None:
+    if not lengths:
+        return None
+    total = sum(lengths)
+    mean = round(total / len(lengths), 1)
+    return TokenSpread(total=total, least=min(lengths), mean=mean, most=max(lengths))
+
+
 def _origin(request: TrainRequest, compute: Compute) -> Origin:
-    settings = request.settings.model_dump(mode="json", exclude={"checkpoint_every_steps"})
+    settings = request.settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
     settings["precision"] = compute.arithmetic
     canonical = json.dumps(settings, sort_keys=True).encode()
     return Origin(
