@@ -14,6 +14,7 @@ from daemon.commands import (
     chat,
     dead_letters,
     events,
+    finetune,
     import_file,
     lineage,
     nodes,
@@ -45,6 +46,7 @@ SUBJECTS = (
     dead_letters,
     send,
     import_file,
+    finetune,
 )
 
 app = typer.Typer(

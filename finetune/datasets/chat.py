@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from learning.errors import LearningError
@@ -98,46 +99,65 @@ def write_dataset(
     _require_no_leakage(training, held_out)
     train = [_prompted(line, row.task_type, conversation(row.event)) for row in training]
     validation = [_prompted(line, row.task_type, row.messages) for row in held_out]
+    return write_files(
+        folder,
+        train=train,
+        validation=validation,
+        metadata={
+            "run_id": run_id,
+            "batch_id": batch_id,
+            "line": line.name,
+            "seed": seed,
+            "system_prompts": dict(line.system_prompts),
+            "sources": {
+                "events": {
+                    role: [row.event_id for row in training if row.role == role]
+                    for role in sorted({row.role for row in training})
+                },
+                "held_out_examples": [row.id for row in held_out],
+            },
+        },
+        train_counts={
+            "roles": _counts(row.role for row in training),
+            "task_types": _counts(row.task_type for row in training),
+            "producers": _counts(row.event.producer for row in training),
+        },
+        validation_counts={"task_types": _counts(row.task_type for row in held_out)},
+    )
+
+
+def write_files(
+    folder: Path,
+    *,
+    train: Sequence[Messages],
+    validation: Sequence[Messages],
+    metadata: Mapping[str, Any],
+    train_counts: Mapping[str, Any] = MappingProxyType({}),
+    validation_counts: Mapping[str, Any] = MappingProxyType({}),
+) -> Dataset:
+    """Write a dataset folder of these rows; `metadata.json` also has their numbers and digests.
+
+    In place of an earlier one in the same folder. Blocks.
+    """
     contents = {
         TRAIN: _jsonl(train),
         VALIDATION: _jsonl(validation),
         ALL: _jsonl([*train, *validation]),
     }
-    metadata = {
+    complete = {
+        **metadata,
         "format_version": FORMAT_VERSION,
-        "run_id": run_id,
-        "batch_id": batch_id,
-        "line": line.name,
-        "seed": seed,
-        "system_prompts": dict(line.system_prompts),
         "files": {
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in contents.items()
         },
         "statistics": {
-            "train": {
-                "rows": len(train),
-                "roles": _counts(row.role for row in training),
-                "task_types": _counts(row.task_type for row in training),
-                "producers": _counts(row.event.producer for row in training),
-                **_lengths(train),
-            },
-            "validation": {
-                "rows": len(validation),
-                "task_types": _counts(row.task_type for row in held_out),
-                **_lengths(validation),
-            },
-        },
-        "sources": {
-            "events": {
-                role: [row.event_id for row in training if row.role == role]
-                for role in sorted({row.role for row in training})
-            },
-            "held_out_examples": [row.id for row in held_out],
+            "train": {"rows": len(train), **train_counts, **_lengths(train)},
+            "validation": {"rows": len(validation), **validation_counts, **_lengths(validation)},
         },
     }
     contents[METADATA] = (
-        json.dumps(metadata, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+        json.dumps(complete, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     ).encode()
     _replace(folder, contents)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
