@@ -5,7 +5,7 @@ Reads and checks; what is done with it is in daemon/finetuning.py.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -21,7 +21,7 @@ from daemon.settings import (
 from daemon.settings_sources import SettingsError, read_mapping
 from finetune.batch_job import Plan
 from finetune.datasets.batch import Sources
-from finetune.trainer.protocol import TrainingSettings
+from finetune.trainer.protocol import ObjectiveName, TrainingSettings
 from learning.ports import ModelReference
 
 DEFAULT_OUTPUT = Path("learnd-finetune")
@@ -66,6 +66,8 @@ class BatchConfig(BaseModel):
         training: Mapping[str, Any] = self.training
         if self.provider in LOCAL_PROVIDERS:
             training = _complete(training)
+        elif training.get("objective", "sft") not in get_args(ObjectiveName):
+            raise SettingsError(["training.objective: sft, dpo or kto is known here"])
         return Plan(
             provider=self.provider,
             model=ModelReference(self.model or "", self.adapter),
@@ -76,6 +78,7 @@ class BatchConfig(BaseModel):
                 seed=self.seed,
                 skip_bad_rows=self.skip_bad_rows,
                 system_prompt=self.system_prompt,
+                objective="sft" if evaluate_only else training.get("objective", "sft"),
             ),
             training=training,
             seed=self.seed,

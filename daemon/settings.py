@@ -596,7 +596,7 @@ class Settings(BaseSettings):
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
     """Raise, naming the key of the section, when the local trainer would not understand it."""
     try:
-        TrainingSettings.model_validate(training)
+        objective = TrainingSettings.model_validate(training).objective
     except ValidationError as error:
         for found in error.errors(include_url=False):
             name = str(found["loc"][0])
@@ -606,6 +606,13 @@ def _require_training(training: dict[str, Any], own: dict[str, Any], section: Ke
                 ) from error
             if name in own:
                 raise _fault((*section, name), in_words(found["msg"], own[name])) from error
+    else:
+        if objective != "sft":
+            raise _fault(
+                (*section, "objective"),
+                f"a daemon's batches hold approved outputs only; {objective} is for"
+                " `learnd finetune`",
+            )
 
 
 def _fault(path: KeyPath, message: str) -> PydanticCustomError:

@@ -115,6 +115,7 @@ class Plan:
             "split_seed": self.sources.seed,
             "skip_bad_rows": self.sources.skip_bad_rows,
             "system_prompt": self.sources.system_prompt,
+            "objective": self.sources.objective,
         }
         canonical = json.dumps(told, sort_keys=True).encode()
         return f"f-{hashlib.sha256(canonical).hexdigest()[:12]}"

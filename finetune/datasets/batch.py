@@ -1,8 +1,8 @@
 """Make the dataset of a batch training from files that a person brings.
 
-Reads chat messages, or prompt and completion, a line each; finds what cannot train; splits
-what has no validation file of its own; writes the same folder as a run of the daemon has
-(finetune/datasets/chat.py). The same files and seed make the same bytes.
+Reads chat messages, prompt and completion, or preferences, a line each; finds what cannot
+train; splits what has no validation file of its own; writes the same folder as a run of the
+daemon has (finetune/datasets/chat.py). The same files and seed make the same bytes.
 """
 
 import hashlib
@@ -15,7 +15,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from finetune.datasets.chat import DatasetError, Messages, write_files
+from finetune.datasets.chat import (
+    DatasetError,
+    Record,
+    conversation_of,
+    write_files,
+)
+from finetune.trainer.protocol import ObjectiveName
 from learning.events import key_of_prompt
 
 NAMED_FAULTS: Final = 20
@@ -77,6 +83,8 @@ class Sources:
     skip_bad_rows: bool = False
     system_prompt: str | None = None
     """Put before conversations that have none."""
+    objective: ObjectiveName = "sft"
+    """What the rows of the dataset have to be good for."""
 
 
 def prepare(folder: Path, sources: Sources) -> BatchDataset:
@@ -86,18 +94,20 @@ def prepare(folder: Path, sources: Sources) -> BatchDataset:
     trained on is a fault of the training row. Raises BadRowsError with every fault unless bad
     rows are skipped, and DatasetError when a file cannot be read or no training row is left.
     """
-    rows, faults = _read(sources.dataset, sources.system_prompt)
+    rows, faults = _read(sources.dataset, sources.system_prompt, sources.objective)
     if sources.validation is not None:
-        validation, more = _read(sources.validation, sources.system_prompt)
+        validation, more = _read(sources.validation, sources.system_prompt, "sft")
         train, leaks = _without_leaks(rows, validation, sources)
         faults = [*faults, *more, *leaks]
     else:
         train, validation = _split(rows, sources.validation_share, sources.seed)
+        # A bad answer is nothing to become likelier.
+        validation = [row for row in validation if row.record.get("label", True)]
     if faults and not sources.skip_bad_rows:
         raise BadRowsError(faults)
     if not train:
         raise DatasetError(f"{sources.dataset}: no row is left to train on")
-    n_repeated = len(train) - len({json.dumps(row.messages, sort_keys=True) for row in train})
+    n_repeated = len(train) - len({json.dumps(row.record, sort_keys=True) for row in train})
     statistics = {
         "sources": {
             "dataset": str(sources.dataset),
@@ -110,8 +120,8 @@ def prepare(folder: Path, sources: Sources) -> BatchDataset:
     }
     dataset = write_files(
         folder,
-        train=[row.messages for row in train],
-        validation=[row.messages for row in validation],
+        train=[row.record for row in train],
+        validation=[{"messages": conversation_of(row.record)} for row in validation],
         metadata=statistics,
     )
     return BatchDataset(
@@ -130,7 +140,7 @@ class _Row:
     line: int
     key: bytes
     """Of the prompt; equal for prompts that differ only in case and white space."""
-    messages: Messages
+    record: Record
 
 
 class _Turn(BaseModel):
@@ -140,52 +150,101 @@ class _Turn(BaseModel):
     content: str
 
 
+_Text = str | list[_Turn]
+
+
 class _Line(BaseModel):
     """Keys that are not named here are not ours."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     messages: list[_Turn] | None = None
-    prompt: str | None = None
-    completion: str | None = None
+    prompt: _Text | None = None
+    completion: _Text | None = None
+    chosen: _Text | None = None
+    rejected: _Text | None = None
+    label: bool | None = None
 
 
-def _read(path: Path, system_prompt: str | None) -> tuple[Sequence[_Row], Sequence[Fault]]:
+def _read(
+    path: Path, system_prompt: str | None, objective: ObjectiveName
+) -> tuple[Sequence[_Row], Sequence[Fault]]:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     rows: list[_Row] = []
     faults: list[Fault] = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
+    for number, text in enumerate(content.split(b"\n"), start=1):
+        if not text.strip():
             continue
         try:
-            messages = _messages(_Line.model_validate_json(line))
+            line = _Line.model_validate_json(text)
+            record = _record(line)
+            _require_fit(record, objective)
         except ValidationError as error:
             faults.append(Fault(path.name, number, _complaint(error)))
         except ValueError as error:
             faults.append(Fault(path.name, number, str(error)))
         else:
-            prompted = _prompted(messages, system_prompt)
-            key = key_of_prompt(message["content"] for message in messages[:-1])
-            rows.append(_Row(number, key, prompted))
+            key = key_of_prompt(said["content"] for said in conversation_of(record)[:-1])
+            rows.append(_Row(number, key, _prompted(record, system_prompt)))
     return rows, faults
 
 
-def _messages(line: _Line) -> Messages:
-    """Raises ValueError saying what is missing."""
-    if line.messages is None:
-        if line.prompt is None or line.completion is None:
-            raise ValueError("neither messages, nor prompt and completion")
-        turns = [("user", line.prompt), ("assistant", line.completion)]
+def _record(line: _Line) -> Record:
+    """The line as it is trained on. Raises ValueError saying what is missing."""
+    if line.chosen is not None and line.rejected is not None and line.prompt is not None:
+        prompt = _turns(line.prompt, "user")
+        return {"prompt": prompt, "chosen": _one(line.chosen), "rejected": _one(line.rejected)}
+    if line.messages is not None:
+        messages = _turns(line.messages, "user")
+    elif line.prompt is not None and line.completion is not None:
+        answer = {"role": "assistant", "content": _one(line.completion)}
+        messages = [*_turns(line.prompt, "user"), answer]
     else:
-        turns = [(turn.role, turn.content) for turn in line.messages]
-    if len(turns) < 2 or turns[-1][0] != "assistant":
+        raise ValueError("neither messages, nor prompt and completion, nor a pair")
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise ValueError("the last of at least two messages must be the assistant's")
-    if not turns[-1][1].strip():
+    if not messages[-1]["content"].strip():
         raise ValueError("the answer is empty")
-    return [{"role": role, "content": content} for role, content in turns]
+    return {"messages": messages, **({} if line.label is None else {"label": line.label})}
+
+
+def _require_fit(record: Record, objective: ObjectiveName) -> None:
+    """Raise ValueError when nothing can be learned from it that way."""
+    kind = "pair" if "chosen" in record else "verdict" if "label" in record else "answer"
+    if kind in _FITTING[objective]:
+        return
+    needed = {
+        "sft": "answers; set training.objective to kto or dpo to learn from preferences",
+        "dpo": "prompt, chosen and rejected",
+        "kto": "a label, true or false, or prompt, chosen and rejected",
+    }
+    raise ValueError(f"objective {objective} needs {needed[objective]}")
+
+
+_FITTING: Final[Mapping[ObjectiveName, frozenset[str]]] = {
+    "sft": frozenset({"answer"}),
+    "dpo": frozenset({"pair"}),
+    "kto": frozenset({"pair", "verdict"}),
+}
+
+
+def _turns(text: _Text, role: str) -> list[Mapping[str, str]]:
+    if isinstance(text, str):
+        return [{"role": role, "content": text}]
+    return [{"role": turn.role, "content": turn.content} for turn in text]
+
+
+def _one(text: _Text) -> str:
+    """Raises ValueError."""
+    turns = _turns(text, "assistant")
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
+        raise ValueError("an answer is one message of the assistant's")
+    if not turns[0]["content"].strip():
+        raise ValueError("the answer is empty")
+    return turns[0]["content"]
 
 
 def _complaint(error: ValidationError) -> str:
@@ -194,10 +253,11 @@ def _complaint(error: ValidationError) -> str:
     return f"{place}: {fault['msg']}" if place else str(fault["msg"])
 
 
-def _prompted(messages: Messages, system_prompt: str | None) -> Messages:
-    if system_prompt is None or any(message["role"] == "system" for message in messages):
-        return messages
-    return [{"role": "system", "content": system_prompt}, *messages]
+def _prompted(record: Record, system_prompt: str | None) -> Record:
+    name = "prompt" if "prompt" in record else "messages"
+    if system_prompt is None or any(said["role"] == "system" for said in record[name]):
+        return record
+    return {**record, name: [{"role": "system", "content": system_prompt}, *record[name]]}
 
 
 def _without_leaks(

@@ -41,7 +41,7 @@ def sections_of(report: TrainingReport) -> Sequence[Section]:
     return [
         Section("What it was", tables=[_named(report.facts)]),
         _evaluation(report.evaluation),
-        _curves(report.curve),
+        _curves(report),
         Section("Training", report.notes, [_named(report.training)]),
         _dataset(report),
         Section("Settings", tables=[_named(report.settings)]),
@@ -97,21 +97,29 @@ def _evaluation(evaluation: Evaluation | None) -> Section:
     return Section(heading, words, [Table(rows, head)])
 
 
-def _curves(curve: TrainingCurve) -> Section:
-    if not curve.steps:
+def _curves(report: TrainingReport) -> Section:
+    if not report.curve.steps:
         return Section("Curves", ["The provider tells of no step."])
-    return Section("Curves", pictures=list(_pictures(curve)))
+    of_answers = report.settings.get("objective", "sft") == "sft"
+    return Section("Curves", pictures=list(_pictures(report.curve, of_answers=of_answers)))
 
 
-def _pictures(curve: TrainingCurve) -> Iterator[Picture]:
+def _pictures(curve: TrainingCurve, *, of_answers: bool) -> Iterator[Picture]:
+    """`of_answers`: the training's loss is nats per output token, as that of the validation."""
+
     def picture(name: str, title: str, unit: str, *lines: Line) -> Picture:
         return Picture(name, title, draw(title, unit, lines))
 
     steps = curve.steps
-    losses = [Line("training", steps, curve.loss)]
-    if curve.validation_steps:
-        losses.append(Line("validation", curve.validation_steps, curve.validation_loss))
-    yield picture("loss", "Loss", "nats per output token", *losses)
+    training = Line("training", steps, curve.loss)
+    validation = Line("validation", curve.validation_steps, curve.validation_loss)
+    validations = [validation] if curve.validation_steps else []
+    if of_answers:
+        yield picture("loss", "Loss", "nats per output token", training, *validations)
+    else:
+        yield picture("loss", "Loss", "mean over pairs or answers", training)
+        for line in validations:
+            yield picture("validation_loss", "Validation loss", "nats per output token", line)
     yield picture(
         "learning_rate", "Learning rate", "", Line("learning rate", steps, curve.learning_rate)
     )

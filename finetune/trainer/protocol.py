@@ -26,6 +26,7 @@ CURVE_POINTS: Final = 200
 """A training's curve has no more points, however many steps it took."""
 
 Method = Literal["lora", "full"]
+ObjectiveName = Literal["sft", "dpo", "kto"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -59,6 +60,24 @@ class TrainingSettings(BaseModel):
 
     method: Method = Field(
         "lora", description="lora trains a small adapter; full trains every weight."
+    )
+    objective: ObjectiveName = Field(
+        "sft",
+        description="What is learned from: sft from answers, dpo from pairs of a better and a "
+        "worse answer, kto from answers with a verdict.",
+    )
+    preference_beta: float = Field(
+        0.1,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Of dpo and kto: the higher, the closer to the model it starts from.",
+    )
+    approved_weight: float = Field(
+        1.0, ge=0, le=1000, allow_inf_nan=False, description="Of kto: weight of a good answer."
+    )
+    rejected_weight: float = Field(
+        1.0, ge=0, le=1000, allow_inf_nan=False, description="Of kto: weight of a bad answer."
     )
     epochs: int = Field(3, ge=1, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(
@@ -269,8 +288,11 @@ class TrainResult(_Said):
     prompts_truncated: int = Field(ge=0, description="Rows whose prompt lost its beginning.")
     rows_skipped: int = Field(ge=0)
     skipped: tuple[SkippedRow, ...] = Field(description="The first of them, with the reason.")
-    first_loss: float | None = Field(description="Nats per output token in the first step.")
-    final_loss: float | None = Field(description="Nats per output token in the last step.")
+    first_loss: float | None = Field(
+        description="Nats per output token in the first step; of dpo and kto the mean over pairs "
+        "or answers."
+    )
+    final_loss: float | None = Field(description="The same of the last step.")
     weight_delta_norm: float | None = Field(
         description="L2 norm of the change of the effective weights; null if not finite."
     )

@@ -22,6 +22,7 @@ from finetune.trainer.checkpoint import Origin
 from finetune.trainer.encoding import EncodedRow, Encoder
 from finetune.trainer.interruption import Interruption
 from finetune.trainer.loop import TrainingLoop
+from finetune.trainer.material import Preparation, read_source
 from finetune.trainer.models import (
     Compute,
     choose_compute,
@@ -35,10 +36,8 @@ from finetune.trainer.models import (
     save_model,
     stored_dtype,
 )
-from finetune.trainer.objective import SupervisedObjective
 from finetune.trainer.protocol import (
     ModelRef,
-    SkippedRow,
     TokenSpread,
     TrainingSettings,
     TrainRequest,
@@ -48,7 +47,7 @@ from finetune.trainer.protocol import (
 from finetune.trainer.publication import published, require_vacant
 from finetune.trainer.record import TrainingRecord
 from finetune.trainer.reporting import Reporter
-from finetune.trainer.rows import Row, read_rows
+from finetune.trainer.rows import read_rows
 from finetune.trainer.validation import Validation
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 
@@ -67,17 +66,24 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
     settings = request.settings
     output_dir = Path(request.output_dir)
     require_vacant(output_dir)
-    rows = read_rows(request.train_file)
+    source = read_source(request.train_file, settings.objective)
     compute = choose_compute(settings.precision)
     tokenizer = load_tokenizer(request.model.base_model)
     model = _load_trainable(request.model, settings, compute, reporter)
-    encoder, max_length = Encoder(tokenizer), _max_length(model, settings, reporter)
-    dataset = _encode(rows, encoder, max_length)
-    validation = _validation_rows(request, encoder, max_length)
     pad_id = tokenizer.pad_token_id or 0
+    preparation = Preparation(
+        model=model,
+        encoder=Encoder(tokenizer),
+        max_length=_max_length(model, settings, reporter),
+        pad_id=pad_id,
+        settings=settings,
+        compute=compute,
+    )
+    material = preparation.of(source)
+    validation = _validation_rows(request, preparation)
     training = TrainingLoop(
         model=model,
-        objective=SupervisedObjective(dataset.rows, pad_id),
+        objective=material.objective,
         settings=settings,
         compute=compute,
         directory=Path(request.checkpoint_dir),
@@ -97,17 +103,17 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
         interruption.deferred(),
     ):
         loss_is_finite = training.run(interruption, record)
-    counts = training.counts
+    counts, n_examples = training.counts, len(material.objective.lengths)
     change = _write(model, tokenizer, training.starting_weights, request, output_dir)
     return TrainResult(
         steps=counts.step,
-        epochs=counts.rows_seen / len(dataset.rows) if dataset.rows else 0.0,
+        epochs=counts.rows_seen / n_examples if n_examples else 0.0,
         trained_tokens=counts.trained_tokens,
-        rows=len(rows),
-        rows_truncated=sum(row.output_truncated for row in dataset.rows),
-        prompts_truncated=sum(row.prompt_truncated for row in dataset.rows),
-        rows_skipped=len(dataset.skipped),
-        skipped=dataset.skipped[:_NAMED_SKIPPED_ROWS],
+        rows=material.n_read,
+        rows_truncated=sum(row.output_truncated for row in material.rows),
+        prompts_truncated=sum(row.prompt_truncated for row in material.rows),
+        rows_skipped=len(material.skipped),
+        skipped=tuple(material.skipped[:_NAMED_SKIPPED_ROWS]),
         first_loss=finite_or_none(counts.first_loss),
         final_loss=finite_or_none(counts.last_loss),
         weight_delta_norm=change.norm,
@@ -115,8 +121,8 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
         seconds=time.monotonic() - started,
         curve=record.curve(),
         notes=tuple(reporter.notes),
-        prompt_tokens=_spread([row.first_label for row in dataset.rows]),
-        output_tokens=_spread([row.label_tokens for row in dataset.rows]),
+        prompt_tokens=_spread([row.first_label for row in material.rows]),
+        output_tokens=_spread([row.label_tokens for row in material.rows]),
         resumed_from_step=resumed_from_step,
         device=str(compute.device),
         precision=compute.arithmetic,
@@ -167,38 +173,12 @@ def _max_length(
     return limit
 
 
-@dataclass(frozen=True)
-class _Dataset:
-    rows: tuple[EncodedRow, ...]
-    skipped: tuple[SkippedRow, ...]
-
-
-def _encode(rows: Sequence[Row], encoder: Encoder, max_length: int) -> _Dataset:
-    encoded: list[EncodedRow] = []
-    skipped: list[SkippedRow] = []
-    for row in rows:
-        if not row.output.strip():
-            skipped.append(SkippedRow(line=row.line, reason="the output is empty"))
-        elif token := encoder.find_special_token(row):
-            reason = f"the text contains the model's control token {token}"
-            skipped.append(SkippedRow(line=row.line, reason=reason))
-        else:
-            candidate = encoder.encode(row, max_length)
-            if candidate.label_tokens:
-                encoded.append(candidate)
-            else:
-                reason = f"nothing of the output fits into {max_length} tokens"
-                skipped.append(SkippedRow(line=row.line, reason=reason))
-    return _Dataset(tuple(encoded), tuple(skipped))
-
-
-def _validation_rows(
-    request: TrainRequest, encoder: Encoder, max_length: int
-) -> Sequence[EncodedRow]:
+def _validation_rows(request: TrainRequest, preparation: Preparation) -> Sequence[EncodedRow]:
     """None of them unless they are to be looked at."""
     if request.validation_file is None or request.settings.validate_every_steps is None:
         return ()
-    return _encode(read_rows(request.validation_file), encoder, max_length).rows
+    rows, _ = preparation.rows(read_rows(request.validation_file))
+    return rows
 
 
 def _spread(lengths: Sequence[int]) -> TokenSpread | None:

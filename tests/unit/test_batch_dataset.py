@@ -121,3 +121,58 @@ def test_a_file_that_is_missing_or_has_no_row_is_refused_by_name(tmp_path: Path)
         prepare(tmp_path / "dataset", Sources(tmp_path / "rows.jsonl"))
     with pytest.raises(DatasetError, match="no row is left"):
         prepare(tmp_path / "dataset", Sources(write(tmp_path / "rows.jsonl", [])))
+
+
+# --- preferences ----------------------------------------------------------------------
+
+
+def pairs(n: int) -> list[dict[str, str]]:
+    return [{"prompt": f"question {i}", "chosen": "yes", "rejected": "no"} for i in range(n)]
+
+
+def test_pairs_are_trained_on_as_pairs_and_validated_on_by_the_chosen_answer(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path / "rows.jsonl", pairs(10))
+    made = prepare(tmp_path / "dataset", Sources(file, objective="dpo", system_prompt="Be brief."))
+    system = {"role": "system", "content": "Be brief."}
+    for row in read(made.train_file):
+        assert row["prompt"][0] == system
+        assert (row["chosen"], row["rejected"]) == ("yes", "no")
+    for row in read(made.validation_file):
+        assert row["messages"][0] == system
+        assert row["messages"][-1] == {"role": "assistant", "content": "yes"}
+    assert (made.n_train, made.n_validation) == (8, 2)
+
+
+def test_rejected_answers_are_trained_on_by_their_label_and_never_validated_on(
+    tmp_path: Path,
+) -> None:
+    rows: list[Any] = [{**pair(i), "label": good} for i in range(10) for good in (True, False)]
+    file = write(tmp_path / "rows.jsonl", [*rows, *pairs(1)])
+    made = prepare(tmp_path / "dataset", Sources(file, objective="kto"))
+    labels = [row.get("label") for row in read(made.train_file)]
+    assert labels.count(True) == labels.count(False) > 0
+    assert made.n_validation >= 2
+    both = set(prompts(made.validation_file)) & {
+        row["messages"][-2]["content"] for row in read(made.train_file) if "messages" in row
+    }
+    assert both == set()
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "told"),
+    [
+        ("sft", pairs(1)[0], "set training.objective"),
+        ("sft", {**pair(1), "label": False}, "set training.objective"),
+        ("dpo", pair(1), "needs prompt, chosen and rejected"),
+        ("kto", pair(1), "needs a label"),
+        ("dpo", {"prompt": "p", "chosen": "a", "rejected": " "}, "the answer is empty"),
+    ],
+)
+def test_a_row_that_does_not_fit_the_objective_is_named(
+    tmp_path: Path, objective: Any, row: Any, told: str
+) -> None:
+    file = write(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(BadRowsError, match=told):
+        prepare(tmp_path / "dataset", Sources(file, objective=objective))

@@ -112,6 +112,12 @@ def test_each_picture_of_the_markdown_is_a_file_beside_it(tmp_path: Path) -> Non
     assert page == tmp_path / "report.html"
 
 
+def test_the_loss_of_preferences_is_not_drawn_on_the_scale_of_the_validation() -> None:
+    names = [picture.name for picture in pictures_of(report(settings={"objective": "dpo"}))]
+    assert names[:2] == ["loss", "validation_loss"]
+    assert [picture.name for picture in pictures_of(report())].count("validation_loss") == 0
+
+
 def test_without_curve_and_evaluation_it_says_so() -> None:
     text = as_markdown(report(curve=TrainingCurve(), evaluation=None))
     assert "tells of no step" in text
@@ -120,7 +126,7 @@ def test_without_curve_and_evaluation_it_says_so() -> None:
 
 def test_what_another_provider_measured_is_taken_as_far_as_it_goes() -> None:
     measured = Measured.of({"final_loss": 0.5, "curve": [1, 2, 3], "something": "else"})
-    assert measured.training == {"loss of the last step (nats per token)": 0.5}
+    assert measured.training == {"loss of the last step": 0.5}
     assert measured.curve == TrainingCurve()
     assert measured.left_out == []
 
