@@ -216,6 +216,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 artifacts,
                 settings.data_dir / TRAINER_LOG,
                 idle=timedelta(seconds=settings.finetune.trainer_idle_seconds),
+                warm=settings.finetune.trainer_warm,
+                memory_bytes=settings.finetune.trainer_memory_mib << 20,
                 limits=TrainerLimits(
                     no_progress=timedelta(seconds=settings.finetune.no_progress_seconds)
                 ),
@@ -244,8 +246,16 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             announce=announcer,
             clock=utc_now,
         )
+        metrics.show_trainer(host.condition)
         sealer = Sealer(
-            store, lines, settings.batch_rules(), settings.split_rules(), announcer, utc_now
+            store,
+            lines,
+            settings.batch_rules(),
+            settings.split_rules(),
+            announcer,
+            utc_now,
+            expect=lambda line: workbenches[line.provider].expect(line),
+            expect_at=settings.finetune.trainer_ahead_share,
         )
         announcer.listen(_alarm(sealer, runner))
         source: KafkaSource | None = None
@@ -281,6 +291,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             health=probes,
             metrics=DaemonMetrics(metrics, views.overview, source, probes),
             facts=recent,
+            trainer=host.condition,
             token=token,
             version=version("learnd"),
         )

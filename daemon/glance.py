@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from daemon.printing import duration, plain
-from daemon.screens import complaints
+from daemon.screens import complaints, trainer_state
 
 Json = Mapping[str, Any]
 Row = Sequence[Text]
@@ -104,6 +104,8 @@ class Glance:
             ("held", f"{held:,}", WARN if held else ""),
             ("dead letters", f"{dead:,}", WARN if dead else ""),
         ]
+        if (trainer := status.get("trainer")) is not None:
+            parts.append(("trainer", trainer_state(trainer), ""))
         return Text("   ").join(
             Text.assemble((f"{name} ", QUIET), (value, style or STRONG))
             for name, value, style in parts

@@ -5,6 +5,7 @@ Each loop is a coroutine that works until it is cancelled; daemon/app.py owns th
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -13,7 +14,7 @@ import structlog
 from consumers.pressure import Pressure
 from daemon.store import Store
 from learning.batch_sizing import choose_size
-from learning.batching import BatchRules, due
+from learning.batching import BatchRules, due, is_about_to_fill
 from learning.clock import Clock
 from learning.facts import Announce, EventsExpired
 from learning.lines import ModelLine, ModelLines
@@ -45,9 +46,16 @@ class Sealer:
         split_rules: SplitRules,
         announce: Announce,
         clock: Clock,
+        *,
+        expect: Callable[[ModelLine], None] = lambda line: None,
+        expect_at: float = 0.0,
     ) -> None:
+        """`expect` is told once of each batch of which a share of `expect_at` waits."""
         self._store = store
         self._lines = lines
+        self._expect = expect
+        self._expect_at = expect_at
+        self._expected: set[str] = set()
         self._batch_rules = batch_rules
         self._split_rules = split_rules
         self._announce = announce
@@ -91,13 +99,22 @@ class Sealer:
                 rules = replace(rules, batch_size=sizes[line.name].size)
             queue = await self._store.queue.look(line)
             batch = due(queue, rules, self._clock())
-            if batch is None or line.base_model is None:
+            if line.base_model is None:
                 continue  # without a base model the events wait where feedback reaches them
+            self._tell(line, is_about_to_fill(queue, rules, self._expect_at))
+            if batch is None:
+                continue
             sealed = await self._store.queue.seal(
                 line, batch, self._split_rules, "sealer", self._clock()
             )
             if sealed is not None:
                 self._announce(sealed)
+
+    def _tell(self, line: ModelLine, is_near: bool) -> None:
+        """Once a batch: a stream that then dries up should not be prepared for again and again."""
+        if is_near and line.name not in self._expected:
+            self._expect(line)
+        (self._expected.add if is_near else self._expected.discard)(line.name)
 
     async def _size(self, line: ModelLine) -> None:
         """Let a line's batch size follow its experience, unless that was done just now."""

@@ -45,6 +45,7 @@ def status(url: str, overview: Json, health: Json) -> None:
                 f"{stats['active']['total']} active, {completed['total']} completed,"
                 f" success rate: {_rate(completed['success_rate'])}",
             ),
+            *_trainer(overview.get("trainer")),
         ]
     )
     say("")
@@ -58,6 +59,21 @@ def status(url: str, overview: Json, health: Json) -> None:
             sorted(overview["dead_letters"].items()),
             title="Dead letters",
         )
+
+
+def trainer_state(trainer: Json) -> str:
+    """The local trainer process in a few words: warm, 812 MiB."""
+    held = trainer["resident_bytes"]
+    return f"{trainer['state']}, {held / 2**20:,.0f} MiB" if held else str(trainer["state"])
+
+
+def _trainer(trainer: Json | None) -> Sequence[tuple[str, str]]:
+    """Nothing from a daemon that is too old to tell."""
+    if trainer is None:
+        return ()
+    uses = f"{trainer['warm_uses']} warm uses, {trainer['cold_uses']} cold"
+    ends = ", ".join(f"{n} {reason}" for reason, n in sorted(trainer["ends"].items()))
+    return [("trainer", f"{trainer_state(trainer)}; {uses}" + (f"; ended: {ends}" if ends else ""))]
 
 
 def complaints(health: Json) -> Sequence[str]:

@@ -358,8 +358,14 @@ class FineTuneSettings(_Section):
     timeout_seconds: Seconds = 14_400.0
     no_progress_seconds: Seconds = 1_800.0
     """How long a local trainer may be busy without progress. To load a model is no progress."""
-    trainer_idle_seconds: Seconds = 30.0
+    trainer_warm: bool = True
+    """Keep the trainer process, its libraries and the loaded base from one run to the next."""
+    trainer_idle_seconds: Seconds = 300.0
     """How long the trainer process is kept warm after its last request."""
+    trainer_memory_mib: int = Field(4_096, ge=64, le=16_777_216)
+    """A trainer that holds more main memory after a request is not kept."""
+    trainer_ahead_share: float = Field(0.8, ge=0, le=1, allow_inf_nan=False)
+    """With so much of a batch waiting a trainer is made ready ahead; 0 never does that."""
     lease_seconds: float = Field(30.0, ge=1.0, le=3_600.0, allow_inf_nan=False)
     """A daemon that is silent for so long loses its runs to another one."""
     node_gone_seconds: Seconds = 3_600.0

@@ -23,6 +23,7 @@ from finetune.trainer.protocol import (
     Message,
     Note,
     Precision,
+    Quantization,
     TrainingSettings,
     TrainProgress,
     TrainRequest,
@@ -30,6 +31,7 @@ from finetune.trainer.protocol import (
 )
 from finetune.trainer_process import TrainerHost
 from learning.gate import Score, TrainingProof
+from learning.lines import ModelLine
 from learning.ports import (
     JobFailedError,
     JobHandle,
@@ -98,6 +100,12 @@ class LocalProvider:
             self._forget_old_jobs()
             self._jobs[handle.job_id] = _Job(spec)
         return handle
+
+    def expect(self, line: ModelLine) -> None:
+        """A batch of the line is about to fill: have a trainer ready for it."""
+        if line.base_model is not None:
+            settings = TrainingSettings.model_validate(dict(line.training))
+            self._host.expect(line.base_model, settings)
 
     async def lookup(self, run_id: str, attempt: int) -> JobHandle | None:
         """See learning.ports.FineTuneProvider."""
@@ -183,16 +191,22 @@ class LocalProvider:
 class LocalEvaluator:
     """Implements learning.ports.Evaluator on a TrainerHost.
 
-    `max_length` is in tokens and `precision` the arithmetic; both should be what the models
-    are trained with.
+    `max_length` is in tokens, `precision` the arithmetic and `quantization` the base's; all
+    should be what the models are trained with.
     """
 
     def __init__(
-        self, host: TrainerHost, *, max_length: int = 1024, precision: Precision = "auto"
+        self,
+        host: TrainerHost,
+        *,
+        max_length: int = 1024,
+        precision: Precision = "auto",
+        quantization: Quantization = "none",
     ) -> None:
         self._host = host
         self._max_length = max_length
         self._precision = precision
+        self._quantization = quantization
 
     async def score(
         self, models: Mapping[str, ModelReference], examples_file: Path
@@ -204,6 +218,7 @@ class LocalEvaluator:
             examples_file=str(examples_file),
             max_length=self._max_length,
             precision=self._precision,
+            quantization=self._quantization,
         )
         async with self._host.use() as trainer:
             result = await trainer.request(request, lambda message: None)

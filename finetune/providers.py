@@ -20,6 +20,7 @@ from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
+from learning.lines import ModelLine
 from learning.ports import Evaluator, FineTuneProvider
 
 GROUP: Final = "learnd.providers"
@@ -40,6 +41,10 @@ class Workshop:
     """Where a local training writes TensorBoard's event files; None is nowhere."""
 
 
+def _nothing(line: ModelLine) -> None:
+    """A provider that has nothing to get ready."""
+
+
 @dataclass(frozen=True)
 class Workbench:
     """A provider, and the evaluator that can load what it makes."""
@@ -48,6 +53,8 @@ class Workbench:
     evaluator: Evaluator
     needs_node: bool = False
     """Whether its jobs live in this daemon and on this node's files, as local ones do."""
+    expect: Callable[[ModelLine], None] = _nothing
+    """A batch of the line is about to fill: what takes time may begin now. Must not block."""
 
 
 ProviderFactory = Callable[[Workshop], AbstractAsyncContextManager[Workbench]]
@@ -110,12 +117,17 @@ def factory_of(name: str) -> ProviderFactory:
 async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
     known = {name: workshop.training[name] for name in _SHARED if name in workshop.training}
     settings = TrainingSettings.model_validate(known)
+    provider = LocalProvider(workshop.trainer, tensorboard_dir=workshop.tensorboard_dir)
     yield Workbench(
-        LocalProvider(workshop.trainer, tensorboard_dir=workshop.tensorboard_dir),
+        provider,
         LocalEvaluator(
-            workshop.trainer, max_length=settings.max_length, precision=settings.precision
+            workshop.trainer,
+            max_length=settings.max_length,
+            precision=settings.precision,
+            quantization=settings.quantization,
         ),
         needs_node=True,
+        expect=provider.expect,
     )
 
 
@@ -127,7 +139,7 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
     )
 
 
-_SHARED: Final = ("max_length", "precision")
+_SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
 _PLANNED: Final = frozenset({"openai", "http"})

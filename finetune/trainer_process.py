@@ -1,24 +1,27 @@
 """The trainer as a child process: started, asked, watched and always reaped.
 
 `TrainerProcess` is one child; `TrainerHost` keeps at most one of them warm, because
-importing the training libraries takes longer than many a request. What is asked for is
-the business of the callers (finetune/local_provider.py); what crosses the pipes is
-described in finetune/trainer/protocol.py. Neither starts anything until it is entered.
+importing the training libraries takes longer than many a request: within bounds of time and
+memory, and only one that is well. What is asked for is the business of the callers
+(finetune/local_provider.py); what crosses the pipes is described in
+finetune/trainer/protocol.py. Neither starts anything until it is entered.
 """
 
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import sysconfig
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, overload
+from typing import Final, Literal, Self, overload
 
 import structlog
 from pydantic import ValidationError
@@ -26,6 +29,7 @@ from pydantic import ValidationError
 from finetune.artifacts import ArtifactError, ArtifactStore
 from finetune.trainer.protocol import (
     HEARTBEAT_SECONDS,
+    MEMORY_ADVICE,
     ChatMessage,
     Done,
     EvaluateRequest,
@@ -39,16 +43,20 @@ from finetune.trainer.protocol import (
     MakeTinyModelResult,
     Message,
     ModelRef,
+    PingRequest,
+    PrepareRequest,
+    PrepareResult,
     Ready,
     Request,
     Result,
     Token,
+    TrainingSettings,
     TrainRequest,
     TrainResult,
     encode_line,
     parse_message,
 )
-from learning.ports import JobFailedError, ModelReference
+from learning.ports import JobFailedError, ModelReference, TrainerCondition, TrainerState
 
 log = structlog.get_logger(__name__)
 
@@ -59,21 +67,21 @@ MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """The longest message: an evaluation of half a million examples."""
 MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 """A log that is longer when a trainer starts becomes LOG.1."""
+MAX_JUNK_LINES: Final = 1_000
+"""So many lines that mean nothing within one request, and it is not waited for any longer."""
+REPEAT_SECONDS: Final = 0.5
+"""How often a child is told again that its request is called off: it may not have begun it."""
 LAST_WORDS: Final = 6
 """Lines of its log that are quoted when a trainer died."""
 
 KERNEL_COUNTS: Final = Path("/proc/vmstat")
 """Where Linux counts, as `oom_kill`, the processes that it killed for want of memory."""
-MEMORY_ADVICE: Final = (
-    "take a smaller minibatch_size or max_length, set gradient_checkpointing, or train on a"
-    " machine with more memory"
-)
 
 _RETRYABLE: Final[frozenset[FailureCode]] = frozenset(
     {"internal", "interrupted", "disk_full", "out_of_memory"}
 )
 _LIVES_ON: Final[frozenset[str]] = frozenset(
-    {"bad_request", "bad_model", "bad_dataset", "bad_output", "disk_full"}
+    {"bad_request", "bad_model", "bad_dataset", "bad_output", "unsupported", "disk_full"}
 )
 """Failures after which the same process takes the next request; others leave doubt."""
 
@@ -94,6 +102,8 @@ class TrainerLimits:
     """From SIGTERM to SIGKILL when it is busy."""
     close: timedelta = timedelta(seconds=5)
     """From the end of its input to SIGKILL when it is idle."""
+    ping: timedelta = timedelta(seconds=5)
+    """How long one that was kept warm may take to say that it is well."""
 
 
 class TrainerProcess:
@@ -115,6 +125,9 @@ class TrainerProcess:
         self._limits = limits or TrainerLimits()
         self._lock = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
+        self._reason = ""
+        self.spoke_junk = False
+        """Whether it ever said something that is no message: then it should not be kept."""
 
     async def __aenter__(self) -> Self:
         self._log_start = await asyncio.to_thread(_ready_log, self._log_file)
@@ -153,16 +166,44 @@ class TrainerProcess:
         """Whether it can still be asked."""
         return self._ending is None and self._process.returncode is None
 
+    @property
+    def reason(self) -> str:
+        """Why it ended, as a metric's label; empty while it lives."""
+        if self._reason or self.alive:
+            return self._reason
+        return "ended" if self._process.returncode == 0 else "trainer_died"
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """The main memory that the child holds now; None where the system does not say."""
+        return _resident_bytes(self.pid) if self.alive else None
+
     async def wait(self) -> int:
         """Wait for the child's end, whoever brings it about; its status as in `subprocess`."""
         return await self._process.wait()
 
-    async def close(self) -> None:
+    async def close(self, reason: str = "closed") -> None:
         """End the child, with a checkpoint when it trains, and reap it. May be repeated."""
         if self._lock.locked():
-            await self._end(self._limits.checkpoint, terminate=True)
+            await self._end(self._limits.checkpoint, reason, terminate=True)
         else:
-            await self._end(self._limits.close, terminate=False)
+            await self._end(self._limits.close, reason)
+
+    async def is_well(self) -> bool:
+        """Whether it answers within `limits.ping`. One that does not is killed."""
+        ping = PingRequest(id=f"ping:{uuid.uuid4().hex[:12]}")
+        async with self._lock:
+            try:
+                async with asyncio.timeout(self._limits.ping.total_seconds()):
+                    await self._say(ping)
+                    while not isinstance(await self._hear(ping.id), Done):
+                        pass
+            except TimeoutError:
+                log.warning("trainer does not answer and is killed", pid=self.pid)
+                await self._end(timedelta(0), "trainer_silent")
+            except JobFailedError:
+                await self._end(timedelta(0), "trainer_died")
+        return self.alive
 
     @overload
     async def request(self, message: TrainRequest, on_message: OnMessage) -> TrainResult: ...
@@ -174,12 +215,15 @@ class TrainerProcess:
     async def request(
         self, message: MakeTinyModelRequest, on_message: OnMessage
     ) -> MakeTinyModelResult: ...
+    @overload
+    async def request(self, message: PrepareRequest, on_message: OnMessage) -> PrepareResult: ...
     async def request(self, message: Request, on_message: OnMessage) -> Result:
         """Ask, and wait for the answer. Raises JobFailedError.
 
         Beside the codes of the protocol: `trainer_died`, `trainer_silent`, `trainer_stuck`
-        and `trainer_unintelligible`. Cancelled, it lets a training write its checkpoint, ends
-        the child and raises CancelledError; cancelled twice, it does not wait.
+        and `trainer_unintelligible`. Cancelled, it has the child end this request (a training
+        writes its checkpoint) and raises CancelledError. The child itself is ended only when it
+        does not answer in time, or when it is cancelled twice.
         """
         async with self._lock:
             try:
@@ -202,17 +246,37 @@ class TrainerProcess:
                             on_message(answer)
             except JobFailedError as error:
                 if error.code not in _LIVES_ON:
-                    await self._end(timedelta(0), terminate=False)
+                    await self._end(timedelta(0), error.code)
                 raise
             except TimeoutError:
-                await self._end(timedelta(0), terminate=False)
+                await self._end(timedelta(0), "trainer_silent")
                 raise self._silent() from None
             except asyncio.CancelledError:
-                await self._end(self._limits.checkpoint, terminate=True)
+                await self._call_off(message.id)
                 raise
             except BaseException:  # on_message failed: the child is still busy with the request
-                await self._end(timedelta(0), terminate=False)
+                await self._end(timedelta(0), "internal")
                 raise
+
+    async def _call_off(self, request_id: str) -> None:
+        """Have the child end its request. One that does not, or is not waited for, is killed."""
+        try:
+            async with asyncio.timeout(self._limits.checkpoint.total_seconds()):
+                while self.alive:
+                    # Not the group: what the child has started would die of this signal.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(self.pid, signal.SIGUSR1)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(REPEAT_SECONDS):
+                            while not isinstance(await self._hear(request_id), Done | Failed):
+                                pass
+                            return
+        except (JobFailedError, TimeoutError):
+            log.warning("trainer did not stop its request and is killed", pid=self.pid)
+        except asyncio.CancelledError:
+            await self._end(timedelta(0), "cancelled")
+            raise
+        await self._end(timedelta(0), "cancelled")
 
     @property
     def _silence(self) -> float:
@@ -227,12 +291,18 @@ class TrainerProcess:
 
     async def _hear(self, request_id: str) -> Message:
         """The next message that means something to the request."""
+        junk_lines = 0
         while True:
             line = await self._read_line()
             try:
                 message = parse_message(line)
             except ValidationError:
                 log.warning("trainer said something unintelligible", pid=self.pid, line=line[:200])
+                self.spoke_junk, junk_lines = True, junk_lines + 1
+                if junk_lines > MAX_JUNK_LINES:
+                    raise _unintelligible(
+                        f"it said {junk_lines} lines that mean nothing", retryable=True
+                    ) from None
                 continue
             match message:
                 case Ready():
@@ -279,7 +349,7 @@ class TrainerProcess:
 
     async def _died(self) -> JobFailedError:
         closed_by_us = self._ending is not None
-        await self._end(self._limits.close, terminate=False)
+        await self._end(self._limits.close, "trainer_died")
         if closed_by_us:
             return JobFailedError("interrupted", "the trainer was closed", retryable=True)
         status = await self._process.wait()
@@ -287,6 +357,7 @@ class TrainerProcess:
         if status == -signal.SIGKILL:
             before, after = self._memory_kills, await asyncio.to_thread(memory_kills)
             if before is None or after is None or after > before:
+                self._reason = "out_of_memory"
                 sure = "" if before is not None and after is not None else "probably "
                 return JobFailedError(
                     "out_of_memory",
@@ -298,9 +369,10 @@ class TrainerProcess:
             "trainer_died", f"the trainer {_cause_of_death(status)}; {words}", retryable=True
         )
 
-    async def _end(self, grace: timedelta, *, terminate: bool) -> None:
+    async def _end(self, grace: timedelta, reason: str, *, terminate: bool = False) -> None:
         """End the child and wait until it is reaped, also when this is cancelled meanwhile."""
         if self._ending is None:
+            self._reason = self.reason or reason
             self._ending = asyncio.create_task(
                 self._shut_down(grace, terminate), name=f"end of trainer {self.pid}"
             )
@@ -347,7 +419,9 @@ class TrainerProcess:
 class TrainerHost:
     """Keeps at most one trainer warm, and lends it to one user at a time.
 
-    Started by its first user, ended after `idle` without one, replaced when it died. Every
+    Started by its first user, or by who says that one is near (`expect`). Ended after `idle`
+    without a user, when it holds more than `memory_bytes`, when it was unwell, and with `warm`
+    false after each use; the next user then gets a new one, which has the same answers. Every
     model that a user wants loaded goes through `reference`, which verifies it.
     """
 
@@ -357,18 +431,25 @@ class TrainerHost:
         log_file: Path,
         *,
         idle: timedelta = timedelta(seconds=30),
+        warm: bool = True,
+        memory_bytes: int | None = None,
         command: Sequence[str] = TRAINER,
         limits: TrainerLimits | None = None,
     ) -> None:
         self._artifacts = artifacts
         self._log_file = log_file
         self._idle = idle
+        self._warm = warm
+        self._memory_bytes = memory_bytes
         self._command = command
         self._limits = limits
         self._lock = asyncio.Lock()
         self._trainer: TrainerProcess | None = None
         self._idling: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._closed = False
+        self._uses: Counter[str] = Counter()
+        self._ends: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         return self
@@ -386,23 +467,48 @@ class TrainerHost:
         self._closed = True
         if self._trainer is not None:
             await self._trainer.close()
+        if self._preparing is not None:
+            await self._preparing
         async with self._lock:
             await self._stop_idling()
-            await self._dismiss()
+            await self._dismiss("closed")
+
+    def condition(self) -> TrainerCondition:
+        """What it holds now, and what became of the trainers so far."""
+        trainer = self._trainer
+        alive = trainer is not None and trainer.alive
+        state = TrainerState.COLD
+        if alive:
+            state = TrainerState.BUSY if self._lock.locked() else TrainerState.WARM
+        return TrainerCondition(
+            state=state,
+            pid=trainer.pid if trainer is not None and alive else None,
+            resident_bytes=trainer.resident_bytes if trainer is not None else None,
+            warm_uses=self._uses["warm"],
+            cold_uses=self._uses["cold"],
+            ends=dict(self._ends),
+        )
+
+    def expect(self, base_model: str, settings: TrainingSettings) -> None:
+        """A training of this base is near: have a trainer ready for it, in the background.
+
+        Does nothing while one is in use or on its way, and nothing where none is kept warm.
+        What goes wrong is only logged: who comes to train will hear of it.
+        """
+        if not self._warm or self._closed or self._lock.locked():
+            return
+        if self._preparing is None or self._preparing.done():
+            request = PrepareRequest(
+                id=f"prepare:{uuid.uuid4().hex[:12]}", base_model=base_model, settings=settings
+            )
+            self._preparing = asyncio.create_task(self._prepare(request), name="warm-up")
 
     @contextlib.asynccontextmanager
     async def use(self) -> AsyncIterator[TrainerProcess]:
         """Lend the trainer; the next user waits until it is given back."""
-        async with self._lock:
-            await self._stop_idling()
-            trainer = await self._ready_trainer()
-            try:
-                yield trainer
-            finally:
-                if not self._closed:
-                    self._idling = asyncio.create_task(
-                        self._dismiss_when_idle(), name="idle time of the trainer"
-                    )
+        async with self._borrowed() as (trainer, found):
+            self._uses[found] += 1
+            yield trainer
 
     async def reference(self, model: ModelReference) -> ModelRef:
         """A model as the trainer is told of it, after its published parts were verified.
@@ -444,9 +550,41 @@ class TrainerHost:
         async with self.use() as trainer:
             return (await trainer.request(request, hear)).text
 
+    async def _prepare(self, request: PrepareRequest) -> None:
+        try:
+            async with self._borrowed() as (trainer, _):
+                result = await trainer.request(request, lambda message: None)
+        except (JobFailedError, OSError) as error:
+            log.info("no trainer could be made ready ahead", error=str(error))
+        else:
+            log.info("trainer is ready ahead of its batch", seconds=round(result.seconds, 3))
+
+    @contextlib.asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[tuple[TrainerProcess, Literal["warm", "cold"]]]:
+        async with self._lock:
+            await self._stop_idling()
+            found: Literal["warm", "cold"] = "warm" if await self._has_a_sound_one() else "cold"
+            trainer = await self._ready_trainer()
+            try:
+                yield trainer, found
+            finally:
+                if reason := self._why_not_kept(trainer):
+                    await self._dismiss(reason)
+                elif not self._closed:
+                    self._idling = asyncio.create_task(
+                        self._dismiss_when_idle(), name="idle time of the trainer"
+                    )
+
+    async def _has_a_sound_one(self) -> bool:
+        """Whether there is a warm one that answers. One that is not well is replaced."""
+        if self._trainer is None:
+            return False
+        if self._trainer.alive and await self._trainer.is_well():
+            return True
+        await self._dismiss(self._trainer.reason)
+        return False
+
     async def _ready_trainer(self) -> TrainerProcess:
-        if self._trainer is not None and not self._trainer.alive:
-            await self._dismiss()
         if self._trainer is None and not self._closed:
             trainer = TrainerProcess(self._log_file, command=self._command, limits=self._limits)
             self._trainer = await trainer.__aenter__()
@@ -454,15 +592,35 @@ class TrainerHost:
             raise JobFailedError("interrupted", "the trainer is not lent any more", retryable=True)
         return self._trainer
 
-    async def _dismiss(self) -> None:
+    def _why_not_kept(self, trainer: TrainerProcess) -> str:
+        """Why it should not serve another user, as a metric's label; empty for no reason."""
+        if not trainer.alive:
+            return trainer.reason
+        if not self._warm:
+            return "not_kept"
+        if trainer.spoke_junk:
+            return "trainer_unintelligible"
+        held = trainer.resident_bytes
+        if self._memory_bytes is not None and held is not None and held > self._memory_bytes:
+            log.info(
+                "trainer holds more than finetune.trainer_memory_mib and is ended",
+                pid=trainer.pid,
+                mib=held >> 20,
+                limit_mib=self._memory_bytes >> 20,
+            )
+            return "memory"
+        return ""
+
+    async def _dismiss(self, reason: str) -> None:
         if self._trainer is not None:
             trainer, self._trainer = self._trainer, None
-            await trainer.close()
+            await trainer.close(reason)
+            self._ends[trainer.reason] += 1
 
     async def _dismiss_when_idle(self) -> None:
         await asyncio.sleep(self._idle.total_seconds())
         async with self._lock:  # whoever holds it now stops this task first
-            await self._dismiss()
+            await self._dismiss("idle")
 
     async def _stop_idling(self) -> None:
         """Under the lock: so the task only sleeps, or waits for the lock, or is done."""
@@ -484,9 +642,17 @@ def memory_kills() -> int | None:
     return int(counts[0]) if counts else None
 
 
-def _unintelligible(fault: str) -> JobFailedError:
+def _resident_bytes(pid: int) -> int | None:
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * resource.getpagesize()
+
+
+def _unintelligible(fault: str, *, retryable: bool = False) -> JobFailedError:
     return JobFailedError(
-        "trainer_unintelligible", f"the trainer was killed: {fault}", retryable=False
+        "trainer_unintelligible", f"the trainer was killed: {fault}", retryable=retryable
     )
 
 

@@ -61,3 +61,8 @@ def due(queue: LineQueue, rules: BatchRules, now: datetime) -> Due | None:
     if queue.oldest_waiting is not None and now - queue.oldest_waiting >= rules.max_wait:
         return Due(Trigger.AGE, queue.waiting)
     return None
+
+
+def is_about_to_fill(queue: LineQueue, rules: BatchRules, share: float) -> bool:
+    """Whether `share` of a batch waits, in (0, 1]; 0 means never."""
+    return share > 0 and not queue.busy and queue.waiting >= share * rules.batch_size

@@ -284,6 +284,29 @@ class TrainingOutcome:
     measurements: Mapping[str, Any]
 
 
+class TrainerState(StrEnum):
+    """Whether a local trainer process is there for the next request."""
+
+    COLD = "cold"
+    WARM = "warm"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True)
+class TrainerCondition:
+    """The local trainer process as it is now, and what became of it since the daemon started."""
+
+    state: TrainerState
+    pid: int | None
+    resident_bytes: int | None
+    """Main memory that it holds; None when there is no process, or the system does not say."""
+    warm_uses: int
+    """Requests, or groups of them, that found a process ready."""
+    cold_uses: int
+    ends: Mapping[str, int]
+    """Processes that ended, by reason: idle, memory, trainer_died ..."""
+
+
 class Recovery(StrEnum):
     """How a provider finds out whether a launch whose reply was lost made a job."""
 

@@ -17,6 +17,7 @@ from prometheus_client import (
     Metric,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from learning.facts import (
@@ -41,6 +42,7 @@ from learning.facts import (
     RunWaits,
     TopicRecreated,
 )
+from learning.ports import TrainerCondition, TrainerState
 
 RUN_SECONDS_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 14_400, 28_800)
 
@@ -113,9 +115,53 @@ class Metrics:
         for reason, is_so in waits.items():
             self._gauges.waits.labels(reason).set_function(is_so)
 
+    def show_trainer(self, condition: Callable[[], TrainerCondition]) -> None:
+        """Ask for the local trainer process at each rendering."""
+        self._registry.register(_Trainer(condition))
+
     def render(self) -> bytes:
         """The page, in Prometheus' text format."""
         return generate_latest(_WithoutCreationTimes(self._registry))
+
+
+class _Trainer(Collector):
+    """The local trainer process, as its host counts it."""
+
+    def __init__(self, condition: Callable[[], TrainerCondition]) -> None:
+        self._condition = condition
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing ahead: there may be no trainer yet to ask."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """What its host says now."""
+        now = self._condition()
+        state = GaugeMetricFamily(
+            "learnd_trainer_state", "1 for what the local trainer process is now.", labels=["state"]
+        )
+        for one in TrainerState:
+            state.add_metric([one.value], float(one is now.state))
+        yield state
+        yield GaugeMetricFamily(
+            "learnd_trainer_resident_memory_bytes",
+            "Main memory that the local trainer process holds; 0 without one.",
+            value=now.resident_bytes or 0,
+        )
+        uses = CounterMetricFamily(
+            "learnd_trainer_uses",
+            "Requests to the local trainer, by whether a process was ready for them.",
+            labels=["found"],
+        )
+        uses.add_metric(["warm"], now.warm_uses)
+        uses.add_metric(["cold"], now.cold_uses)
+        yield uses
+        ends = CounterMetricFamily(
+            "learnd_trainer_ends", "Local trainer processes that ended.", labels=["reason"]
+        )
+        for reason, n in sorted(now.ends.items()):
+            ends.add_metric([reason], n)
+        yield ends
 
 
 class _WithoutCreationTimes(Collector):

@@ -1,5 +1,6 @@
 """Put the API together from its collaborators."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Security
@@ -24,6 +25,7 @@ from daemon.api.routes import (
 from daemon.api.routes import facts as facts_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
+from learning.ports import TrainerCondition
 
 LONGEST_BODY_BYTES = 1024 * 1024
 EVERYWHERE = (
@@ -49,6 +51,7 @@ def create_app(
     metrics: MetricsPage,
     facts: RecentFacts,
     token: str,
+    trainer: Callable[[], TrainerCondition | None] = lambda: None,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but the probes and the metrics needs the token."""
@@ -59,7 +62,7 @@ def create_app(
     )
     for router in (
         intake.router(http_source),
-        queue.router(views.overview, views.batch_sizes, operations),
+        queue.router(views.overview, views.batch_sizes, operations, trainer),
         events.router(views.events, operations),
         runs.router(views.runs, operations),
         nodes.router(operations),

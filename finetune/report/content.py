@@ -145,12 +145,15 @@ _TRAINING: Final[Mapping[str, str]] = {
     "seconds": "seconds of the last process, loading included",
     "device": "device",
     "precision": "arithmetic",
+    "packed": "rows packed",
 }
 _DATASET: Final[Mapping[str, str]] = {
     "rows": "training rows read",
     "rows_skipped": "left out by the trainer",
     "rows_truncated": "outputs cut at their end",
     "prompts_truncated": "prompts cut at their beginning",
+    "tokens_cut": "tokens cut off",
+    "longest_row": "tokens of the longest row, before the cut",
     "prompt_tokens": "tokens of a prompt",
     "output_tokens": "tokens of an output",
 }

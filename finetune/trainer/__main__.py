@@ -3,6 +3,8 @@
 The standard streams are put out of every library's reach first, and ``ready``
 is said before anything heavy is imported. Nothing that a request does ends
 the process, except SIGTERM (with exit status 0) and the end of its daemon.
+What one request leaves for the next is a loaded base (finetune/trainer/bases.py)
+and the imported libraries, and nothing that would change a result.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -19,11 +22,15 @@ from finetune.trainer.channel import Channel
 from finetune.trainer.errors import RequestFailed, failure_code
 from finetune.trainer.interruption import Interrupted, Interruption
 from finetune.trainer.protocol import (
+    MEMORY_ADVICE,
     Done,
     EvaluateRequest,
     Failed,
     GenerateRequest,
     MakeTinyModelRequest,
+    PingRequest,
+    PingResult,
+    PrepareRequest,
     Ready,
     Request,
     Result,
@@ -31,6 +38,9 @@ from finetune.trainer.protocol import (
     parse_request,
 )
 from finetune.trainer.reporting import Reporter
+
+if TYPE_CHECKING:
+    from finetune.trainer.bases import Bases
 
 _NAMED_PROBLEMS = 5
 _ENVIRONMENT = {
@@ -55,9 +65,10 @@ def main() -> None:
     channel.send(Ready(pid=os.getpid()))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    work = _Work(interruption)
     try:
         while (line := _next_line(channel, interruption)) is not None:
-            _answer(line, channel, interruption)
+            _answer(line, channel, interruption, work)
     except Interrupted:
         pass
     channel.close()
@@ -81,51 +92,83 @@ def _next_line(channel: Channel, interruption: Interruption) -> bytes | None:
         return channel.next_line()
 
 
-def _answer(line: bytes, channel: Channel, interruption: Interruption) -> None:
+def _answer(line: bytes, channel: Channel, interruption: Interruption, work: _Work) -> None:
     try:
         request = parse_request(line)
     except ValidationError as error:
         channel.end(Failed(id=_id_of(line), error="bad_request", message=_complaint(error)))
         return
-    channel.begin(request.id)
     answer: Done | Failed
-    try:
-        with interruption.allowed():
-            result = _perform(request, Reporter(request.id, channel.send), interruption)
-        answer = Done(id=request.id, result=result)
-    except Interrupted:
-        answer = Failed(
-            id=request.id,
-            error="interrupted",
-            message="stopped by SIGTERM; a training resumes when it is asked for again",
-        )
-    except Exception as error:
-        if not isinstance(error, RequestFailed) or error.__cause__:
-            traceback.print_exc()
-        answer = Failed(id=request.id, error=failure_code(error), message=_describe(error))
+    with interruption.request():
+        channel.begin(request.id)
+        try:
+            with interruption.allowed():
+                result = work.perform(request, Reporter(request.id, channel.send))
+            answer = Done(id=request.id, result=result)
+        except Interrupted:
+            answer = Failed(
+                id=request.id,
+                error="interrupted",
+                message="stopped when asked to; a training resumes when it is asked for again",
+            )
+        except Exception as error:
+            if not isinstance(error, RequestFailed) or error.__cause__:
+                traceback.print_exc()
+            answer = Failed(id=request.id, error=failure_code(error), message=_describe(error))
     channel.end(answer)
     _release_memory()
 
 
-def _perform(request: Request, reporter: Reporter, interruption: Interruption) -> Result:
-    """Import what the request needs, and do it."""
-    match request:
-        case TrainRequest():
-            from finetune.trainer.train import train
+class _Work:
+    """Does what is asked, and keeps the loaded base from one request to the next."""
 
-            return train(request, reporter, interruption)
-        case EvaluateRequest():
-            from finetune.trainer.evaluate import evaluate
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+        self._bases: Bases | None = None
 
-            return evaluate(request, reporter)
-        case GenerateRequest():
-            from finetune.trainer.generate import generate
+    def perform(self, request: Request, reporter: Reporter) -> Result:
+        """Import what the request needs, and do it. Libraries' own state is then put back."""
+        if isinstance(request, PingRequest):
+            return PingResult()
+        from finetune.trainer.bases import Bases
+        from finetune.trainer.process_state import process_state_restored
 
-            return generate(request, reporter)
-        case MakeTinyModelRequest():
-            from finetune.trainer.tiny_model import make_tiny_model
+        if self._bases is None:
+            self._bases = Bases()
+        with process_state_restored():
+            return self._perform(request, reporter, self._bases)
 
-            return make_tiny_model(request, reporter)
+    def _perform(
+        self,
+        request: TrainRequest
+        | EvaluateRequest
+        | GenerateRequest
+        | PrepareRequest
+        | MakeTinyModelRequest,
+        reporter: Reporter,
+        bases: Bases,
+    ) -> Result:
+        match request:
+            case TrainRequest():
+                from finetune.trainer.train import train
+
+                return train(request, reporter, self._interruption, bases)
+            case EvaluateRequest():
+                from finetune.trainer.evaluate import evaluate
+
+                return evaluate(request, reporter, self._interruption, bases)
+            case GenerateRequest():
+                from finetune.trainer.generate import generate
+
+                return generate(request, reporter, self._interruption, bases)
+            case PrepareRequest():
+                from finetune.trainer.prepare import prepare
+
+                return prepare(request, reporter, bases)
+            case MakeTinyModelRequest():
+                from finetune.trainer.tiny_model import make_tiny_model
+
+                return make_tiny_model(request, reporter)
 
 
 def _release_memory() -> None:
@@ -157,10 +200,7 @@ def _complaint(error: ValidationError) -> str:
 def _describe(error: Exception) -> str:
     match failure_code(error):
         case "out_of_memory":
-            return (
-                f"{str(error) or 'memory ran out'}; take a smaller minibatch_size or max_length,"
-                " or set gradient_checkpointing"
-            )
+            return f"{str(error) or 'memory ran out'}; {MEMORY_ADVICE}"
         case "disk_full":
             return f"{error}; free some space and ask again"
         case "not_installed":

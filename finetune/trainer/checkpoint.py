@@ -1,9 +1,9 @@
 """The state of an unfinished training on the disk: complete, checked, and no pickle.
 
-A checkpoint directory holds the newest checkpoint, ``step-00000040``, and the
-one before it. In each are ``state.safetensors`` with weights and optimizer
-moments, and ``checkpoint.json`` with the rest, the other file's sha256 and
-its own. It decides whether a checkpoint may be used, not how training goes on.
+A checkpoint directory holds the newest checkpoints, ``step-00000040`` and so
+on. In each are ``state.safetensors`` with weights and optimizer moments, and
+``checkpoint.json`` with the rest, the other file's sha256 and its own. It
+decides whether a checkpoint may be used, not how training goes on.
 """
 
 from __future__ import annotations
@@ -82,9 +82,13 @@ class _Scalars(BaseModel):
 
 
 def save_checkpoint(
-    directory: Path, origin: Origin, counts: Counts, tensors: Mapping[str, torch.Tensor]
+    directory: Path,
+    origin: Origin,
+    counts: Counts,
+    tensors: Mapping[str, torch.Tensor],
+    keep: int = 2,
 ) -> None:
-    """Add this one, and keep one more: that before it. A crash leaves one too many."""
+    """Add this one, and keep so many with it, for when it is damaged. A crash leaves one more."""
     name = f"step-{counts.step:08d}"
     # One of this step that was refused on loading.
     shutil.rmtree(directory / name, ignore_errors=True)
@@ -97,7 +101,7 @@ def save_checkpoint(
     reached("checkpoint named")
     # Those of later steps belong to another training: nothing went on from them.
     earlier = sorted(path for path in directory.glob("step-*") if path.name < name)
-    kept = {name, *(path.name for path in earlier[-1:])}
+    kept = {name, *(path.name for path in earlier[max(0, len(earlier) - keep + 1) :])}
     for path in (*directory.glob("step-*"), *directory.glob(".step-*.partial")):
         if path.name not in kept:
             shutil.rmtree(path)

@@ -30,6 +30,8 @@ class EncodedRow:
     output_bytes: int
     prompt_truncated: bool
     output_truncated: bool
+    tokens_cut: int
+    """Of prompt and output together."""
 
     @property
     def label_tokens(self) -> int:
@@ -71,6 +73,7 @@ class Encoder:
             output_bytes=len(row.output.encode()),
             prompt_truncated=len(kept_prompt) < len(prompt),
             output_truncated=len(kept_output) < len(output),
+            tokens_cut=len(prompt) + len(output) - len(kept_prompt) - len(kept_output),
         )
 
     def find_special_token(self, row: Row) -> str | None:

@@ -14,15 +14,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from finetune.trainer.bases import Bases
 from finetune.trainer.encoding import EncodedRow, Encoder
+from finetune.trainer.interruption import Interruption
 from finetune.trainer.likelihood import measure
-from finetune.trainer.models import (
-    choose_compute,
-    load_adapter,
-    load_base,
-    load_tokenizer,
-    max_positions,
-)
+from finetune.trainer.models import choose_compute, load_adapter, max_positions
 from finetune.trainer.protocol import (
     EvaluateProgress,
     EvaluateRequest,
@@ -40,23 +36,35 @@ Adapters = Mapping[str, str | None]
 """Model name to adapter directory; None is the base itself."""
 
 
-def evaluate(request: EvaluateRequest, reporter: Reporter) -> EvaluateResult:
-    """Scores of each model on each example, in file order. Raises RequestFailed."""
+def evaluate(
+    request: EvaluateRequest, reporter: Reporter, interruption: Interruption, bases: Bases
+) -> EvaluateResult:
+    """Scores of each model on each example, in file order.
+
+    Raises RequestFailed, and Interrupted between minibatches when it should stop.
+    """
     started = time.monotonic()
     rows = read_rows(request.examples_file)
-    compute = choose_compute(request.precision)
+    compute = choose_compute(request.precision, next(iter(request.models.values())).base_model)
     scores: dict[str, ModelScores] = {}
     truncated_lines: set[int] = set()
     for base_model, adapters in _by_base(request).items():
-        tokenizer = load_tokenizer(base_model)
+        tokenizer = bases.tokenizer(base_model)
         encoder = Encoder(tokenizer)
-        base = load_base(base_model, compute.dtype, compute.device)
+        base = bases.lend(
+            base_model,
+            compute.dtype,
+            compute.device,
+            reporter.note,
+            quantization=request.quantization,
+        )
         max_length = min(request.max_length, max_positions(base) or request.max_length)
         encoded = [encoder.encode(row, max_length) for row in rows]
         truncated_lines.update(row.line for row in encoded if row.output_truncated)
         for name, model in _adapted(base, adapters):
-            scoring = _Scoring(name, model, tokenizer.pad_token_id or 0, reporter)
-            scores[name] = scoring.score(encoded, request.minibatch_size)
+            scoring = _Scoring(name, model, tokenizer.pad_token_id or 0, reporter, interruption)
+            with interruption.deferred():
+                scores[name] = scoring.score(encoded, request.minibatch_size)
     return EvaluateResult(
         models={name: scores[name] for name in request.models},
         rows_truncated=len(truncated_lines),
@@ -91,10 +99,15 @@ class _Scoring:
     """One model's way through the examples."""
 
     def __init__(
-        self, name: str, model: PreTrainedModel | PeftModel, pad_id: int, reporter: Reporter
+        self,
+        name: str,
+        model: PreTrainedModel | PeftModel,
+        pad_id: int,
+        reporter: Reporter,
+        interruption: Interruption,
     ) -> None:
         self._name, self._model, self._pad_id = name, model, pad_id
-        self._reporter = reporter
+        self._reporter, self._interruption = reporter, interruption
 
     def score(self, rows: Sequence[EncodedRow], minibatch_size: int) -> ModelScores:
         """Scores in the order of ``rows``; the work goes by length, so as to pad little."""
@@ -102,6 +115,7 @@ class _Scoring:
         order = [index for index, row in enumerate(rows) if row.label_tokens]
         order.sort(key=lambda index: len(rows[index].ids))
         for start in range(0, len(order), minibatch_size):
+            self._interruption.raise_if_requested()
             chosen = order[start : start + minibatch_size]
             minibatch = [rows[index] for index in chosen]
             for index, score in zip(chosen, self._score_minibatch(minibatch), strict=True):
@@ -118,7 +132,7 @@ class _Scoring:
         sums = torch.zeros(len(rows), dtype=torch.float64)
         sums.index_add_(0, likelihood.rows.cpu(), likelihood.losses.double().cpu())
         wrong = torch.zeros(len(rows), dtype=torch.long)
-        wrong.index_add_(0, likelihood.rows.cpu(), (~likelihood.right).long().cpu())
+        wrong.index_add_(0, likelihood.rows.cpu(), (~likelihood.right()).long().cpu())
         return [
             ExampleScore(
                 loss=finite_or_none(total / (row.output_bytes + 1)),

@@ -14,9 +14,11 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune.trainer.bases import Bases
 from finetune.trainer.encoding import Encoder
 from finetune.trainer.errors import RequestFailed
-from finetune.trainer.models import choose_compute, load_model, load_tokenizer, max_positions
+from finetune.trainer.interruption import Interruption
+from finetune.trainer.models import choose_compute, load_adapter, max_positions
 from finetune.trainer.protocol import GenerateRequest, GenerateResult, Token
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.rows import Turn
@@ -25,12 +27,19 @@ _INCOMPLETE = "\ufffd"
 """What a tokenizer makes of the first bytes of a character."""
 
 
-def generate(request: GenerateRequest, reporter: Reporter) -> GenerateResult:
-    """Stream an answer, then give it whole. Raises RequestFailed."""
+def generate(
+    request: GenerateRequest, reporter: Reporter, interruption: Interruption, bases: Bases
+) -> GenerateResult:
+    """Stream an answer, then give it whole.
+
+    Raises RequestFailed, and Interrupted between tokens when it should stop.
+    """
     started = time.monotonic()
-    compute = choose_compute(request.precision)
-    tokenizer = load_tokenizer(request.model.base_model)
-    model = load_model(request.model, compute)
+    ref = request.model
+    compute = choose_compute(request.precision, ref.base_model)
+    tokenizer = bases.tokenizer(ref.base_model)
+    base = bases.lend(ref.base_model, compute.dtype, compute.device, reporter.note)
+    model = base if ref.adapter is None else load_adapter(base, ref.adapter, trainable=False).eval()
     prompt = Encoder(tokenizer).encode_prompt(
         tuple(Turn(said.role, said.content) for said in request.messages)
     )
@@ -39,15 +48,17 @@ def generate(request: GenerateRequest, reporter: Reporter) -> GenerateResult:
     text = _Text(tokenizer)
     count = 0
     stopped = False
-    for token in _next_tokens(model, prompt, request):
-        stopped = token in stops
-        if stopped:
-            break
-        count += 1
-        if piece := text.add(token):
-            reporter.say(Token(id=request.id, text=piece))
-        if count == room:
-            break
+    with interruption.deferred():
+        for token in _next_tokens(model, prompt, request):
+            interruption.raise_if_requested()
+            stopped = token in stops
+            if stopped:
+                break
+            count += 1
+            if piece := text.add(token):
+                reporter.say(Token(id=request.id, text=piece))
+            if count == room:
+                break
     if piece := text.finish():
         reporter.say(Token(id=request.id, text=piece))
     return GenerateResult(

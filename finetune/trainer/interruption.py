@@ -1,9 +1,12 @@
-"""SIGTERM as an exception, raised only where the work can bear it.
+"""SIGTERM and SIGUSR1 as an exception, raised only where the work can bear it.
 
-A handler that raised anywhere could tear a message or a result in two; one
-that only sets a flag would wait for a model to load. So the main thread says
-where it may be interrupted (``allowed``) and where it looks by itself
-(``deferred``).
+SIGTERM ends the process. A handler that raised anywhere could tear a message
+or a result in two; one that only sets a flag would wait for a model to load.
+So the main thread says where it may be interrupted (``allowed``) and where it
+looks by itself (``deferred``).
+
+SIGUSR1 ends the request that is being worked on. Where the work looks by itself,
+nothing is torn and the process goes on; elsewhere it does what SIGTERM does.
 """
 
 from __future__ import annotations
@@ -15,14 +18,14 @@ from types import FrameType
 
 
 class Interrupted(BaseException):
-    """The daemon asked this process to stop.
+    """The daemon asked this process, or this request, to stop.
 
     Not an Exception, so that no library's ``except Exception`` swallows it.
     """
 
 
 class Interruption:
-    """Whether SIGTERM has come, and whether it may raise just now.
+    """Whether SIGTERM has come, and whether it may raise just now; whether SIGUSR1 has.
 
     To be used in the main thread only: that is where Python runs handlers.
     """
@@ -30,11 +33,22 @@ class Interruption:
     def __init__(self) -> None:
         self.requested = False
         self._raises = False
+        self._has_request = self._is_cancelled = False
 
     def install(self) -> None:
-        """Handle SIGTERM (and SIGINT, for a person at a terminal) from now on."""
+        """Handle SIGTERM (and SIGINT, for a person at a terminal) and SIGUSR1 from now on."""
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGUSR1, self._cancel)
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Inside is one request: SIGUSR1 means this one, and nothing outside."""
+        self._has_request = True
+        try:
+            yield
+        finally:
+            self._has_request = self._is_cancelled = False
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -57,8 +71,8 @@ class Interruption:
         self.raise_if_requested()
 
     def raise_if_requested(self) -> None:
-        """Raise Interrupted if SIGTERM has come."""
-        if self.requested:
+        """Raise Interrupted if SIGTERM has come, or SIGUSR1 for this request."""
+        if self.requested or self._is_cancelled:
             raise Interrupted
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -66,3 +80,10 @@ class Interruption:
         first, self.requested = not self.requested, True
         if first and self._raises:
             raise Interrupted
+
+    def _cancel(self, signum: int, frame: FrameType | None) -> None:
+        if not self._has_request:
+            return  # its request has just ended
+        if self._raises:
+            self._handle(signum, frame)
+        self._is_cancelled = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from finetune.trainer.checkpoint import (
 from finetune.trainer.interruption import Interrupted, Interruption
 from finetune.trainer.models import Compute
 from finetune.trainer.objective import Objective
+from finetune.trainer.optimizer import make_optimizer, restore_state, state_of
 from finetune.trainer.protocol import TrainingSettings, TrainProgress, finite_or_none
 from finetune.trainer.record import Measured, TrainingRecord
 from finetune.trainer.reporting import Reporter
@@ -61,12 +63,7 @@ class TrainingLoop:
         self._directory, self._origin, self._reporter = directory, origin, reporter
         self._validate = validate
         self._weights = trainable(model)
-        self._optimizer = torch.optim.AdamW(
-            self._weights.values(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self._optimizer = make_optimizer(self._weights.values(), settings)
         self._scaler = torch.amp.GradScaler(
             compute.device.type, enabled=compute.arithmetic == "fp16"
         )
@@ -79,6 +76,8 @@ class TrainingLoop:
 
     def resume(self) -> int | None:
         """Go on from the checkpoint that belongs to this training; its step, if there is one."""
+        if not self._settings.resume:
+            return None
         checkpoint = load_checkpoint(self._directory, self._origin, self._reporter.note)
         if checkpoint is None:
             return None
@@ -137,17 +136,19 @@ class TrainingLoop:
         objective = self._objective
         examples = [index for minibatch in minibatches for index in minibatch]
         weight = objective.weight(examples)
-        loss = 0.0
+        losses: list[torch.Tensor] = []
         for minibatch in minibatches:
             interruption.raise_if_requested()
-            with self._compute.autocast():
+            with self._compute.autocast(), self._offload():
                 summed = objective.loss(self._model, minibatch)
             # What weighs the same does so in whichever minibatch of the step it was.
             share = summed / weight
             self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-            loss += share.item()
+            losses.append(share.detach())
         self._scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), settings.max_grad_norm).item()
+        clipped = torch.nn.utils.clip_grad_norm_(self._weights.values(), settings.max_grad_norm)
+        # The one moment of a step at which this process waits for a GPU.
+        loss, norm = torch.stack([torch.stack(losses).sum(), clipped.float()]).tolist()
         # The fp16 scaler skips a step whose gradients overflow, and scales less.
         usable = math.isfinite(norm) or self._scaler.is_enabled()
         finite = math.isfinite(loss) and usable
@@ -194,21 +195,28 @@ class TrainingLoop:
             )
         return finite
 
+    def _offload(self) -> AbstractContextManager[object]:
+        """Where activations wait for the backward pass."""
+        if not self._settings.cpu_offload:
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=self._compute.device.type == "cuda")
+
     def _save(self) -> None:
         if self.counts.step == self._saved_step:
             return
         tensors: dict[str, torch.Tensor] = {}
         for name, weight in self._weights.items():
             tensors[f"weight/{name}"] = weight.detach().contiguous()
-            for part, value in self._optimizer.state[weight].items():
-                tensors[f"{part}/{name}"] = value.contiguous()
+            for part, value in state_of(self._optimizer, weight).items():
+                tensors[f"{part}/{name}"] = value
         counts = self.counts
         if self._scaler.is_enabled():
             scaler = self._scaler.state_dict()
             counts = counts.model_copy(
                 update={"loss_scale": scaler["scale"], "loss_scale_age": scaler["_growth_tracker"]}
             )
-        save_checkpoint(self._directory, self._origin, counts, tensors)
+        keep = self._settings.checkpoints_kept
+        save_checkpoint(self._directory, self._origin, counts, tensors, keep)
         self._saved_step = counts.step
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -218,9 +226,7 @@ class TrainingLoop:
             parts[name][part] = value
         for name, weight in self._weights.items():
             weight.data.copy_(parts[name].pop("weight"))
-            self._optimizer.state[weight] = {
-                part: value.to(self._compute.device) for part, value in parts[name].items()
-            }
+            restore_state(self._optimizer, weight, parts[name])
         counts = checkpoint.counts
         if self._scaler.is_enabled() and counts.loss_scale is not None:
             scaler = self._scaler.state_dict()

@@ -15,6 +15,7 @@ from finetune.trainer.preferences import (
     EncodedVerdict,
     Model,
     PairObjective,
+    Reading,
     VerdictObjective,
     reference_likelihoods,
 )
@@ -75,7 +76,6 @@ class Preparation:
 
     model: Model
     encoder: Encoder
-    max_length: int
     pad_id: int
     settings: TrainingSettings
     compute: Compute
@@ -104,7 +104,8 @@ class Preparation:
 
     def _supervised(self, rows: Sequence[Row]) -> Material:
         encoded, skipped = self.rows(rows)
-        return Material(SupervisedObjective(encoded, self.pad_id), encoded, skipped, len(rows))
+        objective = SupervisedObjective(encoded, self.pad_id, packed=self.settings.packing)
+        return Material(objective, encoded, skipped, len(rows))
 
     def _pairs(self, pairs: Sequence[Pair]) -> Material:
         encoded: list[EncodedPair] = []
@@ -120,7 +121,10 @@ class Preparation:
                 encoded.append(EncodedPair(chosen, rejected))
         rows = [pair.chosen for pair in encoded] + [pair.rejected for pair in encoded]
         objective = PairObjective(
-            encoded, self._reference(rows), self.pad_id, beta=self.settings.preference_beta
+            encoded,
+            self._reference(rows),
+            self._read,
+            beta=self.settings.preference_beta,
         )
         return Material(objective, rows, skipped, len(pairs))
 
@@ -146,7 +150,7 @@ class Preparation:
         objective = VerdictObjective(
             verdicts,
             self._reference([*rows, *(one.mismatched for one in verdicts)]),
-            self.pad_id,
+            self._read,
             beta=settings.preference_beta,
             approved_weight=settings.approved_weight,
             rejected_weight=settings.rejected_weight,
@@ -155,12 +159,18 @@ class Preparation:
 
     def _mismatched(self, row: Row, other: Row) -> EncodedRow:
         """The prompt of one with the answer of another; both can be encoded, so this can be."""
-        return self.encoder.encode(Row(row.line, row.prompt, other.output), self.max_length)
+        return self.encoder.encode(
+            Row(row.line, row.prompt, other.output), self.settings.max_length
+        )
 
     def _encode(self, row: Row) -> EncodedRow | SkippedRow:
-        return encode_or_skip(self.encoder, row, self.max_length)
+        return encode_or_skip(self.encoder, row, self.settings.max_length)
+
+    @property
+    def _read(self) -> Reading:
+        return Reading(self.pad_id, packed=self.settings.packing)
 
     def _reference(self, rows: Sequence[EncodedRow]) -> Sequence[float]:
         return reference_likelihoods(
-            self.model, rows, self.pad_id, self.settings.minibatch_size, self.compute
+            self.model, rows, self._read, self.settings.minibatch_size, self.compute
         )

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import inspect
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -33,12 +34,19 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from finetune.trainer.errors import RequestFailed, ran_out_of_memory
-from finetune.trainer.protocol import ModelRef, Precision, TrainingSettings
+from finetune.trainer.parameters import count_parameters
+from finetune.trainer.protocol import (
+    ModelRef,
+    Precision,
+    Quantization,
+    TrainingSettings,
+)
 
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 
@@ -49,6 +57,8 @@ _DTYPES: dict[Arithmetic, torch.dtype] = {
 }
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
+_BF16_PARAMETERS = 30_000_000
+"""From about here on a CPU gains from bf16; conversions cost a smaller model more than it saves."""
 _SAMPLED_BYTES = 1 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -72,13 +82,28 @@ class Compute:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def choose_compute(precision: Precision) -> Compute:
-    """The GPU when there is one; auto is bf16 there (fp16 if it has none), and fp32 on a CPU."""
-    if not torch.cuda.is_available():
-        return Compute(torch.device("cpu"), "fp32" if precision == "auto" else precision)
-    if precision != "auto":
-        return Compute(torch.device("cuda"), precision)
-    return Compute(torch.device("cuda"), "bf16" if torch.cuda.is_bf16_supported() else "fp16")
+def choose_compute(precision: Precision, base_model: str) -> Compute:
+    """The GPU when there is one, and the arithmetic that ``precision`` means there.
+
+    auto is bf16 where it is faster: on a GPU that has it (else fp16), and on a CPU with
+    instructions for it when the model is large enough. It depends on nothing that could
+    differ when a training is resumed.
+    """
+    if torch.cuda.is_available():
+        best: Arithmetic = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return Compute(torch.device("cuda"), best if precision == "auto" else precision)
+    gains = _has_bf16_instructions() and (count_parameters(base_model) or 0) >= _BF16_PARAMETERS
+    best = "bf16" if gains else "fp32"
+    return Compute(torch.device("cpu"), best if precision == "auto" else precision)
+
+
+def _has_bf16_instructions() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def base_dtype(settings: TrainingSettings, compute: Compute) -> torch.dtype:
+    """Of the base under a training. Small updates vanish in 16 bits: what is trained is fp32."""
+    return torch.float32 if settings.method == "full" else compute.dtype
 
 
 def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
@@ -91,7 +116,13 @@ def load_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(base_model: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_base(
+    base_model: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    quantization: Quantization = "none",
+) -> PreTrainedModel:
     """The base in evaluation mode. Raises RequestFailed (bad_model)."""
     with _bad_model(base_model):
         _require_directory(base_model)
@@ -102,12 +133,46 @@ def load_base(base_model: str, dtype: torch.dtype, device: torch.device) -> PreT
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **_quantized(quantization, dtype, device),
         )
         model, report = loading
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
-    loaded: PreTrainedModel = model.to(device).eval()
+    if quantization == "none":
+        model = model.to(device)  # quantised weights are there, and may not be moved
+    else:
+        _keep_differentiable(model)
+    loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Where a CPU has bf16, a look in evaluation mode turns bitsandbytes' 4-bit layers into ones
+    that give no gradient, for good."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _quantized(
+    quantization: Quantization, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """Arguments that make transformers quantise the weights as it reads them."""
+    if quantization == "none":
+        return {}
+    # It warns of its way to multiply in 8 bits at each multiplication.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if quantization == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization,
+            bnb_4bit_compute_dtype=dtype,
+            # The scales of the blocks in 8 bits too: 0.4 bits less for each weight.
+            bnb_4bit_use_double_quant=True,
+        )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def stored_dtype(base_model: str) -> torch.dtype:
@@ -184,14 +249,6 @@ def _adapter_files(ref: ModelRef) -> tuple[Path, ...]:
     if ref.adapter is None:
         return ()
     return Path(ref.adapter) / _ADAPTER_CONFIG, Path(ref.adapter) / _ADAPTER_WEIGHTS
-
-
-def load_model(ref: ModelRef, compute: Compute) -> PreTrainedModel | PeftModel:
-    """Base, and adapter if there is one, for use without training."""
-    base = load_base(ref.base_model, compute.dtype, compute.device)
-    if ref.adapter is None:
-        return base
-    return load_adapter(base, ref.adapter, trainable=False).eval()
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:

@@ -54,9 +54,9 @@ class Objective(Protocol):
 class SupervisedObjective:
     """Nats of the output tokens: each weighs the same, whichever row it is in."""
 
-    def __init__(self, rows: Sequence[EncodedRow], pad_id: int) -> None:
-        """Each row has a label token."""
-        self._rows, self._pad_id = rows, pad_id
+    def __init__(self, rows: Sequence[EncodedRow], pad_id: int, *, packed: bool) -> None:
+        """Each row has a label token. ``packed`` as in `likelihood.measure`."""
+        self._rows, self._pad_id, self._packed = rows, pad_id, packed
         self._lengths = tuple(len(row.ids) for row in rows)
 
     @property
@@ -74,4 +74,5 @@ class SupervisedObjective:
 
     def loss(self, model: PreTrainedModel | PeftModel, examples: Sequence[int]) -> torch.Tensor:
         """See Objective."""
-        return measure(model, [self._rows[index] for index in examples], self._pad_id).losses.sum()
+        rows = [self._rows[index] for index in examples]
+        return measure(model, rows, self._pad_id, packed=self._packed).losses.sum()

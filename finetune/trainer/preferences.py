@@ -24,6 +24,20 @@ Model = PreTrainedModel | PeftModel
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How rows go through the model; as in `likelihood.measure`."""
+
+    pad_id: int
+    packed: bool = False
+
+    def log_likelihoods(self, model: Model, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Log-likelihood of each row's whole answer, in nats; fp32, shape (n_rows,)."""
+        measured = measure(model, rows, self.pad_id, packed=self.packed)
+        sums = measured.losses.new_zeros(len(rows))
+        return -sums.index_add(0, measured.rows, measured.losses)
+
+
+@dataclass(frozen=True)
 class EncodedPair:
     """Two answers to one prompt, each with a label token; the first is preferred."""
 
@@ -50,12 +64,12 @@ class PairObjective:
         self,
         pairs: Sequence[EncodedPair],
         reference: Sequence[float],
-        pad_id: int,
+        reading: Reading,
         *,
         beta: float,
     ) -> None:
         """``reference``: log-likelihoods of all chosen answers, then of all rejected ones."""
-        self._pairs, self._pad_id, self._beta = pairs, pad_id, beta
+        self._pairs, self._reading, self._beta = pairs, reading, beta
         margins = zip(reference[: len(pairs)], reference[len(pairs) :], strict=True)
         self._reference_margins = [chosen - rejected for chosen, rejected in margins]
         self._lengths = tuple(len(pair.chosen.ids) + len(pair.rejected.ids) for pair in pairs)
@@ -78,7 +92,7 @@ class PairObjective:
         """See Objective."""
         pairs = [self._pairs[index] for index in examples]
         rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-        chosen, rejected = log_likelihoods(model, rows, self._pad_id).chunk(2)
+        chosen, rejected = self._reading.log_likelihoods(model, rows).chunk(2)
         margins = [self._reference_margins[index] for index in examples]
         gained = chosen - rejected - chosen.new_tensor(margins)
         return -functional.logsigmoid(self._beta * gained).sum()
@@ -96,14 +110,14 @@ class VerdictObjective:
         self,
         verdicts: Sequence[EncodedVerdict],
         reference: Sequence[float],
-        pad_id: int,
+        reading: Reading,
         *,
         beta: float,
         approved_weight: float,
         rejected_weight: float,
     ) -> None:
         """``reference``: log-likelihoods of all answers, then of all mismatched ones."""
-        self._verdicts, self._pad_id, self._beta = verdicts, pad_id, beta
+        self._verdicts, self._reading, self._beta = verdicts, reading, beta
         self._weights = {True: approved_weight, False: rejected_weight}
         self._reference = reference[: len(verdicts)]
         self._mismatched_reference = reference[len(verdicts) :]
@@ -126,37 +140,34 @@ class VerdictObjective:
         """See Objective."""
         verdicts = [self._verdicts[index] for index in examples]
         with torch.no_grad():
-            mismatched = log_likelihoods(model, [one.mismatched for one in verdicts], self._pad_id)
+            mismatched = self._reading.log_likelihoods(model, [one.mismatched for one in verdicts])
         moved = mismatched - mismatched.new_tensor(
             [self._mismatched_reference[index] for index in examples]
         )
         drift = moved.mean().clamp(min=0)
-        likelihoods = log_likelihoods(model, [one.row for one in verdicts], self._pad_id)
+        likelihoods = self._reading.log_likelihoods(model, [one.row for one in verdicts])
         gains = likelihoods - likelihoods.new_tensor([self._reference[index] for index in examples])
         signs = gains.new_tensor([1.0 if one.approved else -1.0 for one in verdicts])
         weights = gains.new_tensor([self._weights[one.approved] for one in verdicts])
         return (weights * (1 - torch.sigmoid(self._beta * signs * (gains - drift)))).sum()
 
 
-def log_likelihoods(model: Model, rows: Sequence[EncodedRow], pad_id: int) -> torch.Tensor:
-    """Log-likelihood of each row's whole answer, in nats; fp32, shape (n_rows,)."""
-    measured = measure(model, rows, pad_id)
-    sums = measured.losses.new_zeros(len(rows))
-    return -sums.index_add(0, measured.rows, measured.losses)
-
-
 @torch.no_grad()
 def reference_likelihoods(
-    model: Model, rows: Sequence[EncodedRow], pad_id: int, minibatch_size: int, compute: Compute
+    model: Model,
+    rows: Sequence[EncodedRow],
+    reading: Reading,
+    minibatch_size: int,
+    compute: Compute,
 ) -> Sequence[float]:
-    """`log_likelihoods` of any number of rows by the model as it is now, in their order."""
+    """The log-likelihoods of any number of rows by the model as it is now, in their order."""
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     found = [0.0] * len(rows)
     for start in range(0, len(order), minibatch_size):
         chosen = order[start : start + minibatch_size]
         with compute.autocast():
-            likelihoods = log_likelihoods(model, [rows[index] for index in chosen], pad_id)
+            likelihoods = reading.log_likelihoods(model, [rows[index] for index in chosen])
         for index, likelihood in zip(chosen, likelihoods.tolist(), strict=True):
             found[index] = likelihood
     return found

@@ -17,18 +17,26 @@ from __future__ import annotations
 import math
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
 HEARTBEAT_SECONDS: Final = 2.0
 PROGRESS_SECONDS: Final = 0.25
 """Progress messages of one request are at least this far apart (the last one is always sent)."""
 CURVE_POINTS: Final = 200
 """A training's curve has no more points, however many steps it took."""
+MEMORY_ADVICE: Final = (
+    "take a smaller minibatch_size (and more gradient_accumulation) or max_length, set"
+    " gradient_checkpointing: true, quantization: nf4 or optimizer: adamw_8bit, or train on a"
+    " machine with more memory"
+)
 
 Method = Literal["lora", "full"]
 ObjectiveName = Literal["sft", "dpo", "kto"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "polynomial", "constant"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
+Quantization = Literal["none", "nf4", "fp4", "int8"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 
 FailureCode = Literal[
     "bad_request",  # not JSON, not a known request, a field out of bounds
@@ -37,8 +45,9 @@ FailureCode = Literal[
     "bad_output",  # the output directory is not empty, or cannot be written
     "disk_full",
     "out_of_memory",
+    "unsupported",  # what this machine cannot do, or has no memory for: said before training
     "not_installed",  # torch and the like: the package's train extra
-    "interrupted",  # SIGTERM: a training has written its checkpoint
+    "interrupted",  # SIGTERM or SIGUSR1: a training has written its checkpoint
     "internal",  # a defect of ours; the message names exception and place
 ]
 
@@ -104,6 +113,18 @@ class TrainingSettings(BaseModel):
     schedule: Schedule = Field(
         "cosine", description="How the learning rate falls after the warm-up: to zero, or not."
     )
+    polynomial_power: float = Field(
+        2.0,
+        gt=0,
+        le=10,
+        allow_inf_nan=False,
+        description="The polynomial schedule's: 1 is linear, more falls sooner.",
+    )
+    optimizer: OptimizerName = Field(
+        "adamw",
+        description="adamw_8bit keeps its moments in 8 bits: a quarter of their memory "
+        "(needs bitsandbytes).",
+    )
     max_length: int = Field(
         1024,
         ge=8,
@@ -121,6 +142,11 @@ class TrainingSettings(BaseModel):
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear", description="Layers that get an adapter: all-linear, or module names."
     )
+    quantization: Quantization = Field(
+        "none",
+        description="How the frozen base is kept while an adapter is trained (QLoRA): nf4 and fp4 "
+        "in 4 bits, int8 in 8 (needs bitsandbytes).",
+    )
     weight_decay: float = Field(
         0.0, ge=0, le=1, allow_inf_nan=False, description="Decoupled weight decay of AdamW."
     )
@@ -128,13 +154,40 @@ class TrainingSettings(BaseModel):
         1.0, gt=0, le=1e6, allow_inf_nan=False, description="Gradients are clipped to this norm."
     )
     precision: Precision = Field(
-        "auto", description="Arithmetic: auto is bf16 on a CUDA GPU that has it, fp32 on a CPU."
+        "auto",
+        description="Arithmetic, over trained weights in fp32. auto is bf16 on a GPU that has it, "
+        "and on a CPU with bf16 instructions for a model large enough to gain; else fp16 on a "
+        "GPU, fp32 on a CPU.",
+    )
+    attention: Attention = Field(
+        "auto",
+        description="auto is PyTorch's fused attention, row by row where rows are packed; the "
+        "others are those of transformers.",
+    )
+    packing: bool = Field(
+        True,
+        description="Rows one after the other instead of padded, each for itself: the same loss "
+        "in less time. A model that cannot is padded, and a note says so.",
+    )
+    group_by_length: bool = Field(
+        False, description="Steps of rows of like length: even less padding, a less random order."
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
+    cpu_offload: bool = Field(
+        False,
+        description="Activations wait for the backward pass in main memory: less GPU memory, more "
+        "time.",
+    )
     checkpoint_every_steps: int = Field(
         20, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints."
+    )
+    checkpoints_kept: int = Field(
+        2, ge=1, le=1000, description="The newest checkpoints, which stay until the run is over."
+    )
+    resume: bool = Field(
+        True, description="Go on from a checkpoint of the same model, data and settings."
     )
     validate_every_steps: int | None = Field(
         None,
@@ -146,6 +199,13 @@ class TrainingSettings(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, the dropout and a new adapter."
     )
+
+    @field_validator("quantization")
+    @classmethod
+    def _only_what_is_frozen(cls, value: Quantization, info: ValidationInfo) -> Quantization:
+        if value != "none" and info.data.get("method") == "full":
+            raise ValueError("quantised weights cannot be trained; method: lora, or none")
+        return value
 
 
 class ModelRef(_Said):
@@ -202,6 +262,7 @@ class EvaluateRequest(_Request):
     minibatch_size: int = Field(8, ge=1, le=4096)
     max_length: int = Field(1024, ge=8, le=1_048_576, description="As in the training.")
     precision: Precision = "auto"
+    quantization: Quantization = Field("none", description="As in the training.")
 
 
 class GenerateRequest(_Request):
@@ -229,7 +290,28 @@ class MakeTinyModelRequest(_Request):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-Request = TrainRequest | EvaluateRequest | GenerateRequest | MakeTinyModelRequest
+class PrepareRequest(_Request):
+    """A training is near: import what it needs, and load its base if that can be kept."""
+
+    do: Literal["prepare"] = "prepare"
+    base_model: str = Field(min_length=1, description="As in ModelRef.")
+    settings: TrainingSettings = TrainingSettings()
+
+
+class PingRequest(_Request):
+    """Answer at once, so that the daemon knows that the process still works."""
+
+    do: Literal["ping"] = "ping"
+
+
+Request = (
+    TrainRequest
+    | EvaluateRequest
+    | GenerateRequest
+    | MakeTinyModelRequest
+    | PrepareRequest
+    | PingRequest
+)
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -286,6 +368,8 @@ class TrainResult(_Said):
     rows: int = Field(ge=0, description="Rows of the file, skipped ones included.")
     rows_truncated: int = Field(ge=0, description="Rows whose output lost its end.")
     prompts_truncated: int = Field(ge=0, description="Rows whose prompt lost its beginning.")
+    tokens_cut: int = Field(ge=0, description="That those rows lost to max_length, in one pass.")
+    longest_row: int = Field(ge=0, description="Tokens of the longest row before it was cut.")
     rows_skipped: int = Field(ge=0)
     skipped: tuple[SkippedRow, ...] = Field(description="The first of them, with the reason.")
     first_loss: float | None = Field(
@@ -305,6 +389,7 @@ class TrainResult(_Said):
     resumed_from_step: int | None
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
+    packed: bool = Field(description="Whether rows were packed rather than padded.")
 
 
 class ExampleScore(_Said):
@@ -356,7 +441,22 @@ class MakeTinyModelResult(_Said):
     seconds: float = Field(ge=0)
 
 
-Result = TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult
+class PrepareResult(_Said):
+    """The next request finds libraries and base in memory."""
+
+    do: Literal["prepare"] = "prepare"
+    seconds: float = Field(ge=0)
+
+
+class PingResult(_Said):
+    """The process works."""
+
+    do: Literal["ping"] = "ping"
+
+
+Result = (
+    TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult | PrepareResult | PingResult
+)
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -437,7 +537,7 @@ class Done(_Message):
 
 
 class Failed(_Said):
-    """The request failed; the process lives on, except when interrupted.
+    """The request failed; the process lives on, except when SIGTERM came.
 
     ``id`` is null when the request was too broken to have one.
     """

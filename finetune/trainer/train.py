@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune.trainer.bases import Bases
 from finetune.trainer.checkpoint import Origin
 from finetune.trainer.encoding import EncodedRow, Encoder
 from finetune.trainer.interruption import Interruption
@@ -25,17 +26,18 @@ from finetune.trainer.loop import TrainingLoop
 from finetune.trainer.material import Preparation, read_source
 from finetune.trainer.models import (
     Compute,
+    base_dtype,
     choose_compute,
     fingerprint,
     load_adapter,
-    load_base,
-    load_tokenizer,
     max_positions,
     new_adapter,
     save_adapter,
     save_model,
     stored_dtype,
 )
+from finetune.trainer.packing import attend_by_rows, packs
+from finetune.trainer.preflight import require_possible
 from finetune.trainer.protocol import (
     ModelRef,
     TokenSpread,
@@ -52,14 +54,21 @@ from finetune.trainer.validation import Validation
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 
 _NAMED_SKIPPED_ROWS = 100
-_WITHOUT_EFFECT = {"checkpoint_every_steps", "validate_every_steps"}
-"""Settings that the trained weights do not depend on."""
+_WITHOUT_EFFECT_ON_WEIGHTS = {
+    "checkpoint_every_steps",
+    "checkpoints_kept",
+    "validate_every_steps",
+    "resume",
+    "cpu_offload",
+}
 
 
-def train(request: TrainRequest, reporter: Reporter, interruption: Interruption) -> TrainResult:
+def train(
+    request: TrainRequest, reporter: Reporter, interruption: Interruption, bases: Bases
+) -> TrainResult:
     """Train, and publish the result in ``output_dir``.
 
-    Raises RequestFailed; raises Interrupted after SIGTERM, with a checkpoint
+    Raises RequestFailed; raises Interrupted when it should stop, with a checkpoint
     of the last finished step written.
     """
     started = time.monotonic()
@@ -67,33 +76,29 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
     output_dir = Path(request.output_dir)
     require_vacant(output_dir)
     source = read_source(request.train_file, settings.objective)
-    compute = choose_compute(settings.precision)
-    tokenizer = load_tokenizer(request.model.base_model)
-    model = _load_trainable(request.model, settings, compute, reporter)
-    pad_id = tokenizer.pad_token_id or 0
+    compute = choose_compute(settings.precision, request.model.base_model)
+    require_possible(request.model.base_model, settings, compute, reporter.note)
+    tokenizer = bases.tokenizer(request.model.base_model)
+    model = _load_trainable(request.model, settings, compute, reporter, bases)
+    settings = _as_the_model_can(model, settings, reporter)
     preparation = Preparation(
         model=model,
         encoder=Encoder(tokenizer),
-        max_length=_max_length(model, settings, reporter),
-        pad_id=pad_id,
+        pad_id=tokenizer.pad_token_id or 0,
         settings=settings,
         compute=compute,
     )
     material = preparation.of(source)
-    validation = _validation_rows(request, preparation)
+    _tell_what_was_cut(material.rows, settings.max_length, reporter)
     training = TrainingLoop(
         model=model,
         objective=material.objective,
         settings=settings,
         compute=compute,
         directory=Path(request.checkpoint_dir),
-        origin=_origin(request, compute),
+        origin=_origin(request, settings, compute),
         reporter=reporter,
-        validate=(
-            Validation(model, validation, pad_id, settings.minibatch_size, compute, interruption)
-            if validation
-            else None
-        ),
+        validate=_validation(request, preparation, interruption),
     )
     resumed_from_step = training.resume()
     with (
@@ -112,6 +117,8 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
         rows=material.n_read,
         rows_truncated=sum(row.output_truncated for row in material.rows),
         prompts_truncated=sum(row.prompt_truncated for row in material.rows),
+        tokens_cut=sum(row.tokens_cut for row in material.rows),
+        longest_row=max((len(row.ids) + row.tokens_cut for row in material.rows), default=0),
         rows_skipped=len(material.skipped),
         skipped=tuple(material.skipped[:_NAMED_SKIPPED_ROWS]),
         first_loss=finite_or_none(counts.first_loss),
@@ -126,6 +133,7 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
         resumed_from_step=resumed_from_step,
         device=str(compute.device),
         precision=compute.arithmetic,
+        packed=settings.packing,
     )
 
 
@@ -133,15 +141,21 @@ def train(request: TrainRequest, reporter: Reporter, interruption: Interruption)
 
 
 def _load_trainable(
-    ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter
+    ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter, bases: Bases
 ) -> PreTrainedModel | PeftModel:
     """The starting model, with exactly those weights trainable that are to be trained."""
+    where = ref.base_model, base_dtype(settings, compute), compute.device, reporter.note
+    if settings.method == "full":
+        base = bases.take(*where)
+    else:
+        base = bases.lend(*where, quantization=settings.quantization)
+    if settings.attention != "auto":
+        base.set_attn_implementation(settings.attention)
+    elif settings.packing:
+        attend_by_rows(base)
     # A new adapter's weights are random; so that a resumed training starts
-    # from the same ones.
+    # from the same ones. After the base: one that was kept drew nothing.
     torch.manual_seed(settings.seed)
-    # Small updates vanish in 16 bits: trained weights are fp32, others need not be.
-    dtype = torch.float32 if settings.method == "full" else compute.dtype
-    base = load_base(ref.base_model, dtype, compute.device)
     if settings.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":
@@ -163,22 +177,28 @@ def _load_trainable(
     return base.requires_grad_(True)
 
 
-def _max_length(
+def _as_the_model_can(
     model: PreTrainedModel | PeftModel, settings: TrainingSettings, reporter: Reporter
-) -> int:
+) -> TrainingSettings:
+    """The settings, less what the model was not made for."""
     limit = max_positions(model)
-    if limit is None or settings.max_length <= limit:
-        return settings.max_length
-    reporter.note(f"max_length is {limit}, as the model was made for no more")
-    return limit
+    if limit is not None and settings.max_length > limit:
+        reporter.note(f"max_length is {limit}, as the model was made for no more")
+        settings = settings.model_copy(update={"max_length": limit})
+    if settings.packing and not packs(model):
+        reporter.note("rows are padded, not packed: this model would see from one into another")
+        settings = settings.model_copy(update={"packing": False})
+    return settings
 
 
-def _validation_rows(request: TrainRequest, preparation: Preparation) -> Sequence[EncodedRow]:
-    """None of them unless they are to be looked at."""
+def _validation(
+    request: TrainRequest, preparation: Preparation, interruption: Interruption
+) -> Validation | None:
+    """None unless there are rows, and they are to be looked at."""
     if request.validation_file is None or request.settings.validate_every_steps is None:
-        return ()
+        return None
     rows, _ = preparation.rows(read_rows(request.validation_file))
-    return rows
+    return Validation(preparation, rows, interruption) if rows else None
 
 
 def _spread(lengths: Sequence[int]) -> TokenSpread | None:
@@ -189,10 +209,24 @@ def _spread(lengths: Sequence[int]) -> TokenSpread | None:
     return TokenSpread(total=total, least=min(lengths), mean=mean, most=max(lengths))
 
 
-def _origin(request: TrainRequest, compute: Compute) -> Origin:
-    settings = request.settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
-    settings["precision"] = compute.arithmetic
-    canonical = json.dumps(settings, sort_keys=True).encode()
+def _tell_what_was_cut(rows: Sequence[EncodedRow], max_length: int, reporter: Reporter) -> None:
+    cut = [row for row in rows if row.tokens_cut]
+    if not cut:
+        return
+    outputs = sum(row.output_truncated for row in cut)
+    longest = max(len(row.ids) + row.tokens_cut for row in cut)
+    reporter.note(
+        f"{len(cut)} of {len(rows)} rows are longer than max_length {max_length} and lost"
+        f" {sum(row.tokens_cut for row in cut)} tokens ({outputs} of them the end of their output);"
+        f" the longest has {longest}"
+    )
+
+
+def _origin(request: TrainRequest, settings: TrainingSettings, compute: Compute) -> Origin:
+    """The settings as they are followed, because only they decide what the weights become."""
+    followed = settings.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_WEIGHTS)
+    followed["precision"] = compute.arithmetic
+    canonical = json.dumps(followed, sort_keys=True).encode()
     return Origin(
         model=fingerprint(request.model),
         data=hashlib.sha256(Path(request.train_file).read_bytes()).hexdigest(),

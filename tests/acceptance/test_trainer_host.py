@@ -23,9 +23,10 @@ from finetune.trainer.protocol import (
     MakeTinyModelResult,
     Message,
     Note,
+    TrainingSettings,
 )
 from finetune.trainer_process import TrainerHost, TrainerLimits, TrainerProcess
-from learning.ports import JobFailedError, ModelReference
+from learning.ports import JobFailedError, ModelReference, TrainerState
 
 # What it does is told by `output_dir`, because every request must have one.
 SCRIPT = """
@@ -43,10 +44,21 @@ def work_for_ever(request_id):
     while True:
         signal.pause()
 
+class CalledOff(Exception):
+    pass
+
 say(event="ready", pid=os.getpid())
 for line in sys.stdin:
     request = json.loads(line)
     this = request["id"]
+    if request["do"] == "ping":
+        say(event="done", id=this, result=dict(do="ping"))
+        continue
+    if request["do"] == "prepare":
+        if request["base_model"] == "poison":
+            sys.exit(3)
+        say(event="done", id=this, result=dict(do="prepare", seconds=0))
+        continue
     what, _, rest = request["output_dir"].partition(":")
     if what == "answer":
         say(event="heartbeat", id=this)
@@ -84,6 +96,9 @@ for line in sys.stdin:
         print('{"event": "note", "id": "' + this + '", "text": 1}')
         finish("of another request")
         finish(this)
+    elif what == "only junk":
+        while True:
+            print("Downloading shards: 100%", flush=True)
     elif what == "long line":
         say(event="note", id=this, text="x" * int(rest))
         finish(this)
@@ -92,10 +107,19 @@ for line in sys.stdin:
             open(rest, "w").close()
             say(event="failed", id=this, error="interrupted", message="checkpoint written")
             sys.exit(0)
+        def call_off(*_):
+            raise CalledOff
         signal.signal(signal.SIGTERM, checkpoint)
-        work_for_ever(this)
+        signal.signal(signal.SIGUSR1, call_off)
+        try:
+            work_for_ever(this)
+        except CalledOff:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            open(rest, "w").close()
+            say(event="failed", id=this, error="interrupted", message="checkpoint written")
     elif what == "be stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         work_for_ever(this)
     elif what == "leave a child":
         sleeper = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
@@ -367,6 +391,15 @@ async def test_junk_on_stdout_is_passed_over(trainer: StartTrainer) -> None:
     assert heard == []
 
 
+async def test_a_trainer_that_says_nothing_but_junk_is_killed_and_another_may_be_tried(
+    trainer: StartTrainer,
+) -> None:
+    async with trainer() as process:
+        failed = await failure(process, "only junk")
+        assert is_gone(process.pid)
+    assert (failed.code, failed.retryable) == ("trainer_unintelligible", True)
+
+
 async def test_a_line_may_be_long(trainer: StartTrainer) -> None:
     heard: list[Message] = []
     async with trainer() as process:
@@ -417,7 +450,7 @@ async def test_closing_lets_a_busy_trainer_write_its_checkpoint(
     assert is_gone(process.pid)
 
 
-async def test_cancelling_a_request_lets_the_trainer_write_its_checkpoint(
+async def test_cancelling_a_request_lets_it_write_its_checkpoint_and_ends_no_more_than_it(
     trainer: StartTrainer, tmp_path: Path
 ) -> None:
     async with trainer(checkpoint=NEVER) as process:
@@ -427,7 +460,7 @@ async def test_cancelling_a_request_lets_the_trainer_write_its_checkpoint(
         with pytest.raises(asyncio.CancelledError):
             await busy.task
         assert (tmp_path / "written").exists()
-        assert is_gone(process.pid)
+        assert (await ask(process, "answer")).parameters == process.pid
 
 
 async def test_a_trainer_that_does_not_stop_is_killed(trainer: StartTrainer) -> None:
@@ -446,7 +479,6 @@ async def test_cancelling_twice_does_not_wait_for_the_checkpoint(trainer: StartT
         await busy.begun()
         busy.task.cancel()
         await asyncio.sleep(0)
-        assert not process.alive
         busy.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await busy.task
@@ -524,6 +556,108 @@ async def test_a_trainer_that_died_is_replaced(host: TrainerHost) -> None:
             await failure(first, "be killed")
         async with host.use() as second:
             assert (await ask(second, "answer")).parameters == second.pid
+
+
+async def test_a_trainer_that_died_while_nobody_used_it_is_replaced(host: TrainerHost) -> None:
+    async with host:
+        async with host.use() as first:
+            await ask(first, "answer")
+        os.kill(first.pid, signal.SIGKILL)
+        async with host.use() as second:
+            assert (await ask(second, "answer")).parameters == second.pid
+        assert host.condition().ends == {"trainer_died": 1}
+
+
+async def test_a_trainer_that_hangs_while_nobody_uses_it_costs_its_next_user_no_failure(
+    fake: list[str], log_file: Path, artifacts: ArtifactStore
+) -> None:
+    limits = TrainerLimits(ping=timedelta(milliseconds=100))
+    async with TrainerHost(artifacts, log_file, idle=NEVER, command=fake, limits=limits) as host:
+        async with host.use() as first:
+            await ask(first, "answer")
+        os.kill(first.pid, signal.SIGSTOP)
+        async with host.use() as second:
+            assert (await ask(second, "answer")).parameters == second.pid
+        assert is_gone(first.pid)
+        assert host.condition().ends == {"trainer_silent": 1}
+
+
+async def test_a_trainer_that_spoke_junk_is_not_kept(host: TrainerHost) -> None:
+    async with host:
+        async with host.use() as first:
+            await ask(first, "junk")
+        async with host.use() as second:
+            assert second is not first
+        assert host.condition().ends == {"trainer_unintelligible": 1}
+
+
+async def test_a_trainer_that_holds_too_much_memory_is_not_kept(
+    fake: list[str], log_file: Path, artifacts: ArtifactStore
+) -> None:
+    async with TrainerHost(
+        artifacts, log_file, idle=NEVER, command=fake, memory_bytes=1 << 20
+    ) as host:
+        async with host.use() as first:
+            await ask(first, "answer")
+            assert (host.condition().resident_bytes or 0) > 1 << 20
+        assert is_gone(first.pid)
+        condition = host.condition()
+    assert (condition.state, condition.resident_bytes) == (TrainerState.COLD, None)
+    assert condition.ends == {"memory": 1}
+
+
+async def test_a_host_that_keeps_nothing_warm_has_a_new_trainer_for_each_user(
+    fake: list[str], log_file: Path, artifacts: ArtifactStore
+) -> None:
+    async with TrainerHost(artifacts, log_file, idle=NEVER, command=fake, warm=False) as host:
+        host.expect("base", TrainingSettings())
+        for _ in range(2):
+            async with host.use() as trainer:
+                await ask(trainer, "answer")
+            assert is_gone(trainer.pid)
+        condition = host.condition()
+    assert (condition.warm_uses, condition.cold_uses) == (0, 2)
+    assert condition.ends == {"not_kept": 2}
+
+
+async def test_a_host_says_what_it_holds_and_how_it_was_found(host: TrainerHost) -> None:
+    async with host:
+        assert host.condition().state == TrainerState.COLD
+        for _ in range(3):
+            async with host.use() as trainer:
+                await ask(trainer, "answer")
+                assert host.condition().state == TrainerState.BUSY
+            condition = host.condition()
+            assert (condition.state, condition.pid) == (TrainerState.WARM, trainer.pid)
+        assert (condition.warm_uses, condition.cold_uses) == (2, 1)
+    assert (host.condition().state, host.condition().ends) == (TrainerState.COLD, {"closed": 1})
+
+
+async def test_who_is_expected_finds_the_trainer_warm(host: TrainerHost) -> None:
+    async with host:
+        host.expect("base", TrainingSettings())
+        host.expect("base", TrainingSettings())
+        await asyncio.sleep(0)  # its task takes the lock, and users wait until it is through
+        async with host.use() as trainer:
+            assert (await ask(trainer, "answer")).parameters == trainer.pid
+        condition = host.condition()
+    assert (condition.warm_uses, condition.cold_uses, condition.ends) == (1, 0, {})
+
+
+async def test_a_preparation_that_fails_is_no_concern_of_the_user(host: TrainerHost) -> None:
+    async with host:
+        host.expect("poison", TrainingSettings())
+        await asyncio.sleep(0)
+        async with host.use() as trainer:
+            assert (await ask(trainer, "answer")).parameters == trainer.pid
+        assert host.condition().ends == {"trainer_died": 1}
+
+
+async def test_closing_the_host_ends_a_preparation(host: TrainerHost) -> None:
+    host.expect("base", TrainingSettings())
+    await asyncio.sleep(0)
+    await host.aclose()
+    assert host.condition().state == TrainerState.COLD
 
 
 async def test_a_user_whose_request_is_cancelled_leaves_a_usable_host(host: TrainerHost) -> None:

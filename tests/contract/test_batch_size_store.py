@@ -207,6 +207,7 @@ class Sealing:
 
     def __init__(self, drive: Driver, rules: SizeRules) -> None:
         self.facts: list[Fact] = []
+        self.expected: list[str] = []
         self.store = replace(drive.store, batch_sizes=BatchSizes(drive.store.database, rules))
         self.sealer = Sealer(
             self.store,
@@ -215,6 +216,8 @@ class Sealing:
             ALL_TRAIN,
             self.facts.append,
             drive.clock,
+            expect=lambda line: self.expected.append(line.name),
+            expect_at=0.5,
         )
 
     async def seal(self) -> list[int]:
@@ -354,3 +357,28 @@ async def test_a_choice_from_the_store_is_the_pure_rules_choice(drive: Driver) -
     _, experience = await sealing.store.batch_sizes.experience(LINE, drive.now)
 
     assert choose_size(experience, RULES).cause is SizeCause.UNPROVEN
+
+
+async def test_a_line_is_expected_once_of_each_batch_when_a_share_of_it_waits(
+    drive: Driver,
+) -> None:
+    sealing = Sealing(drive, RULES)
+    await drive.send(output("first"))
+    await sealing.seal()
+    assert sealing.expected == []
+
+    await drive.send(output("second"))
+    await sealing.seal()
+    await drive.send(output("third"))
+    await sealing.seal()
+    assert sealing.expected == ["normalize"]
+
+    await drive.send(output("fourth"))
+    assert await sealing.seal() == [4]
+    await drive.send(output("fifth"), output("sixth"))
+    await sealing.seal()  # the line is busy: its trainer is at work
+    assert sealing.expected == ["normalize"]
+    (record,) = await drive.store.runs.due(drive.now)
+    await drive.finish(record.run_id, Outcome.ABSTAIN)
+    await sealing.seal()
+    assert sealing.expected == ["normalize", "normalize"]

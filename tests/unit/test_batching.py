@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.batching import BatchRules, Due, LineQueue, Trigger, due
+from learning.batching import BatchRules, Due, LineQueue, Trigger, due, is_about_to_fill
 from tests.builders import NOON, later
 
 RULES = BatchRules(batch_size=20, max_queue_size=100, max_wait=timedelta(minutes=15))
@@ -61,3 +61,15 @@ def test_a_batch_takes_something_and_never_more_than_waits(
     else:
         assert waiting < batch_size
         assert waiting == 0 or minutes < 15
+
+
+@pytest.mark.parametrize(
+    ("waiting", "share", "expected"),
+    [(15, 0.8, False), (16, 0.8, True), (19, 1.0, False), (20, 1.0, True), (19, 0.0, False)],
+)
+def test_a_batch_is_near_when_its_share_waits(waiting: int, share: float, expected: bool) -> None:
+    assert is_about_to_fill(queue(waiting), RULES, share) is expected
+
+
+def test_no_batch_is_near_while_the_line_is_busy() -> None:
+    assert not is_about_to_fill(queue(19, busy=True), RULES, 0.5)

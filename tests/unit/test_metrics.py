@@ -24,6 +24,7 @@ from learning.facts import (
     TopicRecreated,
 )
 from learning.lifecycle import EventState, FeedbackState
+from learning.ports import TrainerCondition, TrainerState
 from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
 
 SINCE = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -165,6 +166,23 @@ def test_what_is_gone_disappears_from_the_page(metrics: Metrics) -> None:
 def test_the_page_has_no_series_that_nobody_reads(metrics: Metrics) -> None:
     metrics.count(RunTrained("audio", "r-1", 1.0, 1))
     assert b"_created" not in metrics.render()
+
+
+def test_the_trainer_is_asked_at_each_rendering(metrics: Metrics) -> None:
+    now = TrainerCondition(TrainerState.COLD, None, None, 0, 0, {})
+    metrics.show_trainer(lambda: now)
+    assert samples(metrics)["learnd_trainer_resident_memory_bytes", frozenset()] == 0
+
+    now = TrainerCondition(TrainerState.WARM, 7, 1_000, 3, 2, {"idle": 1, "memory": 4})
+    page = {
+        (name, *dict(labels).values()): value for (name, labels), value in samples(metrics).items()
+    }
+    assert page["learnd_trainer_resident_memory_bytes",] == 1_000
+    assert page["learnd_trainer_state", "warm"] == 1
+    assert page["learnd_trainer_state", "cold"] == 0
+    assert page["learnd_trainer_uses_total", "warm"] == 3
+    assert page["learnd_trainer_uses_total", "cold"] == 2
+    assert page["learnd_trainer_ends_total", "memory"] == 4
 
 
 def test_two_daemons_of_one_process_count_apart() -> None:

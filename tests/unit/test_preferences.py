@@ -11,15 +11,16 @@ pytest.importorskip("torch")
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from finetune.trainer.bases import Bases
 from finetune.trainer.encoding import Encoder
 from finetune.trainer.errors import RequestFailed
 from finetune.trainer.interruption import Interruption
 from finetune.trainer.material import Preparation, read_source
-from finetune.trainer.models import Compute, load_model, load_tokenizer
+from finetune.trainer.models import Compute, load_adapter, load_base, load_tokenizer
 from finetune.trainer.objective import Objective
-from finetune.trainer.preferences import log_likelihoods
+from finetune.trainer.preferences import Reading
 from finetune.trainer.protocol import (
     MakeTinyModelRequest,
     Message,
@@ -96,9 +97,8 @@ def ours(
     preparation = Preparation(
         model=policy,
         encoder=Encoder(tokenizer()),
-        max_length=512,
         pad_id=PAD_ID,
-        settings=TrainingSettings(objective=objective, **settings),
+        settings=TrainingSettings(objective=objective, max_length=512, packing=False, **settings),
         compute=CPU,
     )
     return preparation.of(read_source(file, objective)).objective
@@ -211,14 +211,17 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def margins(model: ModelRef, numbers: Sequence[int]) -> list[float]:
     """By how many nats `left` is likelier than `down`, on each prompt."""
-    loaded, encoder = load_model(model, CPU), Encoder(load_tokenizer(model.base_model))
+    loaded: PreTrainedModel | PeftModel = load_base(model.base_model, torch.float32, CPU.device)
+    if model.adapter is not None:
+        loaded = load_adapter(loaded, model.adapter, trainable=False).eval()
+    encoder = Encoder(load_tokenizer(model.base_model))
     rows = [
         encoder.encode(Row(1, (Turn("user", f"which way, {number}?"),), answer), 256)
         for answer in ("left", "down")
         for number in numbers
     ]
     with torch.no_grad():
-        chosen, rejected = log_likelihoods(loaded, rows, PAD_ID).chunk(2)
+        chosen, rejected = Reading(PAD_ID).log_likelihoods(loaded, rows).chunk(2)
     margin: list[float] = (chosen - rejected).tolist()
     return margin
 
@@ -247,7 +250,7 @@ def test_preferred_answers_become_likelier_than_rejected_ones_on_other_prompts(
             lora_dropout=0.0,
         ),
     )
-    result = train(request, Reporter("train", said.append), Interruption())
+    result = train(request, Reporter("train", said.append), Interruption(), Bases())
     assert result.rows == (16 if objective == "dpo" else 32)
     assert result.trained_tokens > 0
     held_out = range(100, 106)

@@ -11,7 +11,8 @@ from finetune.trainer.interruption import Interrupted, Interruption
 
 @pytest.fixture
 def interruption() -> Iterator[Interruption]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in handled}
     installed = Interruption()
     installed.install()
     yield installed
@@ -101,3 +102,46 @@ def test_no_handler_of_ordinary_errors_swallows_it(interruption: Interruption) -
 
     with pytest.raises(Interrupted):
         work()
+
+
+def call_off() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_request_that_is_called_off_ends_where_it_looks_and_the_next_one_runs(
+    interruption: Interruption,
+) -> None:
+    def work() -> None:
+        with interruption.request(), interruption.allowed(), interruption.deferred():
+            call_off()
+            interruption.raise_if_requested()
+            pytest.fail("work went on")
+
+    with pytest.raises(Interrupted):
+        work()
+
+    assert not interruption.requested
+    with interruption.request(), interruption.allowed():
+        interruption.raise_if_requested()
+
+
+def test_a_request_that_is_called_off_elsewhere_ends_the_process_with_it(
+    interruption: Interruption,
+) -> None:
+    def work() -> None:
+        with interruption.request(), interruption.allowed():
+            call_off()
+            pytest.fail("work went on")
+
+    with pytest.raises(Interrupted):
+        work()
+
+    assert interruption.requested
+
+
+def test_calling_off_what_has_just_ended_means_nothing(interruption: Interruption) -> None:
+    with interruption.allowed():
+        call_off()
+        interruption.raise_if_requested()
+
+    assert not interruption.requested

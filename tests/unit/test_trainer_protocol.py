@@ -22,6 +22,8 @@ from finetune.trainer.protocol import (
     Message,
     ModelRef,
     Note,
+    PingRequest,
+    PrepareRequest,
     Ready,
     Request,
     Token,
@@ -48,6 +50,8 @@ TRAIN = TrainRequest(
         EvaluateRequest(id="2", models={"champion": MODEL}, examples_file="examples.jsonl"),
         GenerateRequest(id="3", model=MODEL, messages=({"role": "user", "content": "é\n"},)),  # type: ignore[arg-type]
         MakeTinyModelRequest(id="4", output_dir="tiny", steps=0),
+        PrepareRequest(id="5", base_model="base"),
+        PingRequest(id="6"),
     ],
     ids=lambda request: request.do,
 )

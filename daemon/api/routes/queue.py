@@ -1,6 +1,7 @@
 """The queue: how it stands, and sealing it now."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -13,16 +14,30 @@ from daemon.store.views.batch_sizes import BatchSizeDetail, BatchSizes
 from daemon.store.views.overview import Overview, Overviews, Stats
 from learning.errors import NotFoundError
 from learning.facts import BatchSizeChanged
+from learning.ports import TrainerCondition
 
 
-def router(overviews: Overviews, sizes: BatchSizes, operations: Operations) -> APIRouter:
+@dataclass(frozen=True)
+class Status(Overview):
+    """Everything that `learnd status` shows: what is stored, and what this daemon holds."""
+
+    trainer: TrainerCondition | None
+    """The local trainer process; None where there can be none."""
+
+
+def router(
+    overviews: Overviews,
+    sizes: BatchSizes,
+    operations: Operations,
+    trainer: Callable[[], TrainerCondition | None],
+) -> APIRouter:
     """Status, statistics, batch sizes and flush."""
     routes = APIRouter(tags=["queue"])
 
     @routes.get("/status")
-    async def status() -> Overview:
+    async def status() -> Status:
         """Everything that goes on."""
-        return await overviews.look()
+        return Status(**vars(await overviews.look()), trainer=trainer())
 
     @routes.get("/stats")
     async def stats() -> Stats:
