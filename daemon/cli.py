@@ -12,6 +12,7 @@ import typer
 
 from daemon.commands import (
     chat,
+    dataset,
     dead_letters,
     events,
     finetune,
@@ -46,6 +47,7 @@ SUBJECTS = (
     dead_letters,
     send,
     import_file,
+    dataset,
     finetune,
 )
 

@@ -20,7 +20,9 @@ EXIT_STATUSES = (
 def finetune(
     rows: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATASET]", help="JSONL: chat messages, or prompt and completion."),
+        typer.Argument(
+            metavar="[DATASET]", help="JSONL, in any format that `learnd dataset` knows."
+        ),
     ] = None,
     dataset: Annotated[Path | None, typer.Option(help="The same, as an option.")] = None,
     validation: Annotated[

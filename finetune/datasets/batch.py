@@ -1,8 +1,8 @@
 """Make the dataset of a batch training from files that a person brings.
 
-Reads chat messages, prompt and completion, or preferences, a line each; finds what cannot
-train; splits what has no validation file of its own; writes the same folder as a run of the
-daemon has (finetune/datasets/chat.py). The same files and seed make the same bytes.
+Reads rows of every format that formats.py knows; finds what cannot train; splits what has no
+validation file of its own; writes the same folder as a run of the daemon has (chat.py). The
+same files and seed make the same bytes.
 """
 
 import hashlib
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from finetune.datasets.chat import (
     DatasetError,
     Record,
     conversation_of,
     write_files,
 )
+from finetune.datasets.flaws import BadRowError, DatasetFileError, Flaw
+from finetune.datasets.formats import Example, Format, Kind, example_of, format_of
+from finetune.datasets.lines import RowLimits, parsed, raw_rows
 from finetune.trainer.protocol import ObjectiveName
 from learning.events import key_of_prompt
 
@@ -143,114 +144,62 @@ class _Row:
     record: Record
 
 
-class _Turn(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    role: str
-    content: str
-
-
-_Text = str | list[_Turn]
-
-
-class _Line(BaseModel):
-    """Keys that are not named here are not ours."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    messages: list[_Turn] | None = None
-    prompt: _Text | None = None
-    completion: _Text | None = None
-    chosen: _Text | None = None
-    rejected: _Text | None = None
-    label: bool | None = None
-
-
 def _read(
     path: Path, system_prompt: str | None, objective: ObjectiveName
 ) -> tuple[Sequence[_Row], Sequence[Fault]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     rows: list[_Row] = []
     faults: list[Fault] = []
-    for number, text in enumerate(content.split(b"\n"), start=1):
-        if not text.strip():
-            continue
-        try:
-            line = _Line.model_validate_json(text)
-            record = _record(line)
-            _require_fit(record, objective)
-        except ValidationError as error:
-            faults.append(Fault(path.name, number, _complaint(error)))
-        except ValueError as error:
-            faults.append(Fault(path.name, number, str(error)))
-        else:
-            key = key_of_prompt(said["content"] for said in conversation_of(record)[:-1])
-            rows.append(_Row(number, key, _prompted(record, system_prompt)))
+    limits = RowLimits()
+    try:
+        with path.open("rb") as file:
+            for line, raw in raw_rows(file, limits.max_bytes):
+                try:
+                    example = _example(parsed(raw, limits), objective)
+                except BadRowError as error:
+                    faults.append(Fault(path.name, line, str(error)))
+                else:
+                    key = key_of_prompt(said["content"] for said in example.prompt)
+                    rows.append(_Row(line, key, _prompted(_record(example), system_prompt)))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except DatasetFileError as error:
+        raise DatasetError(f"{path}: {error}") from error
     return rows, faults
 
 
-def _record(line: _Line) -> Record:
-    """The line as it is trained on. Raises ValueError saying what is missing."""
-    if line.chosen is not None and line.rejected is not None and line.prompt is not None:
-        prompt = _turns(line.prompt, "user")
-        return {"prompt": prompt, "chosen": _one(line.chosen), "rejected": _one(line.rejected)}
-    if line.messages is not None:
-        messages = _turns(line.messages, "user")
-    elif line.prompt is not None and line.completion is not None:
-        answer = {"role": "assistant", "content": _one(line.completion)}
-        messages = [*_turns(line.prompt, "user"), answer]
-    else:
-        raise ValueError("neither messages, nor prompt and completion, nor a pair")
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise ValueError("the last of at least two messages must be the assistant's")
-    if not messages[-1]["content"].strip():
-        raise ValueError("the answer is empty")
-    return {"messages": messages, **({} if line.label is None else {"label": line.label})}
+def _example(row: Mapping[str, Any], objective: ObjectiveName) -> Example:
+    """Of whichever format it is. Raises BadRowError, also when it is no use to the objective."""
+    example = example_of(row, format_of(row) or Format.PROMPT_COMPLETION)
+    if example.kind not in _OF_USE[objective]:
+        raise BadRowError(Flaw.OTHER_FORMAT, f"objective {objective} needs {_NEEDED[objective]}")
+    return example
 
 
-def _require_fit(record: Record, objective: ObjectiveName) -> None:
-    """Raise ValueError when nothing can be learned from it that way."""
-    kind = "pair" if "chosen" in record else "verdict" if "label" in record else "answer"
-    if kind in _FITTING[objective]:
-        return
-    needed = {
-        "sft": "answers; set training.objective to kto or dpo to learn from preferences",
-        "dpo": "prompt, chosen and rejected",
-        "kto": "a label, true or false, or prompt, chosen and rejected",
-    }
-    raise ValueError(f"objective {objective} needs {needed[objective]}")
-
-
-_FITTING: Final[Mapping[ObjectiveName, frozenset[str]]] = {
-    "sft": frozenset({"answer"}),
-    "dpo": frozenset({"pair"}),
-    "kto": frozenset({"pair", "verdict"}),
+_OF_USE: Final[Mapping[ObjectiveName, frozenset[Kind]]] = {
+    "sft": frozenset({Kind.SUPERVISED}),
+    "dpo": frozenset({Kind.PREFERENCE}),
+    "kto": frozenset({Kind.PREFERENCE, Kind.LABELLED}),
+}
+_NEEDED: Final[Mapping[ObjectiveName, str]] = {
+    "sft": "answers; set training.objective to kto or dpo to learn from preferences",
+    "dpo": "prompt, chosen and rejected",
+    "kto": "a label, true or false, or prompt, chosen and rejected",
 }
 
 
-def _turns(text: _Text, role: str) -> list[Mapping[str, str]]:
-    if isinstance(text, str):
-        return [{"role": role, "content": text}]
-    return [{"role": turn.role, "content": turn.content} for turn in text]
-
-
-def _one(text: _Text) -> str:
-    """Raises ValueError."""
-    turns = _turns(text, "assistant")
-    if len(turns) != 1 or turns[0]["role"] != "assistant":
-        raise ValueError("an answer is one message of the assistant's")
-    if not turns[0]["content"].strip():
-        raise ValueError("the answer is empty")
-    return turns[0]["content"]
-
-
-def _complaint(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, fault["loc"]))
-    return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+def _record(example: Example) -> Record:
+    """The line that the trainer reads."""
+    match example.kind:
+        case Kind.SUPERVISED:
+            return {"messages": example.messages}
+        case Kind.LABELLED:
+            return {"messages": example.messages, "label": example.label}
+        case Kind.PREFERENCE:
+            return {
+                "prompt": list(example.prompt),
+                "chosen": example.answer,
+                "rejected": example.rejected,
+            }
 
 
 def _prompted(record: Record, system_prompt: str | None) -> Record:

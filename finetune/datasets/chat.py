@@ -37,7 +37,7 @@ Record = Mapping[str, Any]
 `chosen` and a `rejected` answer."""
 
 # JSON lets these stand in a text, but some readers of lines end a line there.
-_LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 class DatasetError(LearningError):
@@ -193,7 +193,7 @@ def _prompted(line: ModelLine, task_type: str, messages: Messages) -> Messages:
 
 
 def _jsonl(records: Iterable[Record]) -> bytes:
-    lines = (json.dumps(record, ensure_ascii=False).translate(_LINE_ENDS) for record in records)
+    lines = (json.dumps(record, ensure_ascii=False).translate(LINE_ENDS) for record in records)
     return "".join(f"{line}\n" for line in lines).encode()
 
 

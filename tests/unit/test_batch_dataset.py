@@ -88,7 +88,7 @@ def test_every_bad_line_is_named_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(BadRowsError) as raised:
         prepare(tmp_path / "dataset", Sources(file))
     assert [fault.line for fault in raised.value.faults] == [2, 4, 5, 6, 7]
-    for told in ("line 2: ", "neither messages", "answer is empty", "assistant", "content"):
+    for told in ("line 2: ", "is missing", "answer is empty", "no_answer", "content"):
         assert told in str(raised.value)
     assert "--skip-bad-rows" in str(raised.value)
     assert not (tmp_path / "dataset").exists()
@@ -167,7 +167,7 @@ def test_rejected_answers_are_trained_on_by_their_label_and_never_validated_on(
         ("sft", {**pair(1), "label": False}, "set training.objective"),
         ("dpo", pair(1), "needs prompt, chosen and rejected"),
         ("kto", pair(1), "needs a label"),
-        ("dpo", {"prompt": "p", "chosen": "a", "rejected": " "}, "the answer is empty"),
+        ("dpo", {"prompt": "p", "chosen": "a", "rejected": " "}, "rejected answer is empty"),
     ],
 )
 def test_a_row_that_does_not_fit_the_objective_is_named(

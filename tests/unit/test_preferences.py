@@ -211,9 +211,10 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def margins(model: ModelRef, numbers: Sequence[int]) -> list[float]:
     """By how many nats `left` is likelier than `down`, on each prompt."""
-    loaded: PreTrainedModel | PeftModel = load_base(model.base_model, torch.float32, CPU.device)
+    base = load_base(model.base_model, torch.float32, CPU.device)
+    loaded: PreTrainedModel | PeftModel = base
     if model.adapter is not None:
-        loaded = load_adapter(loaded, model.adapter, trainable=False).eval()
+        loaded = load_adapter(base, model.adapter, trainable=False).eval()
     encoder = Encoder(load_tokenizer(model.base_model))
     rows = [
         encoder.encode(Row(1, (Turn("user", f"which way, {number}?"),), answer), 256)
