@@ -9,6 +9,7 @@ start-up nor joining the group counts.
 import asyncio
 import json
 import re
+import resource
 import sqlite3
 import sys
 import time
@@ -23,9 +24,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench.stream import make
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
+from consumers.reading import Record
 from consumers.wire import Decoded, decode
 from daemon.settings import Settings
+from learning.clock import microseconds
 from learning.events import OutputEvent
 from learning.facts import EventsStored, Fact
 from learning.judge import Judge
@@ -76,10 +79,10 @@ class Stopwatch:
         untimed, began, cpu_began = self._first
         return {
             "seconds": self._last[0] - began,
-            "cpu_seconds": self._last[1] - cpu_began,
+            "cpu_seconds": self._last[1] - cpu_began + _children().ru_utime + _children().ru_stime,
             "timed": self.seen - untimed,
             "counts": dict(self.counts),
-            "peak_mib": _status("VmHWM"),
+            "peak_mib": _status("VmHWM") + _children().ru_maxrss / 1024,
         }
 
 
@@ -90,7 +93,7 @@ async def raw(task: Task, watch: Stopwatch) -> None:
 
 async def validate(task: Task, watch: Stopwatch) -> None:
     """Decode and validate as learnd does, keep nothing."""
-    now = datetime.now(UTC)
+    now = microseconds(datetime.now(UTC))
 
     def look(records: Sequence[Any]) -> None:
         for record in records:
@@ -129,6 +132,7 @@ async def learnd(task: Task, watch: Stopwatch) -> None:
         {
             "data_dir": Path(task.folder) / "data",
             "http": {"port": 0},
+            "queue": {"high_water": 1_000_000_000},  # nothing trains, so all of them wait
             "kafka": {
                 "bootstrap_servers": task.bootstrap,
                 "group_id": f"learnd-{time.time_ns()}",
@@ -218,10 +222,11 @@ async def faststream(task: Task, watch: Stopwatch) -> None:
     )
     async def handle(values: list[Any], message: KafkaMessage) -> None:
         now = datetime.now(UTC)
+        arrived = microseconds(now)
         rows, bad = [], []
         for record in message.raw_message:
             origin = Origin("faststream", record.topic, record.partition, record.offset)
-            decoded = decode(EventKind.OUTPUT, record.value, origin, now)
+            decoded = decode(EventKind.OUTPUT, record.value, origin, arrived)
             if isinstance(decoded, Decoded) and isinstance(decoded.event, OutputEvent):
                 verdict = judge(decoded.event)
                 rows.append((decoded, verdict, record))
@@ -320,6 +325,11 @@ class _PlainStore:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def _children() -> resource.struct_rusage:
+    """What the processes took that were started by this one, and have ended."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN)
 
 
 def _status(key: str) -> float:

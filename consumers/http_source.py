@@ -21,12 +21,12 @@ from http import HTTPStatus
 from typing import ClassVar
 
 from consumers.content_encoding import GZIP, CorruptEncodingError, gunzipped
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
 from consumers.lines import Line, LineCutter
 from consumers.rate_limit import RateLimit
+from consumers.reading import Record
 from consumers.wire import STANDARD_LIMITS, Limits
 from learning.errors import LearningError
-from learning.events import is_same_body
 from learning.facts import Announce, EventsRefused
 from learning.ports import (
     ID_REUSED,
@@ -277,11 +277,10 @@ class HttpSource:
     async def _accepted(self, kind: EventKind, block: Block) -> list[Result]:
         arrivals: list[JudgedOutput | ReceivedFeedback] = [*block.outputs, *block.feedback]
         receipts = await self._receipts.receipts(
-            kind, {(arrival.event.producer, arrival.event_id) for arrival in arrivals}
+            kind, {(arrival.producer, arrival.event_id) for arrival in arrivals}
         )
         return [
-            _told(arrival, receipts[arrival.event.producer, arrival.event_id])
-            for arrival in arrivals
+            _told(arrival, receipts[arrival.producer, arrival.event_id]) for arrival in arrivals
         ]
 
     # --- what a request may cost ----------------------------------------------------------
@@ -395,11 +394,11 @@ def _told(arrival: JudgedOutput | ReceivedFeedback, receipt: Receipt) -> Result:
     line = arrival.origin.offset
     if receipt.origin == arrival.origin:
         return Accepted(line, Taken.STORED, arrival.event_id, receipt)
-    if is_same_body(arrival.event, arrival.text, receipt.text):
+    if arrival.says(receipt.text):
         return Accepted(line, Taken.DUPLICATE, arrival.event_id, receipt)
     return Refused(
         line,
         ID_REUSED,
-        f"producer {arrival.event.producer!r} has used event_id {arrival.event_id!r} for another"
+        f"producer {arrival.producer!r} has used event_id {arrival.event_id!r} for another"
         " body; send this one under an id of its own",
     )

@@ -6,44 +6,24 @@ they can wait, so `StoreUnavailableError` and `PositionFencedError` pass through
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from consumers.pressure import Pressure
-from consumers.wire import STANDARD_LIMITS, Decoded, Limits, Reason, Undecodable, decode
-from learning.clock import Clock
-from learning.events import FeedbackEvent, OutputEvent
+from consumers.reader_process import ReaderProcess
+from consumers.reading import Reader, Reading, Record, Stretch
+from consumers.wire import STANDARD_LIMITS, Limits
+from learning.clock import Clock, microseconds
+from learning.events import OutputEvent
 from learning.facts import Announce, EventsStored
 from learning.lifecycle import EventState
 from learning.lines import ModelLines
 from learning.policy import Verdict
-from learning.ports import (
-    Block,
-    DeadLetter,
-    EventKind,
-    IntakeStore,
-    JudgedOutput,
-    Origin,
-    PositionMove,
-    ReceivedFeedback,
-    StoreUnavailableError,
-)
+from learning.ports import Block, DeadLetter, IntakeStore, PositionMove, StoreUnavailableError
 
+_LARGE = 100
+"""Records that are worth the way to another process; a source has more only when it is behind."""
 _BYTES_BETWEEN_PAUSES = 256_000
 """After decoding so much the event loop gets its turn: some milliseconds of work."""
-
-
-class Record(NamedTuple):
-    """One record as a source read it."""
-
-    kind: EventKind
-    value: bytes | None
-    origin: Origin
-    fault: Undecodable | None = None
-    """What the source found wrong with it; then the value is kept, and not read."""
-    identity: Origin | None = None
-    """What the id of an event without one is derived from; the origin unless given here."""
 
 
 class Ingest:
@@ -59,13 +39,16 @@ class Ingest:
         *,
         limits: Limits = STANDARD_LIMITS,
         pressure: Pressure | None = None,
+        process: ReaderProcess | None = None,
+        unpack: Callable[[DeadLetter], Sequence[Record]] | None = None,
     ) -> None:
         self._store = store
         self._lines = lines
-        self._judge = judge
+        self._reader = Reader(judge, limits)
+        self._process = process
         self._announce = announce
         self._clock = clock
-        self._limits = limits
+        self._unpack = unpack or _as_it_is
         self.pressure = pressure or Pressure(time.monotonic)
         """Told of each attempt to store; a source asks it before it takes more."""
 
@@ -82,24 +65,14 @@ class Ingest:
         self, source: str, records: Iterable[Record], move: PositionMove | None = None
     ) -> Block:
         """The block that `store` takes, and may be given again after a failure."""
-        now = self._clock()
-        outputs: list[JudgedOutput] = []
-        feedback: list[ReceivedFeedback] = []
-        dead_letters: list[DeadLetter] = []
-        unpaused_bytes = 0
-        for record in records:
-            judged = self._judged(record, now)
-            if isinstance(judged, JudgedOutput):
-                outputs.append(judged)
-            elif isinstance(judged, ReceivedFeedback):
-                feedback.append(judged)
-            else:
-                dead_letters.append(judged)
-            unpaused_bytes += len(record.value or b"")
-            if unpaused_bytes >= _BYTES_BETWEEN_PAUSES:
-                unpaused_bytes = 0
-                await asyncio.sleep(0)
-        return Block(source, outputs, feedback, dead_letters, move)
+        received_at = microseconds(self._clock())
+        reading = None
+        if isinstance(records, Stretch) and self._process is not None and len(records) >= _LARGE:
+            reading = await self._process.read(records, received_at)
+        if reading is None:
+            reading = await self._read(records, received_at)
+        reading.refuse_unknown(self._is_known)
+        return Block(source, reading.outputs, reading.feedback, reading.dead_letters, move)
 
     async def store(self, block: Block) -> EventsStored:
         """Store a prepared block and announce it. Raises as `store_block`."""
@@ -118,33 +91,50 @@ class Ingest:
     def replay(self, dead_letter: DeadLetter) -> Block | DeadLetter:
         """Read a dead letter again, under its original origin, as if it arrived now.
 
-        The block has one event and moves no position. What is still no event comes back
-        as a dead letter with today's reason.
+        The block moves no position. It has one event; when the dead letter was a batch, all
+        that can be read, with dead letters for those that are no events. When there is no
+        event at all, the first of them comes back, with today's reason.
         """
-        record = Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)
-        source = dead_letter.origin.source
-        match self._judged(record, self._clock()):
-            case JudgedOutput() as output:
-                return Block(source, outputs=[output])
-            case ReceivedFeedback() as received:
-                return Block(source, feedback=[received])
-            case DeadLetter() as still_dead:
-                return still_dead
+        reading = self._reader.read(self._unpack(dead_letter), microseconds(self._clock()))
+        reading.refuse_unknown(self._is_known)
+        if not reading.outputs and not reading.feedback:
+            return reading.dead_letters[0]
+        return Block(
+            dead_letter.origin.source,
+            reading.outputs,
+            reading.feedback,
+            tuple(reading.dead_letters),
+        )
 
-    def _judged(
-        self, record: Record, now: datetime
-    ) -> JudgedOutput | ReceivedFeedback | DeadLetter:
-        identity = record.identity or record.origin
-        decoded = record.fault or decode(record.kind, record.value, identity, now, self._limits)
-        if isinstance(decoded, Decoded) and self._lines.owner(decoded.event.task_type) is None:
-            decoded = Undecodable(
-                Reason.UNKNOWN_TASK_TYPE, f"no model line owns {decoded.event.task_type!r}"
-            )
-        if isinstance(decoded, Undecodable):
-            raw = record.value or b""
-            return DeadLetter(record.kind, decoded.reason, decoded.detail, raw, record.origin, now)
-        event = decoded.event
-        if isinstance(event, FeedbackEvent):
-            return ReceivedFeedback(decoded.event_id, event, decoded.text, record.origin, now)
-        verdict = self._judge(event)
-        return JudgedOutput(decoded.event_id, event, verdict, decoded.text, record.origin, now)
+    def _is_known(self, task_type: str) -> bool:
+        return self._lines.owner(task_type) is not None
+
+    async def _read(self, records: Iterable[Record], received_at: int) -> Reading:
+        parts = []
+        for part in _parts(records):
+            parts.append(self._reader.read(part, received_at))
+            await asyncio.sleep(0)
+        return Reading(
+            [output for part in parts for output in part.outputs],
+            [one for part in parts for one in part.feedback],
+            [letter for part in parts for letter in part.dead_letters],
+            {task_type for part in parts for task_type in part.task_types},
+        )
+
+
+def _parts(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records in their order, as many at a time as may be read without a pause."""
+    part: list[Record] = []
+    n_bytes = 0
+    for record in records:
+        part.append(record)
+        n_bytes += len(record.value or b"")
+        if n_bytes >= _BYTES_BETWEEN_PAUSES:
+            yield part
+            part, n_bytes = [], 0
+    if part:
+        yield part
+
+
+def _as_it_is(dead_letter: DeadLetter) -> Sequence[Record]:
+    return [Record(dead_letter.kind, dead_letter.raw, dead_letter.origin)]

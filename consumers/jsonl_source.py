@@ -14,14 +14,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from consumers.ingest import Ingest, Record
+from consumers.file_backlog import Backlog, FileLag
+from consumers.ingest import Ingest
 from consumers.jsonl_file import JsonlFile, Signature, signature
 from consumers.lines import Line, LineCutter
+from consumers.reading import Record
 from consumers.watched_files import Refused, files_of
 from consumers.wire import STANDARD_LIMITS, Limits
 from learning.facts import Announce, TopicRecreated
@@ -59,6 +61,7 @@ class _Followed:
     position: Position
     read: Signature | None = None
     """What the file was like when it was read to its end."""
+    backlog: Backlog = field(default_factory=Backlog)
 
     @property
     def offset(self) -> int:
@@ -83,6 +86,7 @@ class JsonlSource:
         limits: Limits = STANDARD_LIMITS,
         look_seconds: float = LOOK_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """`closed` says why no event of a kind may be taken now, or None."""
         self._ingest = ingest
@@ -94,9 +98,26 @@ class JsonlSource:
         self._limits = limits
         self._look_seconds = look_seconds
         self._monotonic = monotonic
+        self._wall_clock = wall_clock
         self._files: dict[Path, _Followed] = {}
         self._fenced: dict[Path, float] = {}
         self._refused: frozenset[Refused] = frozenset()
+
+    def lag(self) -> Mapping[EventKind, FileLag]:
+        """What is not stored yet of each kind's files, as they were at the last look.
+
+        A last line without its line feed counts too.
+        """
+        lags = {kind: FileLag() for kind, paths in self._watched.items() if paths}
+        now = self._wall_clock()
+        for file in self._files.values():
+            n_bytes, since = file.backlog.behind(file.offset)
+            sum_so_far = lags[file.kind]
+            waited = max(0.0, now - since) if since is not None else 0.0
+            lags[file.kind] = FileLag(
+                sum_so_far.n_bytes + n_bytes, max(sum_so_far.oldest_seconds, waited)
+            )
+        return lags
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow until `stopping` is set; then end after the block that is being stored.
@@ -118,11 +139,17 @@ class JsonlSource:
         found = await asyncio.to_thread(self._find)
         self._files = {path: file for path, file in self._files.items() if path in found}
         await self._claim([path for path in found if path not in self._files], found)
+        self._measure()
         # A file under a new name takes its position along before its former name loses it.
         for path in sorted(found, key=lambda path: (self._is_known(path), path)):
             followed = self._files.get(path)
             if followed is not None and not stopping.is_set():
                 await self._follow(followed, found, stopping)
+
+    def _measure(self) -> None:
+        for path, followed in self._files.items():
+            if (seen := signature(path)) is not None:
+                followed.backlog.see(seen.n_bytes, seen.changed_ns / 1e9, followed.offset)
 
     def _is_known(self, path: Path) -> bool:
         followed = self._files.get(path)

@@ -1,8 +1,9 @@
 """Read Kafka's batches within bounds: a compression bomb becomes one dead letter.
 
 aiokafka inflates a batch in the event loop, without a limit, and stops its partition when
-that fails. Here a batch is inflated up to a limit; one that is larger, or cannot be read, is
-handed on as a single record that stands for it, so that the partition goes on behind it.
+that fails. Here a batch is inflated up to a limit; one that is larger, or cannot be read, or is
+damaged (its checksum is wrong), is handed on as a single record that stands for it, so that the
+partition goes on behind it.
 Knows the layout of a batch (Kafka protocol, magic 0 to 2), and nothing of what is in one.
 
 The seam is the class that aiokafka's fetcher reads a response with, `MemoryRecords`, a global
@@ -13,6 +14,7 @@ that has no such seam.
 import struct
 import types
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,7 +22,7 @@ from typing import Any
 
 import cramjam
 from aiokafka import __version__ as aiokafka_version
-from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
 from consumers.wire import Reason, Undecodable
@@ -33,6 +35,7 @@ KEPT_BYTES = 1_000_000
 
 _SEAM = "MemoryRecords"
 _LENGTH = struct.Struct(">qi")  # base offset, bytes that follow
+_BASE_OFFSET = struct.Struct(">q")
 _MAGIC_AT = 16
 _LEGACY_ATTRIBUTES_AT = 17
 _LEGACY_KEY_AT = {0: 18, 1: 26}
@@ -90,11 +93,15 @@ class _StandIn:
 
 
 class Bounds:
-    """How much one consumer may inflate: of one batch, and between two turns of the loop."""
+    """How much one consumer may inflate: of one batch, and between two turns of the loop.
+
+    Remembers which damaged batches it came across.
+    """
 
     def __init__(self, max_batch_bytes: int) -> None:
         self.max_batch_bytes = max_batch_bytes
         self._left = max_batch_bytes
+        self._damaged: Counter[tuple[bytes, int]] = Counter()
 
     @property
     def is_spent(self) -> bool:
@@ -108,6 +115,12 @@ class Bounds:
     def renew(self) -> None:
         """Allow as much as at first: the event loop had its turn."""
         self._left = self.max_batch_bytes
+
+    def times_seen(self, damaged: bytes) -> int:
+        """How often these very bytes came, this time included."""
+        key = (damaged[: _LENGTH.size], hash(damaged))
+        self._damaged[key] += 1
+        return self._damaged[key]
 
 
 def bound_batches(consumer: Any, max_batch_bytes: int) -> Bounds:
@@ -144,6 +157,7 @@ class BoundedRecords:
         self._bounds = bounds
         self._start = 0
         self._was_asked = False
+        self._latest: _BoundedBatch | None = None
 
     def size_in_bytes(self) -> int:
         """Of the response."""
@@ -152,9 +166,11 @@ class BoundedRecords:
     def has_next(self) -> bool:
         """Whether `next_batch` has one; False too when the bounds are spent.
 
-        Then the rest of the response is dropped, and fetched again from the first batch
-        that was not read.
+        Then, and behind a damaged batch, the rest of the response is dropped, and fetched
+        again from the first batch that was not read.
         """
+        if self._latest is not None and self._latest.ends_response:
+            return False
         # The first question is the fetcher's, when the response comes: whether it holds any.
         is_first, self._was_asked = not self._was_asked, True
         return self._end() is not None and (is_first or not self._bounds.is_spent)
@@ -165,7 +181,16 @@ class BoundedRecords:
         if end is None:
             return None
         data, self._start = bytes(self._data[self._start : end]), end
-        return _BoundedBatch(MemoryRecords(data).next_batch(), data, self._bounds)
+        self._latest = _BoundedBatch(
+            MemoryRecords(data).next_batch(), data, self._bounds, self._next_base_offset()
+        )
+        return self._latest
+
+    def _next_base_offset(self) -> int | None:
+        """That of the batch which starts here, of which there need not be more."""
+        if len(self._data) - self._start < _BASE_OFFSET.size:
+            return None
+        return int(_BASE_OFFSET.unpack_from(self._data, self._start)[0])
 
     def _end(self) -> int | None:
         """Where the batch ends that starts here; None when it is not there as a whole."""
@@ -179,10 +204,13 @@ class BoundedRecords:
 class _BoundedBatch:
     """One batch, which is inflated when its records are asked for."""
 
-    def __init__(self, batch: Any, data: bytes, bounds: Bounds) -> None:
+    def __init__(self, batch: Any, data: bytes, bounds: Bounds, following: int | None) -> None:
         self._batch = batch
         self._data = data
         self._bounds = bounds
+        self._following = following
+        self._is_damaged = False
+        self.ends_response = False
         self.base_offset: int = _LENGTH.unpack_from(data)[0]
         self.next_offset: int = batch.next_offset
         self.producer_id: int | None = batch.producer_id
@@ -190,14 +218,35 @@ class _BoundedBatch:
         self.is_transactional: bool = batch.is_transactional
 
     def validate_crc(self) -> bool:
-        """Whether the batch is what the broker stored."""
-        return bool(self._batch.validate_crc())
+        """Whether it is what was sent, or is to be handed on as what it is: damaged.
+
+        The first time it is refused, and fetched again: it may have happened on the way.
+        When the same bytes come again, it happened to the log.
+        """
+        if self._batch.validate_crc():
+            return True
+        times = self._bounds.times_seen(self._data)
+        if times == 1:
+            return False
+        self._is_damaged = True
+        # Nothing in it can be trusted, nor what it may have said about transactions. So what
+        # is behind it is fetched anew, with the broker's word about those that were aborted;
+        # once only, for where its length in records is wrong, the broker sends it each time.
+        self.producer_id, self.is_control_batch, self.is_transactional = None, False, False
+        self.ends_response = times == 2
+        if self._following is not None:
+            self.next_offset = self._following
+        self.next_offset = max(self.next_offset, self.base_offset + 1)
+        return True
 
     def __next__(self) -> Any:
         """Of a control batch the marker, which is never compressed."""
         return next(self._batch)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._is_damaged:
+            yield self._stand_in(Reason.DAMAGED_BATCH, "its checksum is wrong")
+            return
         try:
             yield from self._readable()
         except MemoryError:
@@ -215,15 +264,11 @@ class _BoundedBatch:
             # A message of the old format is inflated twice: here for its size only.
             self._bounds.spend(len(inflate(codec, payload, limit)) if codec else len(payload))
             return self._batch
-        n_records = _HEADER.unpack_from(self._data)[-1]
-        if n_records > MAX_RECORDS_IN_BATCH:
-            raise InflatedTooLargeError(f"more than {MAX_RECORDS_IN_BATCH:,} records")
+        _require_few_records(self._data)
         codec = self._data[_CODEC_AT] & _CODEC_BITS
         if not codec:
             self._bounds.spend(len(self._data))
             return self._batch
-        header = bytearray(self._data[: _HEADER.size])
-        header[_CODEC_AT] &= ~_CODEC_BITS
         # Spent even when it fails: it took the time.
         self._bounds.spend(len(self._data))
         try:
@@ -232,7 +277,7 @@ class _BoundedBatch:
             self._bounds.spend(limit)
             raise
         self._bounds.spend(len(inflated))
-        return DefaultRecordBatch(b"".join((header, inflated)))
+        return DefaultRecordBatch(_plain(self._data, inflated))
 
     def _stand_in(self, reason: Reason, what: str) -> _StandIn:
         last = self.next_offset - 1
@@ -244,6 +289,34 @@ class _BoundedBatch:
         kept.fault = Undecodable(reason, f"the batch of {where} ({size}): {what[:200]}")
         # At the batch's last offset, so that it is not skipped by who is in the middle of it.
         return _StandIn(last, _timestamp(self._data), kept)
+
+
+def _require_few_records(data: bytes) -> None:
+    if _HEADER.unpack_from(data)[-1] > MAX_RECORDS_IN_BATCH:
+        raise InflatedTooLargeError(f"more than {MAX_RECORDS_IN_BATCH:,} records")
+
+
+def _plain(data: bytes, inflated: bytes | bytearray | memoryview) -> bytes:
+    """A batch as it would have been without compression."""
+    header = bytearray(data[: _HEADER.size])
+    header[_CODEC_AT] &= ~_CODEC_BITS
+    return b"".join((header, inflated))
+
+
+def records_left_in(data: bytes, max_batch_bytes: int) -> Iterator[Any]:
+    """The records of a kept batch, in aiokafka's form, up to the first that cannot be read.
+
+    Its checksum is not looked at. Raises InflatedTooLargeError, and whatever the codecs and
+    aiokafka raise, at the place where nothing more can be read.
+    """
+    if len(data) < _HEADER.size or data[_MAGIC_AT] < 2:
+        raise ValueError("it is cut off, or in Kafka's old format")
+    _require_few_records(data)
+    codec = data[_CODEC_AT] & _CODEC_BITS
+    if codec:
+        data = _plain(data, inflate(codec, memoryview(data)[_HEADER.size :], max_batch_bytes))
+    # Not the compiled one: what it reads may be anything.
+    yield from _DefaultRecordBatchPy(data)
 
 
 def inflate(codec: int, payload: memoryview, limit: int) -> bytes | bytearray | memoryview:

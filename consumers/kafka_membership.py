@@ -10,8 +10,8 @@ What it knows of aiokafka 0.14, read in its source:
 - Records can come before `on_partitions_assigned` is called, read from the position that
   was committed to Kafka. So what comes for a partition without a claim is dropped.
 - A batch is inflated in the event loop without a limit, and stops its partition when that
-  fails. So the consumer is bounded (consumers/kafka_batches.py) before it gets here, and only
-  a wrong checksum is left to be isolated below.
+  fails. So the consumer is bounded (consumers/kafka_batches.py) before it gets here. What is
+  left to be isolated below is a wrong checksum the first time, and what nobody foresaw.
 - A paused partition is not fetched, and what was fetched of it is thrown away.
 - `getmany` throws away what it took from other partitions when one of them raises. So
   after an error every partition is sought again.
@@ -22,7 +22,7 @@ What it knows of aiokafka 0.14, read in its source:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,19 +37,20 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
 from consumers.kafka_batches import Bounds, UnreadableBatch
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_contact import Contact
+from consumers.kafka_headers import fault_in_headers
 from consumers.kafka_position import Recreated, fingerprint, start_of
-from consumers.wire import fault_in_content_type
+from consumers.reading import Stretch
+from consumers.wire import Undecodable
 from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
     Block,
     EventKind,
     IntakeStore,
-    Origin,
     Position,
     PositionFencedError,
     PositionMove,
@@ -58,8 +59,6 @@ from learning.ports import (
 
 log = structlog.get_logger(__name__)
 
-CONTENT_TYPE = "content-type"
-"""The header that names a value's format; without one it is JSON."""
 POLL_SECONDS = 0.2
 REBALANCE_GRACE_SECONDS = 1.0
 ISOLATE_SECONDS = 2.0
@@ -413,7 +412,7 @@ class Membership:
         records = self._after_witness(claim, records)
         for start in range(0, len(records), self._max_records):
             part = records[start : start + self._max_records]
-            block = await self._ingest.prepare(self._name, self._records(part))
+            block = await self._ingest.prepare(self._name, self._stretch(tp, part))
             await self._finish_storing()
             if self._claims.get(tp) is not claim:
                 return  # revoked or fenced meanwhile
@@ -424,13 +423,21 @@ class Membership:
     async def _store_block(
         self, tp: TopicPartition, claim: _Claim, block: Block, last: Any
     ) -> None:
-        before, next_offset, mark = claim.position, last.offset + 1, _mark(last)
+        before, next_offset, mark = claim.position, self._end_of(tp, last), _mark(last)
         with self._fencing(tp, claim):
             await self._ingest.store(replace(block, move=PositionMove(before, next_offset, mark)))
             claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
             claim.passed = next_offset
             self._pauses.reset()
             self._store_pauses.reset()
+
+    def _end_of(self, tp: TopicPartition, last: Any) -> int:
+        """The offset behind a record; a damaged batch may claim to reach past the log's end."""
+        end = int(last.offset) + 1
+        stable = self._consumer.last_stable_offset(tp)
+        if isinstance(last.value, UnreadableBatch) and stable is not None:
+            end = min(end, int(stable))
+        return end
 
     async def _finish_storing(self) -> None:
         """Wait for the block under way, and raise what went wrong with it.
@@ -454,23 +461,22 @@ class Membership:
         claim.passed = witness + 1
         return records
 
-    def _records(self, records: Sequence[Any]) -> Iterable[Record]:
-        for record in records:
-            origin = Origin(self._name, record.topic, record.partition, record.offset)
-            if record.headers or isinstance(record.value, UnreadableBatch):
-                yield self._odd_record(record, origin)
-            else:
-                yield Record(self._kinds[record.topic], record.value, origin)
-
-    def _odd_record(self, record: Any, origin: Origin) -> Record:
-        if isinstance(record.value, UnreadableBatch):
-            return Record(
-                self._kinds[record.topic], bytes(record.value), origin, record.value.fault
-            )
-        # The last one counts, as among the keys of an object.
-        declared = [value for key, value in record.headers if key.lower() == CONTENT_TYPE]
-        fault = fault_in_content_type(declared[-1]) if declared else None
-        return Record(self._kinds[record.topic], record.value, origin, fault)
+    def _stretch(self, tp: TopicPartition, records: Sequence[Any]) -> Stretch:
+        faults = {
+            record.offset: fault
+            for record in records
+            if (record.headers or isinstance(record.value, UnreadableBatch))
+            and (fault := _fault_in(record)) is not None
+        }
+        return Stretch(
+            self._kinds[tp.topic],
+            self._name,
+            tp.topic,
+            tp.partition,
+            [record.offset for record in records],
+            [record.value for record in records],
+            faults,
+        )
 
     async def _measure(self) -> None:
         """What was delivered is stored, so what the consumer passed is passed for good.
@@ -606,6 +612,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self._membership.assign(sorted(assigned))
+
+
+def _fault_in(record: Any) -> Undecodable | None:
+    """What is wrong with a record before its value is read."""
+    if isinstance(record.value, UnreadableBatch):
+        return record.value.fault
+    return fault_in_headers(record.headers)
 
 
 def _mark(record: Any) -> bytes:

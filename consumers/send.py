@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from consumers.kafka_connection import KafkaConnection
 from consumers.lines import LineCutter
 from consumers.wire import STANDARD_LIMITS, Limits, Undecodable, decode
-from learning.clock import Clock
+from learning.clock import Clock, microseconds
 from learning.ports import EventKind, Origin
 
 MAX_LINE_BYTES = 16_000_000
@@ -158,7 +158,8 @@ def _refusal(
         return f"too_large: more than {MAX_LINE_BYTES:,} bytes"
     if limits is None:
         return None
-    decoded = decode(kind, line, Origin("send", kind, 0, number), clock(), limits)
+    origin, sent_at = Origin("send", kind, 0, number), microseconds(clock())
+    decoded = decode(kind, line, origin, sent_at, limits)
     return f"{decoded.reason}: {decoded.detail}" if isinstance(decoded, Undecodable) else None
 
 

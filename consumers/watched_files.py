@@ -44,6 +44,11 @@ def files_of(watched: Path) -> Iterator[Path | Refused]:
             yield path
 
 
+def root_of(watched: Path) -> Path:
+    """The folder that a folder, a glob or a path leads to; it need not be there."""
+    return _root_and_pattern(watched)[0]
+
+
 def _root_and_pattern(watched: Path) -> tuple[Path, str]:
     """The folder of a glob is what stands before its first part with * ? or [."""
     for depth, part in enumerate(watched.parts):

@@ -10,10 +10,11 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import entry_points, version
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
@@ -22,9 +23,11 @@ from consumers.dead_letter_topic import DeadLetterTopic
 from consumers.http_source import HttpLimits, HttpSource
 from consumers.ingest import Ingest
 from consumers.jsonl_source import JsonlSource
+from consumers.kafka_salvage import records_of
 from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
 from consumers.rate_limit import RateLimit
+from consumers.reader_process import ReaderProcess
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
@@ -63,8 +66,9 @@ from learning.facts import (
 )
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
+from learning.policy import Policy
 from learning.ports import EventKind
-from learning.validators import Validator, built_in
+from learning.validators import installed
 from monitoring.logs import FactLog, configure
 from monitoring.loop_lag import LoopLag
 from monitoring.metrics import Metrics
@@ -74,8 +78,6 @@ log = structlog.get_logger(__name__)
 WORK = "runs"
 PROVIDERS = "providers"
 TRAINER_LOG = "trainer.log"
-VALIDATORS = "learnd.validators"
-"""The entry point group of validators from outside."""
 INTAKE_STOP_SECONDS = 5.0
 """A broker that hangs may not use up the 25 s of SIGTERM: a checkpoint needs most of them."""
 INSIST_SECONDS = 1.0
@@ -169,7 +171,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         await asyncio.to_thread(artifacts.sweep)
         lines = settings.model_lines()
         policy = settings.policy_rules()
-        judge = Judge(lambda: policy, _validators(settings))
+        judge = Judge(lambda: policy, installed(settings.policy.max_output_characters))
         store = await Store.open(
             settings.database_url,
             artifacts_dir=artifacts_dir,
@@ -210,6 +212,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             utc_now,
             limits=_wire_limits(settings),
             pressure=pressure,
+            process=await _reader_process(settings, lambda: policy, stack),
+            unpack=partial(records_of, max_batch_bytes=settings.kafka.max_batch_bytes),
         )
         host = await stack.enter_async_context(
             TrainerHost(
@@ -275,6 +279,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
         )
         probes = DaemonProbes(views.overview, source, pressure, utc_now)
+        files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
             views=views,
             operations=DaemonOperations(
@@ -289,7 +294,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes),
+            metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
             facts=recent,
             trainer=host.condition,
             token=token,
@@ -303,7 +308,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store,
             announcer,
             source,
-            _jsonl_source(settings, ingest, store, views, announcer, probes),
+            files,
             sealer,
             runner,
             server,
@@ -409,6 +414,16 @@ def _jsonl_source(
     )
 
 
+async def _reader_process(
+    settings: Settings, policy: Callable[[], Policy], stack: contextlib.AsyncExitStack
+) -> ReaderProcess | None:
+    if not settings.intake.reader_process:
+        return None
+    process = ReaderProcess(policy, settings.policy.max_output_characters, _wire_limits(settings))
+    stack.push_async_callback(process.close)
+    return process
+
+
 def _wire_limits(settings: Settings) -> Limits:
     return Limits(max_bytes=settings.kafka.max_message_bytes)
 
@@ -422,11 +437,6 @@ def _runner_rules(settings: Settings) -> RunnerRules:
         simulation_mode=settings.simulation_mode,
         gate=settings.gate_rules(),
     )
-
-
-def _validators(settings: Settings) -> list[Validator]:
-    outside = [entry.load()() for entry in entry_points(group=VALIDATORS)]
-    return [*built_in(settings.policy.max_output_characters), *outside]
 
 
 def _alarm(sealer: Sealer, runner: Runner) -> Listener:

@@ -6,6 +6,7 @@ Changes nothing and sends no key anywhere. Each finding is one line with what to
 import asyncio
 import importlib.util
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from consumers.watched_files import Refused, files_of, root_of
 from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from learning.errors import LearningError
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 REACH_SECONDS = 5.0
+FULL_BYTES = 100 * 2**20
+"""With less free space a database soon refuses to write."""
+LITTLE_BYTES = 2 * 2**30
+"""A small model and its checkpoints."""
 LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -44,10 +50,15 @@ class Finding:
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Try everything, one after the other."""
-    yield await asyncio.to_thread(_data_dir, settings.data_dir)
+    yield await asyncio.to_thread(_folder, "data directory", settings.data_dir)
+    yield await asyncio.to_thread(_folder, "artifacts directory", settings.artifacts_dir)
     yield await asyncio.to_thread(_database, settings.database_url)
     yield await asyncio.to_thread(_address, settings.http.host, settings.http.port)
     yield await _kafka(settings)
+    files = settings.intake.files
+    for kind, paths in (("outputs", files.outputs), ("feedback", files.feedback)):
+        for watched in paths:
+            yield await asyncio.to_thread(_followed, kind, watched)
     for finding in _base_models(settings):
         yield finding
     for provider in sorted({line.provider for line in settings.model_lines()}):
@@ -58,14 +69,45 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield await _endpoint(name, url)
 
 
-def _data_dir(folder: Path) -> Finding:
+def _folder(subject: str, folder: Path) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
-        return Finding("data directory", Grade.BAD, f"{existing} is not a directory")
+        return Finding(subject, Grade.BAD, f"{existing} is not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("data directory", Grade.BAD, f"{existing} may not be written")
+        return Finding(subject, Grade.BAD, f"{existing} may not be written")
     made = "is there" if existing == folder else "will be made at the first start"
-    return Finding("data directory", Grade.OK, f"{folder} {made}")
+    free_bytes = shutil.disk_usage(existing).free
+    found = f"{folder} {made}, {free_bytes / 2**30:,.1f} GiB free"
+    if free_bytes < FULL_BYTES:
+        return Finding(subject, Grade.BAD, f"{found}: it is about to be full")
+    if free_bytes < LITTLE_BYTES:
+        return Finding(subject, Grade.NOTE, f"{found}: little for models and checkpoints")
+    return Finding(subject, Grade.OK, found)
+
+
+def _followed(kind: str, watched: Path) -> Finding:
+    subject = f"files of {kind}"
+    readable, refused, unreadable = 0, [], []
+    try:
+        for each in files_of(watched):
+            if isinstance(each, Refused):
+                refused.append(f"{each.path} is not read: {each.why}")
+            elif os.access(each, os.R_OK):
+                readable += 1
+            else:
+                unreadable.append(str(each))
+        folder = root_of(watched)
+        if not folder.is_dir():
+            return Finding(subject, Grade.NOTE, f"{watched}: there is no folder {folder} yet")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            return Finding(subject, Grade.BAD, f"{watched}: {folder} may not be read")
+    except OSError as error:
+        return Finding(subject, Grade.BAD, f"{watched} cannot be read: {error.strerror or error}")
+    if unreadable:
+        return Finding(subject, Grade.BAD, f"{watched}: {some_of(unreadable)} may not be read")
+    if refused:
+        return Finding(subject, Grade.NOTE, f"{watched}: {some_of(refused)}")
+    return Finding(subject, Grade.OK, f"{watched}: {readable} to follow now")
 
 
 def _database(url: str) -> Finding:

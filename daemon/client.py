@@ -118,9 +118,16 @@ class Client:
         """The answer to a GET that is no JSON. Errors as in `get`."""
         return self._request("GET", path).text
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The answer to a POST of a JSON document. Errors as in `get`."""
-        return self._ask("POST", path, json=body)
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        seconds: float = TIMEOUT_SECONDS,
+    ) -> Any:
+        """The answer to a POST of a JSON document, within so many seconds. Errors as in `get`."""
+        limits = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        return self._ask("POST", path, json=body, timeout=limits)
 
     def post_file(self, path: str, file: Path, **query: Any) -> Any:
         """The answer to a POST of a file's bytes. Errors as in `get`."""
@@ -167,7 +174,7 @@ class Client:
         except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise DaemonUnreachableError(self.url, str(error)) from error
         except httpx.TimeoutException as error:
-            raise DaemonUnreachableError(self.url, f"no answer in {TIMEOUT_SECONDS:g} s") from error
+            raise DaemonUnreachableError(self.url, "no answer in time") from error
         except httpx.HTTPError as error:
             raise DaemonUnreachableError(self.url, str(error)) from error
         if answer.is_success:

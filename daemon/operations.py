@@ -13,7 +13,7 @@ from daemon.api.ports import FlushResult, HeldOutImport, NodeGone
 from daemon.store import Store
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
-from learning.clock import Clock
+from learning.clock import Clock, microseconds
 from learning.errors import ConflictError, NotFoundError
 from learning.events import OutputEvent, prompt_key
 from learning.facts import (
@@ -97,6 +97,7 @@ class DaemonOperations:
         self._max_queue_size = max_queue_size
         self._announce = announce
         self._clock = clock
+        self._hashing = asyncio.Lock()
 
     async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
         """See daemon.api.ports.Operations."""
@@ -179,11 +180,13 @@ class DaemonOperations:
     async def _require_whole(self, line: str, version: str) -> None:
         """Hash the files of a version that is about to be in use. Raises DamagedVersionError.
 
-        Before the transaction: weights may be large, and a transaction must be short.
+        Before the transaction: weights may be large, and a transaction must be short. One at
+        a time: whoever asks next waits here, and not in the threads that others need.
         """
         model = await self._store.registry.loadable(line, version)
         try:
-            await asyncio.to_thread(self._artifacts.verify_model, model)
+            async with self._hashing:
+                await asyncio.to_thread(self._artifacts.verify_model, model)
         except ArtifactError as error:
             raise DamagedVersionError(line, version, error) from error
 
@@ -213,7 +216,8 @@ class DaemonOperations:
 
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
         """See daemon.api.ports.Operations."""
-        block = self._ingest.replay(await self._store.intake.dead_letter(dead_letter_id))
+        letter = await self._store.intake.dead_letter(dead_letter_id)
+        block = await asyncio.to_thread(self._ingest.replay, letter)  # it may be a whole batch
         if not isinstance(block, Block):
             raise StillUndecodableError(dead_letter_id, block.reason, block.detail)
         stored = await self._store.intake.replay(dead_letter_id, block)
@@ -227,12 +231,13 @@ class DaemonOperations:
         examples: list[tuple[int, OutputEvent, bytes]] = []
         refused: list[tuple[int, str]] = []
         now = self._clock()
+        arrived = microseconds(now)
         for number, raw in _numbered_lines(rows):
             decoded = decode(
                 EventKind.OUTPUT,
                 _completed(raw, number, task_type),
                 Origin("import", task_type, 0, number),
-                now,
+                arrived,
             )
             if not isinstance(decoded, Decoded):
                 refused.append((number, f"{decoded.reason}: {decoded.detail}"))

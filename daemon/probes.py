@@ -3,8 +3,10 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
+from consumers.file_backlog import FileLag
 from consumers.pressure import Pressure
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
@@ -31,6 +33,14 @@ class Source(Protocol):
 
     def lag(self) -> Mapping[tuple[str, int], int]:
         """Records not yet stored, by (topic, partition)."""
+        ...
+
+
+class FollowedFiles(Protocol):
+    """Files that are read as they grow; consumers.jsonl_source.JsonlSource."""
+
+    def lag(self) -> Mapping[EventKind, FileLag]:
+        """What is not stored yet, by kind."""
         ...
 
 
@@ -123,24 +133,36 @@ class DaemonMetrics:
     """Implements daemon.api.ports.MetricsPage: takes a snapshot, then renders."""
 
     def __init__(
-        self, metrics: Metrics, overviews: Overviews, source: Source | None, probes: DaemonProbes
+        self,
+        metrics: Metrics,
+        overviews: Overviews,
+        source: Source | None,
+        probes: DaemonProbes,
+        files: FollowedFiles | None = None,
     ) -> None:
         self._metrics = metrics
         self._overviews = overviews
         self._source = source
         self._probes = probes
+        self._files = files
 
     async def render(self) -> bytes:
         """See daemon.api.ports.MetricsPage."""
-        lag = self._source.lag() if self._source is not None else {}
         try:
             overview = await self._overviews.look()
         except StoreUnavailableError:
-            self._metrics.show(Snapshot(ready=False, lag=lag))
+            taken = Snapshot(ready=False)
         else:
-            is_ready = all_ok(self._probes.at_hand())
-            self._metrics.show(snapshot(overview, ready=is_ready, lag=lag))
+            taken = snapshot(overview, ready=all_ok(self._probes.at_hand()))
+        self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))
         return self._metrics.render()
+
+    def _lag(self) -> Mapping[tuple[str, int], int]:
+        return self._source.lag() if self._source is not None else {}
+
+    def _file_lag(self) -> Mapping[str, tuple[int, float]]:
+        lags = self._files.lag() if self._files is not None else {}
+        return {kind: (lag.n_bytes, lag.oldest_seconds) for kind, lag in lags.items()}
 
 
 def _orphans(overview: Overview) -> Check:
@@ -166,8 +188,8 @@ def measurements(overview: Overview) -> Measurements:
     )
 
 
-def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], int]) -> Snapshot:
-    """What the gauges show."""
+def snapshot(overview: Overview, *, ready: bool) -> Snapshot:
+    """What the gauges show of the store."""
     measured = measurements(overview)
     return Snapshot(
         ready=ready,
@@ -183,7 +205,6 @@ def snapshot(overview: Overview, *, ready: bool, lag: Mapping[tuple[str, int], i
         },
         runs_by_state=overview.runs_by_state,
         silent_runs=sum(run.silent_since is not None for run in overview.stats.active.jobs),
-        lag=lag,
         batch_sizes={line.line: line.batch_size.size for line in overview.lines},
         lines=[
             LineHealth(

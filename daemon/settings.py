@@ -244,6 +244,8 @@ class IntakeSettings(_Section):
     """Where events come from, beside Kafka and HTTP."""
 
     files: FileSettings = FileSettings()
+    reader_process: bool = True
+    """Whether large blocks are read in a process of their own; see consumers/reader_process.py."""
 
 
 class PolicySettings(_Section):

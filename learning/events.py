@@ -162,12 +162,13 @@ class FeedbackEvent(_Wire):
         return digest(self.model_dump_json(exclude={"event_id"}, exclude_none=True))
 
 
-def is_same_body(event: OutputEvent | FeedbackEvent, text: str, stored: str) -> bool:
-    """Whether an event, and the JSON that it was read from, says what a stored JSON of its kind
-    says: byte for byte, or in all but the spelling and the id."""
+def is_same_body(kind: type[OutputEvent] | type[FeedbackEvent], text: str, stored: str) -> bool:
+    """Whether the JSON of two events of a kind says the same: byte for byte, or in all but the
+    spelling and the id."""
     if text == stored:
         return True
-    return type(event).model_validate_json(stored).content_hash() == event.content_hash()
+    read = kind.model_validate_json
+    return read(text).content_hash() == read(stored).content_hash()
 
 
 def digest(text: str) -> bytes:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from learning.errors import LearningError
-from learning.events import FeedbackEvent, OutputEvent
+from learning.events import FeedbackEvent, OutputEvent, is_same_body
 from learning.facts import EventsStored, Promoted
 from learning.gate import GateReport, Score, TrainingProof
 from learning.lifecycle import Role, RunState
 from learning.lines import ModelLine
-from learning.policy import Verdict
 
 # --- intake ---------------------------------------------------------------------------
 # What is made once for each event is a NamedTuple: a frozen dataclass takes four times as long.
@@ -40,26 +39,73 @@ class Origin(NamedTuple):
 
 
 class JudgedOutput(NamedTuple):
-    """A decoded output with its verdict, ready to be stored."""
+    """A decoded output with its verdict, field by field as it is stored.
 
+    Plain values and no objects, so that it is cheap to make, and passes from process to
+    process as it is. Times are microseconds since 1970.
+    """
+
+    producer: str
     event_id: str
-    event: OutputEvent
-    verdict: Verdict
+    task_type: str
+    task_id: str
+    approved: bool | None
+    confidence: float | None
     text: str
     """The JSON as it was received."""
-    origin: Origin
-    received_at: datetime
+    model_version: str | None
+    source: str
+    topic: str
+    partition: int
+    offset: int
+    occurred_at: int
+    """As the sender says; otherwise when it was received."""
+    received_at: int
+    state: str
+    """The verdict's; see learning.lifecycle.EventState."""
+    state_since: int
+    reason: str
+    by_human: bool
+    subject: str | None
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from."""
+        return Origin(self.source, self.topic, self.partition, self.offset)
+
+    def says(self, stored: str) -> bool:
+        """Whether it is the same as a stored text, in all but the spelling and the id."""
+        return is_same_body(OutputEvent, self.text, stored)
 
 
 class ReceivedFeedback(NamedTuple):
-    """A decoded feedback event, ready to be stored and joined."""
+    """A decoded feedback event, field by field as it is stored; see JudgedOutput."""
 
+    producer: str
     event_id: str
-    event: FeedbackEvent
+    task_type: str
+    task_id: str
+    approved: bool | None
+    confidence: float | None
     text: str
     """The JSON as it was received."""
-    origin: Origin
-    received_at: datetime
+    model_version: str | None
+    source: str
+    topic: str
+    partition: int
+    offset: int
+    occurred_at: int
+    """As the sender says; otherwise when it was received."""
+    received_at: int
+
+    @property
+    def origin(self) -> Origin:
+        """Where it came from."""
+        return Origin(self.source, self.topic, self.partition, self.offset)
+
+    def says(self, stored: str) -> bool:
+        """Whether it is the same as a stored text, in all but the spelling and the id."""
+        return is_same_body(FeedbackEvent, self.text, stored)
 
 
 @dataclass(frozen=True)

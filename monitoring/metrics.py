@@ -81,6 +81,8 @@ class Snapshot:
     """Runs whose daemon fell silent."""
     lag: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """Records not yet read, by topic and partition."""
+    file_lag: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Of the followed files, by kind: bytes not yet read, and how long the first has waited."""
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     """Events in a batch, by line."""
     lines: Sequence[LineHealth] = ()
@@ -332,6 +334,12 @@ class _Gauges:
         self._lag = gauge(
             "learnd_consumer_lag_records", "Records not yet read.", "topic", "partition"
         )
+        self._file_lag_bytes = gauge(
+            "learnd_file_lag_bytes", "Bytes of followed files not yet read.", "kind"
+        )
+        self._file_lag_seconds = gauge(
+            "learnd_file_lag_seconds", "How long the oldest of these bytes has waited.", "kind"
+        )
         self._champion = gauge(
             "learnd_champion_info", "Always 1: the champion of each line.", "line", "version"
         )
@@ -361,6 +369,8 @@ class _Gauges:
             self._batch_size,
             self._runs,
             self._lag,
+            self._file_lag_bytes,
+            self._file_lag_seconds,
             self._champion,
             self._champion_since,
             self._held_out,
@@ -385,6 +395,9 @@ class _Gauges:
         self._silent.set(snapshot.silent_runs)
         for (topic, partition), records in snapshot.lag.items():
             self._lag.labels(topic, str(partition)).set(records)
+        for kind, (n_bytes, seconds) in snapshot.file_lag.items():
+            self._file_lag_bytes.labels(kind).set(n_bytes)
+            self._file_lag_seconds.labels(kind).set(seconds)
         for line in snapshot.lines:
             self._champion.labels(line.line, line.champion).set(1)
             self._champion_since.labels(line.line).set(line.champion_since.timestamp())

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from consumers.reading import Reader, Reading, Record
+from consumers.wire import Limits
+from learning.clock import microseconds
 from learning.events import FeedbackEvent, OutputEvent
 from learning.judge import Judge
 from learning.policy import Policy
@@ -22,6 +25,8 @@ NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """By any real clock, such as the database's."""
 HERE = Origin("test", "learnd.outputs", 0, 0)
+
+ANY_LIMITS = Limits(max_bytes=2**31, max_depth=1_000)
 
 JUDGE = Judge(Policy, built_in(max_output_characters=1_000))
 """The policy as shipped, with the validators as shipped."""
@@ -65,7 +70,8 @@ def judged(
 ) -> JudgedOutput:
     """The output as intake hands it to the store. Without an id its task's name is its id."""
     event_id = event.event_id or f"{event.task_type}/{event.task_id}"
-    return JudgedOutput(event_id, event, judge(event), event.model_dump_json(), origin, at)
+    (judged,) = _read(EventKind.OUTPUT, event, at, origin, judge).outputs
+    return judged._replace(event_id=event_id)
 
 
 def received(
@@ -73,7 +79,15 @@ def received(
 ) -> ReceivedFeedback:
     """The feedback as intake hands it to the store; one approval and one refusal per task."""
     event_id = event.event_id or f"{event.task_type}/{event.task_id}/{event.approved}"
-    return ReceivedFeedback(event_id, event, event.model_dump_json(), origin, at)
+    (received,) = _read(EventKind.FEEDBACK, event, at, origin, JUDGE).feedback
+    return received._replace(event_id=event_id)
+
+
+def _read(
+    kind: EventKind, event: OutputEvent | FeedbackEvent, at: datetime, origin: Origin, judge: Judge
+) -> Reading:
+    record = Record(kind, event.model_dump_json().encode(), origin)
+    return Reader(judge, ANY_LIMITS).read([record], microseconds(at))
 
 
 def dead_letter(raw: bytes = b"{", *, reason: str = "not_json", at: datetime = NOON) -> DeadLetter:

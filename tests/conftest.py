@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from tests.services import kafka, postgres, require
 from tests.services.kafka import KafkaBroker
+from tests.services.nursery import Nursery
 from tests.services.postgres import PostgresServer
 
 # No test fails because a machine was slow: the first example may import scipy.
@@ -29,6 +30,13 @@ def postgres_server() -> Iterator[PostgresServer]:
     require("PostgreSQL", postgres.missing())
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Daemons of it start without importing: for tests that start many, or the same one often."""
+    with Nursery() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-"""Daemons that die where a test says, each forked from one process that has imported everything.
+"""Daemons that die where a test says, and others, forked from one that has imported everything.
 
     python -m tests.crashing FAILPOINT NTH run
 
 is one `learnd run` that dies when it comes there for the nth time. Without arguments it reads
-orders from stdin, one JSON object a line, and answers on stdout: `{"pid": 7}` when the daemon is
-there, `{"status": -9}` when it has ended. An order names the failpoint, which of its passages is
-the last, and the daemon's environment and log. Forking saves two seconds of imports a life, and
-there is a life for each failpoint.
+orders from stdin, one JSON object a line, and says on stdout `{"pid": 7}` when the daemon is
+there, and later `{"pid": 7, "status": -9}` when that one has ended; the next order may come once
+the last one was answered. An order names the daemon's environment and log, and if it is to die,
+the failpoint and which of its passages is the last. Forking saves two seconds of imports a life.
 """
 
 import ctypes
@@ -14,11 +14,19 @@ import importlib
 import itertools
 import json
 import os
+import select
 import signal
 import sys
 from typing import Any
 
-HEAVY = ("daemon.app", "daemon.cli", "scipy.stats", "uvicorn")
+HEAVY = (
+    "daemon.app",
+    "daemon.cli",
+    "pydantic.v1",
+    "scipy.stats",
+    "uvicorn.lifespan.on",
+    "uvicorn.protocols.http.h11_impl",
+)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,17 +40,34 @@ def main() -> None:
     _die_with_parent()
     for name in HEAVY:
         importlib.import_module(name)
-    for line in sys.stdin:
-        order = json.loads(line)
-        if (pid := os.fork()) == 0:
-            _live(order)
-        _say(pid=pid)
-        _, status = os.waitpid(pid, 0)
-        _say(status=os.waitstatus_to_exitcode(status))
+    waiting = select.poll()
+    waiting.register(sys.stdin, select.POLLIN)
+    living: dict[int, int] = {}
+    while True:
+        for fd, _ in waiting.poll():
+            if fd in living:
+                waiting.unregister(fd)
+                os.close(fd)
+                pid, status = os.waitpid(living.pop(fd), 0)
+                _say(pid=pid, status=os.waitstatus_to_exitcode(status))
+            elif not (line := sys.stdin.readline()):
+                return
+            else:
+                pid = _fork(json.loads(line))
+                ending = os.pidfd_open(pid)
+                living[ending] = pid
+                waiting.register(ending, select.POLLIN)
+                _say(pid=pid)
+
+
+def _fork(order: dict[str, Any]) -> int:
+    if (pid := os.fork()) == 0:
+        _live(order)
+    return pid
 
 
 def _live(order: dict[str, Any]) -> None:
-    """Be `learnd run` from here on."""
+    """Be `learnd run` from here on, until the end of this process."""
     _die_with_parent()
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):

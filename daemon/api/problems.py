@@ -74,10 +74,11 @@ class Problem(BaseModel):
 
 def problems_of(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """The answers of an address that are problems, for the description of the API."""
+    schema = Problem.model_json_schema()
     return {
         status.value: {
             "description": status.phrase,
-            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            "content": {MEDIA_TYPE: {"schema": schema}},
         }
         for status in statuses
     }

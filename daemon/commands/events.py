@@ -72,6 +72,6 @@ def reject(
 def _judged(daemon: "Client", event: int, approved: bool, reason: str) -> Answer:
     from daemon.printing import say
 
-    return daemon.post(
-        f"/v1/events/{event}/verdict", {"approved": approved, "reason": reason}
-    ), lambda judged: say(f"event {event} is {judged['state']} now")
+    body = {"approved": approved, "reason": reason}
+    judged = daemon.post(f"/v1/events/{event}/verdict", body)
+    return judged, lambda judged: say(f"event {event} is {judged['state']} now")

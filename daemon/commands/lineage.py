@@ -31,6 +31,5 @@ def lineage(
 
     from daemon import screens
 
-    return daemon.get(
-        f"/v1/lineage/{quote(text, safe='/@')}", after=after, limit=limit
-    ), screens.lineage
+    found = daemon.get(f"/v1/lineage/{quote(text, safe='/@')}", after=after, limit=limit)
+    return found, screens.lineage

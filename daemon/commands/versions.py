@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 LineName = Annotated[str, typer.Argument(metavar="LINE", help="A model line.")]
 
+HASHING_SECONDS = 600.0
+"""So long a daemon may take to hash the files of a version before it moves the champion."""
+
 commands = typer.Typer()
 
 
@@ -65,6 +68,7 @@ def promote(
         done = daemon.post(
             f"/v1/models/{part(line)}/promote",
             {"version": version, "force": force, "reason": reason},
+            seconds=HASHING_SECONDS,
         )
     show_json(done) if as_json else screens.promoted(done)
 
@@ -83,6 +87,9 @@ def rollback(
     from daemon import screens
     from daemon.client import part
 
-    return daemon.post(
-        f"/v1/models/{part(line)}/rollback", {"to": to, "reason": reason}
-    ), screens.rolled_back
+    done = daemon.post(
+        f"/v1/models/{part(line)}/rollback",
+        {"to": to, "reason": reason},
+        seconds=HASHING_SECONDS,
+    )
+    return done, screens.rolled_back

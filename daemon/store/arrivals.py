@@ -9,9 +9,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
@@ -20,10 +18,9 @@ from daemon.store.bulk import insert_rows
 from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.postgresql import copy_rows
-from daemon.store.tables import events, feedback, keepable, microseconds
-from learning.events import FeedbackEvent, OutputEvent
-from learning.lifecycle import EventState, FeedbackState
-from learning.ports import JudgedOutput, Origin, ReceivedFeedback
+from daemon.store.tables import events, feedback, keepable
+from learning.lifecycle import FeedbackState
+from learning.ports import JudgedOutput, ReceivedFeedback
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
 
@@ -40,8 +37,6 @@ class Inserted(Generic[A]):
     """What became of a block's arrivals of one kind."""
 
     new: Sequence[A]
-    columns: Mapping[str, Sequence[Any]]
-    """What was stored of the new ones, by name of the column; empty without any."""
     repeated: Sequence[tuple[A, str]]
     """Arrivals whose id was taken, each with the text that is stored under it."""
 
@@ -102,9 +97,7 @@ class SqliteArrivals:
         """See Arrivals."""
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
-        if stored := inserted.columns:
-            tasks = zip(stored["task_type"], stored["task_id"], strict=True)
-            self._names.add_tasks(names_of_tasks(tasks), first_row)
+        self._names.add_tasks(names_of_tasks(map(_task_of, inserted.new)), first_row)
         return inserted
 
     def insert_feedback(
@@ -149,18 +142,18 @@ class SqliteArrivals:
     def _insert(
         self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        block = _Block.of(arrivals, form)
-        names = names_of_events(table, block.first)
+        first = _first_of_each(arrivals)
+        names = names_of_events(table, first)
         stored = self._texts(tx, table, names)
-        is_new = [key not in stored for key in block.first] if stored else [True] * len(names)
-        rows = [block.rows[at] for at in itertools.compress(block.first.values(), is_new)]
-        values: list[Any] = []
-        for row_id, row in enumerate(rows, self._names.next_id(table)):
-            values.append(row_id)
-            values += row
-        insert_rows(tx, form.sqlite_insert, len(form.types) + 1, values)
-        self._names.add_events(table, list(itertools.compress(names, is_new)))
-        return block.inserted(form, is_new, stored)
+        new = list(first.values())
+        if stored:
+            is_new = [key not in stored for key in first]
+            names = list(itertools.compress(names, is_new))
+            new = list(itertools.compress(new, is_new))
+        # SQLite numbers the rows by itself, on from the newest one, as `names` does.
+        insert_rows(tx, form.sqlite_insert, form.rows(new))
+        self._names.add_events(table, names)
+        return _inserted(arrivals, new, stored)
 
     def _texts(
         self, tx: Connection, table: Table, names: Sequence[int]
@@ -234,15 +227,18 @@ class PostgresArrivals:
     def _insert(
         self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        block = _Block.of(arrivals, form)
-        if not block.first:
-            return block.inserted(form, [], {})
+        first = _first_of_each(arrivals)
+        if not first:
+            return Inserted((), ())
         tx.exec_driver_sql(form.postgres_stage)
-        copy_rows(tx, form.postgres_copy, [block.rows[at] for at in block.first.values()])
+        copy_rows(tx, form.postgres_copy, form.rows(first.values()))
         inserted = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
-        is_new = [key in inserted for key in block.first]
-        known = self.rows_named(tx, table, [key for key in block.first if key not in inserted])
-        return block.inserted(form, is_new, {key: row.payload for key, row in known.items()})
+        known = self.rows_named(tx, table, first.keys() - inserted)
+        return _inserted(
+            arrivals,
+            [arrival for key, arrival in first.items() if key in inserted],
+            {key: row.payload for key, row in known.items()},
+        )
 
 
 def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
@@ -268,48 +264,34 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
 
 
 _Key = tuple[str, str]
+_key_of = itemgetter(JudgedOutput._fields.index("producer"), JudgedOutput._fields.index("event_id"))
+_task_of = itemgetter(
+    JudgedOutput._fields.index("task_type"), JudgedOutput._fields.index("task_id")
+)
 
 
-@dataclass(frozen=True)
-class _Block(Generic[A]):
-    """Arrivals with the rows that they would become."""
+def _first_of_each(arrivals: Sequence[A]) -> Mapping[_Key, A]:
+    """The first arrival under each (producer, id), in their order."""
+    keys = list(map(_key_of, arrivals))
+    first = dict(zip(keys, arrivals, strict=True))
+    if len(first) < len(keys):
+        first = {}
+        for key, arrival in zip(keys, arrivals, strict=True):
+            first.setdefault(key, arrival)
+    return first
 
-    arrivals: Sequence[A]
-    rows: Sequence[tuple[Any, ...]]
-    first: Mapping[_Key, int]
-    """The index of the first arrival under each (producer, id)."""
 
-    @classmethod
-    def of(cls, arrivals: Sequence[A], form: "_Form[A]") -> "_Block[A]":
-        """The rows are made in one pass: each further one would fetch every event again."""
-        rows = form.rows(arrivals)
-        keys = [row[:2] for row in rows]
-        first = dict(zip(keys, range(len(keys)), strict=True))
-        if len(first) < len(keys):
-            first = {}
-            for at, key in enumerate(keys):
-                first.setdefault(key, at)
-        return cls(arrivals, rows, first)
-
-    def inserted(
-        self, form: "_Form[A]", is_new: Sequence[bool], stored: Mapping[_Key, str]
-    ) -> Inserted[A]:
-        """What became of it, given which of the first ones are new and what is stored else."""
-        new = list(itertools.compress(self.first.values(), is_new))
-        columns = zip(*(self.rows[at] for at in new), strict=True)
-        repeated = []
-        if len(new) < len(self.arrivals):
-            fresh = set(new)
-            for at, arrival in enumerate(self.arrivals):
-                if at not in fresh:
-                    key = self.rows[at][:2]
-                    text = stored.get(key) or self.arrivals[self.first[key]].text
-                    repeated.append((arrival, text))
-        return Inserted(
-            [self.arrivals[at] for at in new],
-            dict(zip(form.types, columns, strict=True)) if new else {},
-            repeated,
-        )
+def _inserted(arrivals: Sequence[A], new: Sequence[A], stored: Mapping[_Key, str]) -> Inserted[A]:
+    """What became of arrivals, given the new ones, and the texts that were stored before."""
+    if len(new) == len(arrivals):
+        return Inserted(new, ())
+    first = {_key_of(arrival): arrival for arrival in new}
+    repeated = []
+    for arrival in arrivals:
+        key = _key_of(arrival)
+        if first.get(key) is not arrival:
+            repeated.append((arrival, stored[key] if key in stored else first[key].text))
+    return Inserted(new, repeated)
 
 
 def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterable[Row[Any]]:
@@ -329,19 +311,18 @@ def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterabl
 
 @dataclass(frozen=True)
 class _Form(Generic[A]):
-    """The columns of a table that arrivals fill, producer and event id first."""
+    """How one kind of arrival becomes the rows of its table."""
 
     table: str
     types: Mapping[str, str]
-    """By name, in PostgreSQL's words."""
-    rows: Callable[[Iterable[A]], list[tuple[Any, ...]]]
+    """The columns that are filled, by name, in PostgreSQL's words."""
+    rows: Callable[[Iterable[A]], Sequence[tuple[Any, ...]]]
     """For each arrival what the columns hold, in their order."""
 
     @property
     def sqlite_insert(self) -> str:
-        """INSERT of rows, the id first, that stand at `{}`."""
-        names = ", ".join(f'"{name}"' for name in ("id", *self.types))
-        return f"INSERT INTO {self.table} ({names}) VALUES {{}}"  # noqa: S608  # our own names
+        """INSERT of rows that stand at `{}`."""
+        return f"INSERT INTO {self.table} ({self._names}) VALUES {{}}"  # noqa: S608  # our own names
 
     @property
     def postgres_stage(self) -> str:
@@ -357,11 +338,14 @@ class _Form(Generic[A]):
     @property
     def postgres_insert(self) -> str:
         """INSERT of what is new among the rows that were copied; returns its keys."""
-        names = ", ".join(f'"{name}"' for name in self.types)
         return (
-            f"INSERT INTO {self.table} ({names}) SELECT * FROM {self._stage}"  # noqa: S608
+            f"INSERT INTO {self.table} ({self._names}) SELECT * FROM {self._stage}"  # noqa: S608
             " ON CONFLICT (producer, event_id) DO NOTHING RETURNING producer, event_id"
         )
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(f'"{name}"' for name in self.types)
 
     @property
     def _stage(self) -> str:
@@ -391,59 +375,19 @@ _OF_OUTPUTS = _COMMON | {
     "by_human": "boolean",
     "subject": "text",
 }
-# The drivers take an enum's member for an unknown type, and ask around what to do with it.
-_PLAIN = {state: state.value for state in (*EventState, *FeedbackState)}
 
 
-_fields = attrgetter(
-    "producer",
-    "task_type",
-    "task_id",
-    "approved",
-    "confidence",
-    "model_version",
-    "timestamp",
-)
+def _output_rows(outputs: Iterable[JudgedOutput]) -> Sequence[JudgedOutput]:
+    """The outputs as they are: their fields stand in the order of the columns."""
+    return [
+        one if one.reason.isprintable() else one._replace(reason=keepable(one.reason))
+        for one in outputs
+    ]
 
 
-def _output_rows(outputs: Iterable[JudgedOutput]) -> list[tuple[Any, ...]]:
-    rows = []
-    for event_id, event, (state, reason, by_human), text, origin, received_at in outputs:
-        common = _common_row(event_id, event, text, origin, received_at)
-        rows.append((*common, _PLAIN[state], common[-1], keepable(reason), by_human, event.subject))
-    return rows
+def _feedback_rows(feedback: Iterable[ReceivedFeedback]) -> Sequence[tuple[Any, ...]]:
+    return [(*one, FeedbackState.WAITING.value) for one in feedback]
 
-
-def _feedback_rows(feedback: Iterable[ReceivedFeedback]) -> list[tuple[Any, ...]]:
-    return [(*_common_row(*item), FeedbackState.WAITING.value) for item in feedback]
-
-
-def _common_row(
-    event_id: str,
-    event: OutputEvent | FeedbackEvent,
-    text: str,
-    origin: Origin,
-    received_at: datetime,
-) -> tuple[Any, ...]:
-    producer, task_type, task_id, approved, confidence, model_version, sent = _fields(event)
-    received = _arrival(received_at)
-    return (
-        producer,
-        event_id,
-        task_type,
-        task_id,
-        approved,
-        confidence,
-        text,
-        model_version,
-        *origin,
-        received if sent is None else microseconds(sent),
-        received,
-    )
-
-
-_arrival = lru_cache(maxsize=64)(microseconds)
-"""A block's events arrived together: one conversion for all of them."""
 
 _OUTPUTS = _Form("events", _OF_OUTPUTS, _output_rows)
 _FEEDBACK = _Form("feedback", _COMMON, _feedback_rows)

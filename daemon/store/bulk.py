@@ -7,6 +7,7 @@ ones it prepared, need not prepare a new one for each block.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,15 +16,14 @@ _LENGTHS = (256, 16, 1)
 _NO_VALUE = -1
 
 
-def insert_rows(tx: Connection, statement: str, n_columns: int, values: Sequence[Any]) -> None:
-    """Run an INSERT whose rows stand at `{}`. `values`: the rows' values, one after another."""
+def insert_rows(tx: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run an INSERT of rows, which stand at `{}` in it."""
     at = 0
     for length in _LENGTHS:
-        size = length * n_columns
-        while len(values) - at >= size:
-            rows = _rows(length, n_columns)
-            tx.exec_driver_sql(statement.format(rows), tuple(values[at : at + size]))
-            at += size
+        while len(rows) - at >= length:
+            values = tuple(chain.from_iterable(rows[at : at + length]))
+            tx.exec_driver_sql(statement.format(_rows(length, len(rows[at]))), values)
+            at += length
 
 
 def find_in(tx: Connection, query: str, values: Sequence[int]) -> Iterator[Any]:

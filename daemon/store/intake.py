@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
@@ -26,9 +26,9 @@ from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
-from learning.clock import Clock
+from learning.clock import EPOCH, Clock
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent, is_same_body
+from learning.events import OutputEvent
 from learning.facts import EventsStored
 from learning.lifecycle import EventState, FeedbackState, require_event_move
 from learning.policy import Verdict, confirms, rejudge
@@ -72,7 +72,7 @@ class Judge(Protocol):
 
 
 def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
-    return TaskKey(item.event.task_type, item.event.task_id)
+    return TaskKey(item.task_type, item.task_id)
 
 
 class Intake:
@@ -152,12 +152,12 @@ class Intake:
         """Store what a dead letter became, and mark it as replayed, in one transaction.
 
         Raises UnknownDeadLetterError, and ReplayRefusedError when it would only become
-        another dead letter; then nothing changed.
+        other dead letters; then nothing changed.
         """
 
         def transaction(tx: Connection) -> EventsStored:
             stored, letters = self._append(tx, block)
-            if letters:
+            if len(letters) == len(block.outputs) + len(block.feedback) + len(block.dead_letters):
                 raise ReplayRefusedError(dead_letter_id, letters[0])
             marked = tx.execute(
                 update(dead_letters)
@@ -208,22 +208,21 @@ class Intake:
         if (move := block.move) is not None:
             self._move(tx, block.source, move.claimed, move.next_offset, move.fingerprint)
         self._arrivals.begin(tx)
-        outputs = self._arrivals.insert_outputs(tx, block.outputs)
-        received = self._arrivals.insert_feedback(tx, block.feedback)
+        # As lists of this thread's own: see consumers/reader_process.py.
+        outputs = self._arrivals.insert_outputs(tx, list(block.outputs))
+        received = self._arrivals.insert_feedback(tx, list(block.feedback))
         reused = [*_reused(EventKind.OUTPUT, outputs), *_reused(EventKind.FEEDBACK, received)]
         letters = [*block.dead_letters, *reused]
         new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
         groups: defaultdict[tuple[str, str], list[float | None]] = defaultdict(list)
-        if new := outputs.columns:
-            kinds = zip(new["task_type"], new["state"], strict=True)
-            for kind, confidence in zip(kinds, new["confidence"], strict=True):
-                groups[kind].append(confidence)
+        for output in outputs.new:
+            groups[output.task_type, output.state].append(output.confidence)
         for (task_type, state), confidences in groups.items():
             tally.add_all(EventKind.OUTPUT, task_type, state, confidences)
         for item in received.new:
-            tally.add(EventKind.FEEDBACK, item.event.task_type, FeedbackState.WAITING)
+            tally.add(EventKind.FEEDBACK, item.task_type, FeedbackState.WAITING)
         # Of two transactions that store the two sides at once neither would see the other's.
         take_turns(tx, {f"join:{task_type}" for _, task_type, _ in tally.counts})
         met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
@@ -238,7 +237,7 @@ class Intake:
                 for (task_type, state), confidences in groups.items()
             },
             feedback=Counter(
-                (item.event.task_type, met.get(_task(item), FeedbackState.WAITING))
+                (item.task_type, met.get(_task(item), FeedbackState.WAITING))
                 for item in received.new
             ),
             rejudged=rejudged,
@@ -403,7 +402,7 @@ def _reused(kind: EventKind, inserted: Inserted[A]) -> list[DeadLetter]:
     return [
         _id_reused(kind, arrival)
         for arrival, stored in inserted.repeated
-        if not is_same_body(arrival.event, arrival.text, stored)
+        if not arrival.says(stored)
     ]
 
 
@@ -411,11 +410,11 @@ def _id_reused(kind: EventKind, arrival: JudgedOutput | ReceivedFeedback) -> Dea
     return DeadLetter(
         kind=kind,
         reason=ID_REUSED,
-        detail=f"producer {arrival.event.producer!r} has used event_id {arrival.event_id!r}"
+        detail=f"producer {arrival.producer!r} has used event_id {arrival.event_id!r}"
         " for another body; send this one under an id of its own",
         raw=arrival.text.encode(),
         origin=arrival.origin,
-        received_at=arrival.received_at,
+        received_at=EPOCH + timedelta(microseconds=arrival.received_at),
     )
 
 

@@ -244,10 +244,9 @@ class _Column:
                 yield name, self._row_ids[at]
                 at += 1
 
-    def part(self, start: int, stop: int) -> list[int]:
-        """Some pairs, one after another: name, row id, name, row id."""
-        pairs = zip(self._names[start:stop], self._row_ids[start:stop], strict=True)
-        return list(itertools.chain.from_iterable(pairs))
+    def part(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Some of the pairs."""
+        return list(zip(self._names[start:stop], self._row_ids[start:stop], strict=True))
 
 
 class _Moving:
@@ -271,8 +270,8 @@ class _Moving:
     def store(self, tx: Connection, n: int) -> None:
         """Write the next `n` of each kind, and after the last ones that all are written."""
         stop = self._at + n
-        insert_rows(tx, _INSERT_EVENTS, 2, self.events.part(self._at, stop))
-        insert_rows(tx, _INSERT_TASKS, 2, self.tasks.part(self._at, stop))
+        insert_rows(tx, _INSERT_EVENTS, self.events.part(self._at, stop))
+        insert_rows(tx, _INSERT_TASKS, self.tasks.part(self._at, stop))
         if self.is_done_after(n):
             for table, row_id in self.last.items():
                 covered = {"table_name": table, "row_id": row_id}

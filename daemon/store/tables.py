@@ -6,7 +6,7 @@ one primary role in one batch, P2) and `one_active_run` (a line works on one run
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import (
     JSON,
@@ -30,6 +30,7 @@ from sqlalchemy import (
     literal_column,
 )
 
+from learning.clock import EPOCH, microseconds
 from learning.lifecycle import (
     ACTIVE_RUN_STATES,
     PRIMARY_ROLES,
@@ -38,14 +39,8 @@ from learning.lifecycle import (
     FeedbackState,
 )
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _UNKEEPABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def microseconds(time: datetime) -> int:
-    """An aware time as whole microseconds since 1970: how the database holds it."""
-    return (time - _EPOCH) // _MICROSECOND
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -60,7 +55,7 @@ class UtcTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to aware time in UTC."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else EPOCH + value * _MICROSECOND
 
 
 def keepable(words: str) -> str:

@@ -6,12 +6,14 @@ without arguments) under the entry point group `learnd.validators`.
 """
 
 from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
 from typing import Protocol
 
 from learning.events import OutputEvent
 from learning.validators.emptiness import NotEmpty
 from learning.validators.length import Length
 
+ENTRY_POINTS = "learnd.validators"
 _LONGEST_FAULT = 300
 """Characters of an exception's message that enter a verdict's reason."""
 
@@ -32,6 +34,12 @@ class Validator(Protocol):
 def built_in(max_output_characters: int) -> list[Validator]:
     """The validators that ship with learnd, in the order in which they run."""
     return [NotEmpty(), Length(max_output_characters)]
+
+
+def installed(max_output_characters: int) -> list[Validator]:
+    """The built-in ones, and those that other packages registered."""
+    outside = [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
+    return [*built_in(max_output_characters), *outside]
 
 
 def complaints(event: OutputEvent, validators: Iterable[Validator]) -> Sequence[str]:

@@ -393,6 +393,30 @@ async def test_check_shows_every_setting_with_its_source_and_tries_what_it_names
     assert {one["subject"]: one["grade"] for one in found}["database"] == "ok"
 
 
+async def test_check_looks_at_the_folders_that_the_settings_name(terminal: Terminal) -> None:
+    inbox = terminal.folder / "inbox"
+    inbox.mkdir()
+    (inbox / "a.jsonl").touch()
+    (inbox / "link.jsonl").symlink_to(inbox / "a.jsonl")
+    (terminal.folder / "a file").touch()
+    settings = {
+        "artifacts_dir": str(terminal.folder / "a file" / "models"),
+        "intake": {"files": {"outputs": [str(inbox)], "feedback": ["nowhere/*.jsonl"]}},
+    }
+    (terminal.folder / "learnd.yaml").write_text(json.dumps(settings))
+    ran = await terminal.type("check", "--json")
+    assert ran.status == ExitStatus.REFUSED
+    found = {one["subject"]: (one["grade"], one["detail"]) for one in ran.json["findings"]}
+    assert found["data directory"][0] == "ok"
+    assert "GiB free" in found["data directory"][1]
+    grade, detail = found["artifacts directory"]
+    assert (grade, detail.endswith("a file is not a directory")) == ("bad", True)
+    grade, detail = found["files of outputs"]
+    assert (grade, "link.jsonl is not read: it is a symbolic link" in detail) == ("note", True)
+    grade, detail = found["files of feedback"]
+    assert (grade, "there is no folder" in detail) == ("note", True)
+
+
 async def test_check_says_which_server_does_not_answer(terminal: Terminal) -> None:
     ran = await terminal.type(
         "check",

@@ -232,7 +232,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def here(
-    database_url: str, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
+    database_url: str,
+    kafka_broker: KafkaBroker,
+    topic_names: Callable[[str], str],
+    nursery: Nursery,
+    tmp_path: Path,
 ) -> Iterator[Installation]:
     outputs, feedback, letters = (topic_names(stem) for stem in ("outputs", "feedback", "letters"))
     for topic in (outputs, feedback, letters):
@@ -258,7 +262,7 @@ def here(
         },
         "lines": {LINE: {}},
     }
-    with Nursery() as nursery, Learnd(tmp_path, settings, nursery=nursery) as daemon:
+    with Learnd(tmp_path, settings, nursery=nursery) as daemon:
         yield Installation(daemon, database_url, kafka_broker, outputs, topic_names)
 
 

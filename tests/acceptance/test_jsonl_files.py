@@ -75,6 +75,13 @@ def test_a_file_is_stored_once_however_the_daemon_dies(
         daemon.wait_until(
             "every line", lambda: books.number("select count(*) from events") >= N_ALL
         )
+        half = b'{"event_id": "half'
+        with file.open("ab") as appending:
+            appending.write(half)
+        daemon.wait_until(
+            "half a line on the metrics page",
+            lambda: daemon.metric("learnd_file_lag_bytes") == len(half),
+        )
         assert daemon.stop().status == 0
     require_none(faults_of(daemon.data_dir), when="after the restart")
     stored = [row["task_id"] for row in books.rows("select task_id from events")]

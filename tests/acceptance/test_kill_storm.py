@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, TopicPartition
 from tests.acceptance.audit import Books, faults_of, require_none
 from tests.services.kafka import KafkaBroker
 from tests.services.learnd import Learnd
+from tests.services.nursery import Nursery
 from tests.waiting import StillWaitingError
 
 SEEDS = [int(seed) for seed in os.environ.get("KILL_STORM_SEEDS", "1").split(",")]
@@ -455,14 +456,18 @@ class Numbers:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
-    seed: int, kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
+    seed: int,
+    kafka_broker: KafkaBroker,
+    topic_names: Callable[[str], str],
+    nursery: Nursery,
+    tmp_path: Path,
 ) -> None:
     rng = random.Random(seed)
     topics = {stem: topic_names(stem) for stem in PARTITIONS}
     for stem, n_partitions in PARTITIONS.items():
         kafka_broker.create_topic(topics[stem], n_partitions)
     group = topic_names("learnd")
-    with Learnd(tmp_path, _settings(kafka_broker, topics, group)) as daemon:
+    with Learnd(tmp_path, _settings(kafka_broker, topics, group), nursery=nursery) as daemon:
         books = Books(daemon.data_dir)
         producer = Producer(kafka_broker, topics, books)
         numbers = Numbers()

@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 
 from tests.services.kafka import KafkaBroker
 from tests.services.learnd import Learnd
+from tests.services.nursery import Nursery
 from tests.services.postgres import PostgresServer
 
 TopicNames = Callable[[str], str]
@@ -38,6 +39,7 @@ class Fleet:
     folder: Path
     topics: Mapping[str, str]
     training: Mapping[str, Any]
+    nursery: Nursery
     sent: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class Fleet:
                     },
                     **settings,
                 },
+                nursery=self.nursery,
             )
         )
 
@@ -147,6 +150,7 @@ def fleet(
     kafka_broker: KafkaBroker,
     postgres_server: PostgresServer,
     topic_names: TopicNames,
+    nursery: Nursery,
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[Fleet]:
@@ -155,7 +159,7 @@ def fleet(
     kafka_broker.create_topic(topics["feedback"])
     training = getattr(request, "param", {"plan": "improve"})
     with postgres_server.database() as url:
-        made = Fleet(kafka_broker, url, tmp_path, topics, training)
+        made = Fleet(kafka_broker, url, tmp_path, topics, training, nursery)
         with made.stack:
             yield made
 

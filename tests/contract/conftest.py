@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -45,15 +46,24 @@ def empty_url(new_empty_url: Callable[[], str]) -> str:
     return new_empty_url()
 
 
+async def migrate(url: str) -> None:
+    """Make the tables in an empty database."""
+    database = Database(url)
+    await database.migrate()
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the tables, which each test gets a copy of."""
+    file = tmp_path_factory.mktemp("template") / "learnd.db"
+    asyncio.run(migrate(sqlite_url(file)))
+    return file
+
+
 @pytest.fixture(scope="session")
 def postgres_tables(postgres_server: PostgresServer) -> Iterator[str]:
     """The address of a PostgreSQL database with the tables, which the tests take in turns."""
-
-    async def migrate(url: str) -> None:
-        database = Database(url)
-        await database.migrate()
-        await database.close()
-
     with postgres_server.database() as url:
         asyncio.run(migrate(url))
         yield url
@@ -63,8 +73,15 @@ def postgres_tables(postgres_server: PostgresServer) -> Iterator[str]:
 def new_store_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Each call gives the address of a database without a row in it, and ends the one before."""
     if kind == "sqlite":
+        template: Path = request.getfixturevalue("sqlite_tables")
         numbers = itertools.count(1)
-        return lambda: sqlite_url(tmp_path / f"learnd-{next(numbers)}.db")
+
+        def copied() -> str:
+            file = tmp_path / f"learnd-{next(numbers)}.db"
+            shutil.copyfile(template, file)
+            return sqlite_url(file)
+
+        return copied
     url: str = request.getfixturevalue("postgres_tables")
 
     def emptied() -> str:

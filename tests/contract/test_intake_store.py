@@ -1,6 +1,7 @@
 """What IntakeStore promises: nothing twice, nothing lost, nothing from a stale owner."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from daemon.store.tables import dead_letters, events, feedback, positions, talli
 from learning.facts import EventsStored
 from learning.judge import Judge
 from learning.lifecycle import EventState, FeedbackState
-from learning.policy import Policy, Verdict
+from learning.policy import Policy
 from learning.ports import (
     Block,
     IntakeStore,
@@ -601,6 +602,21 @@ async def test_a_dead_letter_that_is_replayed_twice_is_stored_once(drive: Driver
     assert len(await drive.rows(events)) == 1
 
 
+async def test_of_a_replayed_batch_the_events_and_the_further_letters_are_stored(
+    drive: Driver,
+) -> None:
+    await drive.store.intake.append(block(dead_letter(b"a batch")))
+    bad = dead_letter(b"{")
+    bad = replace(bad, origin=bad.origin._replace(offset=7))
+    stored = await drive.store.intake.replay(
+        1, block(output(event_id="e-1"), output(event_id="e-1", prompt="another"), bad)
+    )
+    assert sum(stored.outputs.values()) == 1
+    assert stored.dead_letters == {"not_json": 1, "id_reused": 1}
+    marked = [row.replayed_at for row in await drive.rows(dead_letters)]
+    assert marked == [NOON, None, None]
+
+
 async def test_a_failed_replay_leaves_the_dead_letter_as_it_was(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -669,8 +685,7 @@ async def test_a_commit_is_on_the_disk_before_it_is_acknowledged(store: Store) -
 
 
 async def test_a_validators_strange_words_do_not_stop_its_event(drive: Driver) -> None:
-    verdict = Verdict(EventState.QUARANTINED, "outside: odd\0 and \ud800", by_human=False)
-    strange = judged(output("task-1"))._replace(verdict=verdict)
+    strange = judged(output("task-1"))._replace(reason="outside: odd\0 and \ud800")
 
     await drive.store.intake.append(Block("test", outputs=[strange]))
 

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from consumers.file_backlog import FileLag
 from consumers.ingest import Ingest
 from consumers.jsonl_source import JsonlSource
 from consumers.wire import Limits
@@ -73,6 +75,7 @@ class Desk:
             },
             limits=LIMITS,
             monotonic=lambda: self.now,
+            wall_clock=lambda: time.time() + self.now,
         )
 
     def write(self, name: str, content: bytes) -> Path:
@@ -320,6 +323,40 @@ async def test_files_wait_while_intake_is_closed(desk: Desk) -> None:
     desk.closed = None
     await desk.look()
     assert await desk.tasks() == tasks(1, 2)
+
+
+async def test_the_lag_tells_what_waits_and_since_when(desk: Desk) -> None:
+    nothing = FileLag()
+    assert desk.source.lag() == {EventKind.OUTPUT: nothing, EventKind.FEEDBACK: nothing}
+    desk.closed = "too many events wait"
+    content = lines(1, 2)
+    desk.write("a.jsonl", content)
+    desk.write("b.jsonl", lines(3))
+    await desk.look()
+    lag = desk.source.lag()
+    assert lag[EventKind.OUTPUT].n_bytes == len(content) + len(lines(3))
+    assert lag[EventKind.FEEDBACK] == nothing
+    desk.now += 3_600
+    assert desk.source.lag()[EventKind.OUTPUT].oldest_seconds >= 3_600
+
+    desk.closed = None
+    await desk.look()
+    assert desk.source.lag()[EventKind.OUTPUT] == nothing
+    half = line(4)[:-1]
+    desk.append("a.jsonl", half)
+    desk.now = 60.0
+    await desk.look()
+    assert desk.source.lag()[EventKind.OUTPUT].n_bytes == len(half)
+    assert 60 <= desk.source.lag()[EventKind.OUTPUT].oldest_seconds < 3_600
+
+
+async def test_of_a_file_that_was_cut_short_everything_waits(desk: Desk) -> None:
+    desk.write("a.jsonl", lines(1, 2, 3))
+    await desk.look()
+    desk.closed = "too many events wait"
+    desk.write("a.jsonl", lines(4))
+    await desk.look()
+    assert desk.source.lag()[EventKind.OUTPUT].n_bytes == len(lines(4))
 
 
 async def test_a_source_ends_when_it_is_told_to(desk: Desk) -> None:

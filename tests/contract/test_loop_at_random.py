@@ -37,7 +37,7 @@ from daemon.store.registry import NothingToRollBackError, PromotionRefusedError
 from daemon.store.tables import evaluation_examples, events, runs, versions
 from learning.batching import Trigger
 from learning.errors import ConflictError, IllegalMoveError
-from learning.events import prompt_key
+from learning.events import OutputEvent, prompt_key
 from learning.gate import Outcome, Refusal
 from learning.judge import Judge
 from learning.lifecycle import UNFINISHED_RUN_STATES, EventState, RunState
@@ -186,9 +186,9 @@ class LoopAtRandom(RuleBasedStateMachine):
     @rule(sent=st.lists(arrivals() | opinions() | st.just(dead_letter()), min_size=1, max_size=8))
     def arrive(self, sent: list[Any]) -> None:
         arrived = block(*sent, at=self.drive.now)
+        outputs = [each for each in sent if isinstance(each, OutputEvent)]
         arrived = replace(
-            arrived,
-            outputs=[judged(item.event, at=self.drive.now, judge=AUTO) for item in arrived.outputs],
+            arrived, outputs=[judged(each, at=self.drive.now, judge=AUTO) for each in outputs]
         )
         stored = self.do(self.store.intake.append(arrived))
         n_told = sum(stored.outputs.values()) + sum(stored.feedback.values()) + stored.duplicates

@@ -1,11 +1,15 @@
 """What a person asks of a running daemon, on a real store and real files."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from consumers.ingest import Ingest
 from daemon.operations import DaemonOperations, DamagedVersionError
+from finetune.artifacts import ArtifactStore
+from learning.errors import ConflictError
 from learning.facts import CandidateDecided, Fact, Promoted
 from learning.gate import Outcome
 from learning.lines import ModelLines
@@ -65,6 +69,32 @@ async def test_a_damaged_version_is_not_promoted_even_by_force(
         await promote(operations, version)
 
     assert await floor.drive.champion() == "1.0.0"
+
+
+async def test_files_are_hashed_beside_other_work_and_one_version_at_a_time(
+    floor: Floor, operations: DaemonOperations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, _ = await candidate(floor)
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    at_once: list[int] = []
+
+    def slow(_store: ArtifactStore, _model: object) -> None:
+        at_once.append(1)
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(ArtifactStore, "verify_model", slow)
+    first = asyncio.create_task(promote(operations, version))
+    second = asyncio.create_task(promote(operations, version))
+    await begun.wait()  # the loop goes on
+    await floor.drive.store.registry.loadable("normalize", version)
+    assert at_once == [1]
+    go_on.set()
+    answers = await asyncio.gather(first, second, return_exceptions=True)
+    assert sum(isinstance(answer, Promoted) for answer in answers) == 1
+    assert sum(isinstance(answer, ConflictError) for answer in answers) == 1
+    assert at_once == [1, 1]
 
 
 @pytest.mark.parametrize("to", [None, "1.0.1"])

@@ -8,14 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from consumers.wire import Decoded, Undecodable, decode
+from consumers.reading import Reader, Record
+from consumers.wire import STANDARD_LIMITS, Undecodable, decode
 from daemon.store import Store
 from daemon.store.tables import alias_history, events, runs, transitions
+from learning.clock import microseconds
 from learning.events import OutputEvent
 from learning.gate import Outcome
 from learning.lifecycle import EventState
 from learning.policy import Verdict
-from learning.ports import Block, EventKind, JudgedOutput
+from learning.ports import Block, EventKind
 from tests.builders import HERE, JUDGE, NOON, output
 from tests.contract.driver import Driver, rows
 
@@ -50,20 +52,18 @@ async def test_what_the_decoder_lets_through_is_given_back_as_it_was(
         "context": {key: [said]},
     }
     raw = json.dumps(sent, ensure_ascii=escaped).encode(errors="surrogatepass")
-    decoded = decode(EventKind.OUTPUT, raw, HERE, NOON)
-    if isinstance(decoded, Undecodable):
+    record = Record(EventKind.OUTPUT, raw, HERE)
+    outputs = Reader(JUDGE, STANDARD_LIMITS).read([record], microseconds(NOON)).outputs
+    if not outputs:
         return
-    assert isinstance(decoded, Decoded)
-    event = decoded.event
-    assert isinstance(event, OutputEvent)
-    arrival = JudgedOutput(decoded.event_id, event, JUDGE(event), raw.decode(), HERE, NOON)
+    event = OutputEvent.model_validate_json(raw)
 
-    await store.intake.append(Block("test", outputs=[arrival]))
+    await store.intake.append(Block("test", outputs=outputs))
 
     (row,) = await rows(store.database, events, events.c.event_id == event_id)
     assert (row.task_id, row.subject, row.model_version) == (task_id, said, said)
     assert OutputEvent.model_validate_json(row.payload) == event
-    again = await store.intake.append(Block("test", outputs=[arrival]))
+    again = await store.intake.append(Block("test", outputs=outputs))
     assert again.duplicates == 1
 
 
@@ -73,7 +73,7 @@ def test_what_a_database_cannot_keep_is_refused_with_a_reason(bad: str, escaped:
     sent = {"producer": "p", "task_id": f"t{bad}", "task_type": "normalize", "prompt": "p"}
     raw = json.dumps({**sent, "output": "o"}, ensure_ascii=escaped).encode(errors="surrogatepass")
 
-    decoded = decode(EventKind.OUTPUT, raw, HERE, NOON)
+    decoded = decode(EventKind.OUTPUT, raw, HERE, microseconds(NOON))
 
     assert isinstance(decoded, Undecodable)
 

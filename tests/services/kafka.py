@@ -106,10 +106,11 @@ class KafkaBroker:
             self._java = java
             self._log = folder / "broker.log"
             self._properties = folder / "server.properties"
+            self._data = folder / "data"
             self._port, controller_port = free_ports(2)
             self._properties.write_text(
                 _PROPERTIES.format(
-                    port=self._port, controller_port=controller_port, data=folder / "data"
+                    port=self._port, controller_port=controller_port, data=self._data
                 )
             )
             self._admin = AdminClient(self._client_settings())
@@ -234,6 +235,16 @@ class KafkaBroker:
         if len(stored) != len(values):
             raise TimeoutError(f"{len(stored)} of {len(values)} records stored in time")
         return [stored[index] for index in range(len(values))]
+
+    def damage(self, topic: str, old: bytes, new: bytes, *, partition: int = 0) -> None:
+        """Change bytes in the log of a topic, as a failing disk would; both as many."""
+        assert len(old) == len(new)
+        (log,) = (self._data / f"{topic}-{partition}").glob("*.log")
+        stored = log.read_bytes()
+        assert stored.count(old) == 1
+        with log.open("r+b") as file:
+            file.seek(stored.index(old))
+            file.write(new)
 
     def end_offsets(self, topic: str) -> dict[int, int]:
         """For each partition, the offset that its next record will get."""

@@ -1,4 +1,4 @@
-"""Where daemons that are to die are born: the test's side of tests/crashing.py."""
+"""Where daemons are born ready to start: the test's side of tests/crashing.py."""
 
 import json
 import os
@@ -6,10 +6,11 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +23,13 @@ class Crash(NamedTuple):
 
 
 class Nursery:
-    """One process that forks a daemon at a time; `with` ends it and whatever it forked."""
+    """One process that forks daemons; `with` ends it and whatever it forked.
+
+    Not for two threads at once.
+    """
 
     def __enter__(self) -> Self:
+        self._statuses: dict[int, int] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crashing"],
             cwd=ROOT,
@@ -49,7 +54,7 @@ class Nursery:
         self._process.stdout.close()
 
     def bear(self, crash: Crash | None, *, log: Path, env: Mapping[str, str]) -> "Forked":
-        """Start a daemon; the one before must have ended."""
+        """Start a daemon, which is to die at `crash` if that is given."""
         order = {
             "failpoint": crash.failpoint if crash is not None else None,
             "nth": crash.nth if crash is not None else 0,
@@ -58,18 +63,27 @@ class Nursery:
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        return Forked(self, int(self.hear()["pid"]))
+        while "status" in (said := self._hear()):
+            self._statuses[said["pid"]] = said["status"]
+        self._statuses.pop(said["pid"], None)  # of an earlier one with this number
+        return Forked(self, said["pid"])
 
-    def hear(self) -> dict[str, Any]:
-        """Wait for what it says next."""
+    def status_of(self, pid: int, *, seconds: float | None = 0.0) -> int | None:
+        """How a daemon ended; None when it has not after so long. Without `seconds`: wait."""
         assert self._process.stdout is not None
-        said: dict[str, Any] = json.loads(self._process.stdout.readline())
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while pid not in self._statuses:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                return None
+            said = self._hear()
+            self._statuses[said["pid"]] = said["status"]
+        return self._statuses[pid]
+
+    def _hear(self) -> dict[str, int]:
+        assert self._process.stdout is not None
+        said: dict[str, int] = json.loads(self._process.stdout.readline())
         return said
-
-    def speaks_within(self, seconds: float) -> bool:
-        """Whether `hear` would have to wait no longer."""
-        assert self._process.stdout is not None
-        return bool(select.select([self._process.stdout], [], [], seconds)[0])
 
 
 class Forked:
@@ -78,14 +92,11 @@ class Forked:
     def __init__(self, nursery: Nursery, pid: int) -> None:
         self._nursery = nursery
         self.pid = pid
-        self._status: int | None = None
 
     @property
     def exit_status(self) -> int | None:
         """None while it runs; negative when a signal ended it."""
-        if self._status is None and self._nursery.speaks_within(0):
-            self._status = int(self._nursery.hear()["status"])
-        return self._status
+        return self._nursery.status_of(self.pid)
 
     def send(self, what: signal.Signals) -> None:
         """Send it a signal that it survives."""
@@ -95,8 +106,8 @@ class Forked:
         """Send a signal, wait, and kill it after the patience; returns the exit status."""
         if self.exit_status is None:
             os.kill(self.pid, how)  # it is a zombie at worst until the nursery speaks
-            if not self._nursery.speaks_within(patience_seconds):
+            if self._nursery.status_of(self.pid, seconds=patience_seconds) is None:
                 os.kill(self.pid, signal.SIGKILL)
-            self._status = int(self._nursery.hear()["status"])
-        assert self._status is not None
-        return self._status
+        status = self._nursery.status_of(self.pid, seconds=None)
+        assert status is not None
+        return status

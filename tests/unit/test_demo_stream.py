@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
+from consumers.reading import Record
 from daemon.demo.stream import POISON, TASKS, Fate, Sample, Stream
 from daemon.store import Store
 from daemon.store.views.events import Events

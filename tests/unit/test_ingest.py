@@ -2,14 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from consumers.ingest import Ingest, Record
+from consumers.ingest import Ingest
+from consumers.reading import Record
+from learning.clock import microseconds
 from learning.events import OutputEvent
 from learning.facts import EventsStored, Fact
 from learning.judge import Judge
@@ -27,34 +29,13 @@ from learning.ports import (
     StoreUnavailableError,
 )
 from learning.validators import Validator, built_in
+from tests.recording_store import RecordingStore
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LINES = ModelLines(
     [ModelLine("coding", frozenset({"coding"}), base_model=None, provider="scripted")]
 )
 MOVE = PositionMove(Position("outputs", 0, 1, None, None), 7, b"fingerprint")
-
-
-class RecordingStore:
-    """Keeps what it is given. The real one is tested in tests/contract."""
-
-    def __init__(self) -> None:
-        self.blocks: list[Block] = []
-        self.failure: Exception | None = None
-
-    async def claim(
-        self, source: str, partitions: Collection[tuple[str, int]]
-    ) -> Sequence[Position]:
-        raise NotImplementedError
-
-    async def rewind(self, source: str, claimed: Position, next_offset: int) -> Position:
-        raise NotImplementedError
-
-    async def append(self, block: Block) -> EventsStored:
-        if self.failure is not None:
-            raise self.failure
-        self.blocks.append(block)
-        return EventsStored(block.source, duplicates=len(self.blocks))
 
 
 class Bench:
@@ -65,6 +46,7 @@ class Bench:
         *,
         validators: Sequence[Validator] = (),
         lines: ModelLines = LINES,
+        unpack: Callable[[DeadLetter], Sequence[Record]] | None = None,
     ) -> None:
         self.store = RecordingStore()
         self.policy = Policy()
@@ -75,6 +57,7 @@ class Bench:
             Judge(lambda: self.policy, validators),
             self.facts.append,
             lambda: NOW,
+            unpack=unpack,
         )
 
     async def store_one(self, record: Record) -> Block:
@@ -108,9 +91,9 @@ async def test_an_output_is_stored_with_its_verdict_origin_time_and_bytes() -> N
     record = output(5, event_id="e-5")
     block = await Bench().store_one(record)
     (judged,) = block.outputs
-    assert (judged.event_id, judged.event.task_id) == ("e-5", "t-5")
-    assert judged.verdict.state is EventState.QUEUED
-    assert (judged.origin, judged.received_at) == (origin(5), NOW)
+    assert (judged.event_id, judged.task_id) == ("e-5", "t-5")
+    assert judged.state == EventState.QUEUED
+    assert (judged.origin, judged.received_at) == (origin(5), microseconds(NOW))
     assert judged.text.encode() == record.value
     assert (block.source, block.feedback, block.dead_letters, block.move) == ("kafka", [], [], None)
 
@@ -119,8 +102,8 @@ async def test_feedback_is_stored_without_a_verdict() -> None:
     record = feedback(3, approved=False, event_id="f-3")
     block = await Bench().store_one(record)
     (received,) = block.feedback
-    assert (received.event_id, received.event.approved) == ("f-3", False)
-    assert (received.origin, received.received_at) == (origin(3), NOW)
+    assert (received.event_id, received.approved) == ("f-3", False)
+    assert (received.origin, received.received_at) == (origin(3), microseconds(NOW))
     assert received.text.encode() == record.value
 
 
@@ -153,8 +136,8 @@ async def test_unknown_task_types_are_stored_where_they_are_accepted() -> None:
     bench = Bench(lines=ModelLines(LINES, template))
     await bench.ingest.store_block("http", [output(task_type="chess"), feedback(task_type="go")])
     (block,) = bench.store.blocks
-    assert [judged.event.task_type for judged in block.outputs] == ["chess"]
-    assert [received.event.task_type for received in block.feedback] == ["go"]
+    assert [judged.task_type for judged in block.outputs] == ["chess"]
+    assert [received.task_type for received in block.feedback] == ["go"]
 
 
 async def test_records_of_all_kinds_share_one_block_with_the_position_they_move() -> None:
@@ -189,15 +172,15 @@ async def test_nothing_is_announced_when_nothing_was_stored(failure: Exception) 
 async def test_a_change_of_policy_holds_from_the_next_block_on() -> None:
     bench = Bench()
     unsure = output(confidence=0.6)
-    assert (await bench.store_one(unsure)).outputs[0].verdict.state is EventState.HELD
+    assert (await bench.store_one(unsure)).outputs[0].state == EventState.HELD
     bench.policy = Policy(min_confidence=0.5)
-    assert (await bench.store_one(unsure)).outputs[0].verdict.state is EventState.QUEUED
+    assert (await bench.store_one(unsure)).outputs[0].state == EventState.QUEUED
 
 
 async def test_a_complaint_of_a_validator_quarantines() -> None:
     bench = Bench(validators=built_in(max_output_characters=10))
     block = await bench.store_one(output(output="far too long a text"))
-    assert block.outputs[0].verdict.state is EventState.QUARANTINED
+    assert block.outputs[0].state == EventState.QUARANTINED
 
 
 class Broken:
@@ -213,9 +196,9 @@ async def test_a_validator_that_breaks_quarantines_and_stops_nothing() -> None:
     bench = Bench(validators=[Broken()])
     await bench.ingest.store_block("kafka", [output(1), feedback(2)])
     (block,) = bench.store.blocks
-    verdict = block.outputs[0].verdict
-    assert verdict.state is EventState.QUARANTINED
-    assert "ZeroDivisionError: on t-1" in verdict.reason
+    (judged,) = block.outputs
+    assert judged.state == EventState.QUARANTINED
+    assert "ZeroDivisionError: on t-1" in judged.reason
     assert len(block.feedback) == 1
 
 
@@ -246,8 +229,17 @@ def test_a_dead_letter_is_replayed_under_its_own_origin() -> None:
     block = Bench().ingest.replay(dead(raw))
     assert isinstance(block, Block)
     (judged,) = block.outputs
-    assert (judged.origin, judged.received_at, judged.text) == (origin(9), NOW, raw.decode())
+    assert (judged.origin, judged.received_at) == (origin(9), microseconds(NOW))
+    assert judged.text == raw.decode()
     assert (block.source, block.move, block.dead_letters) == ("kafka", None, ())
+
+
+def test_of_a_batch_that_is_replayed_the_good_records_are_taken() -> None:
+    records = [output(7), Record(EventKind.OUTPUT, b"{", origin(8)), output(9)]
+    block = Bench(unpack=lambda _: records).ingest.replay(dead(b"a batch"))
+    assert isinstance(block, Block)
+    assert [judged.origin for judged in block.outputs] == [origin(7), origin(9)]
+    assert [letter.origin for letter in block.dead_letters] == [origin(8)]
 
 
 def test_a_replayed_event_has_the_id_that_it_would_have_had() -> None:

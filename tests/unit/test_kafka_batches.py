@@ -10,8 +10,11 @@ import pytest
 from aiokafka import TopicPartition, codec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consumers.kafka_batches import (
     KEPT_BYTES,
@@ -193,6 +196,65 @@ def test_the_old_formats_are_read_and_bounded(magic: int, codec_name: str) -> No
     assert [record.value for record in read(legacy(b"good"))] == [b"good"]
     (record,) = read(legacy(bytes(3 * LIMIT)))
     assert isinstance(record.value, UnreadableBatch) == (codec_name != "none")
+
+
+def damaged(whole: bytes, at: int = 70) -> bytes:
+    """A batch of which one bit was flipped, where its checksum tells."""
+    broken = bytearray(whole)
+    broken[at] ^= 1
+    return bytes(broken)
+
+
+def test_a_damaged_batch_is_fetched_again_before_it_is_believed() -> None:
+    bounds = Bounds(LIMIT)
+    response = batch([b"good"]) + damaged(batch([b"a", b"b", b"c"], base=1))
+    found = []
+    with pytest.raises(CorruptRecordException):
+        found.extend(read(response, bounds))
+    (good, stand_in) = read(response, bounds)
+    assert good.value == b"good"
+    assert stand_in.offset == 3
+    assert unreadable(stand_in).fault.reason == Reason.DAMAGED_BATCH
+    assert "the batch of 1 to 3" in unreadable(stand_in).fault.detail
+    assert stand_in.value == response[-len(stand_in.value) :]
+
+
+def test_what_is_behind_a_damaged_batch_is_fetched_anew_and_read() -> None:
+    bounds = Bounds(LIMIT)
+    response = damaged(batch([b"a", b"b"])) + batch([b"behind"], base=2)
+    bounds.times_seen(damaged(batch([b"a", b"b"])))
+    assert [record.offset for record in read(response, bounds)] == [1]
+    assert [record.value for record in read(batch([b"behind"], base=2), bounds, 2)] == [b"behind"]
+
+
+@pytest.mark.parametrize("claimed", [0, 1, 3, 200, 2**31 - 1])
+def test_what_a_damaged_batch_says_of_its_length_is_not_believed(claimed: int) -> None:
+    bounds = Bounds(LIMIT)
+    broken = bytearray(batch([b"a", b"b", b"c"]))
+    broken[23:27] = claimed.to_bytes(4, "big")
+    response = bytes(broken) + batch([b"behind"], base=3)
+    bounds.times_seen(bytes(broken))
+    (stand_in,) = read(response, bounds, start=1)
+    assert stand_in.offset == 2, "whoever is in the middle of it gets its dead letter"
+    # A broker believes what the batch says, and sends it again to who asks for what is behind.
+    (behind,) = read(response, bounds, start=3)
+    assert behind.value == b"behind"
+
+
+@settings(max_examples=300)
+@given(st.data(), st.sampled_from(sorted(CODECS)))
+def test_wherever_a_batch_is_damaged_what_is_behind_it_is_read(
+    data: st.DataObject, codec_name: str
+) -> None:
+    whole = batch([TEXT, b"x", None], codec_name, 4)
+    broken = damaged(whole, data.draw(st.integers(17, len(whole) - 1)))
+    bounds = Bounds(LIMIT)
+    response = broken + batch([b"behind"], codec_name, 7)
+    with pytest.raises(CorruptRecordException):
+        read(response, bounds, start=4)
+    (stand_in,) = read(response, bounds, start=4)
+    assert (stand_in.offset, stand_in.value) == (6, broken)
+    assert [record.value for record in read(response, bounds, start=7)] == [b"behind"]
 
 
 async def test_an_aiokafka_without_the_seam_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

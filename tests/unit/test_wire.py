@@ -16,6 +16,7 @@ from consumers.wire import (
     decode,
     fault_in_content_type,
 )
+from learning.clock import microseconds
 from learning.events import FeedbackEvent, OutputEvent
 from learning.ports import EventKind, Origin
 from tests.bad_input import ARRIVED, BAD_BYTES, FEEDBACK, OUTPUT, feedback, output, with_json
@@ -26,7 +27,7 @@ ORIGIN = Origin("kafka", "outputs", 3, 17)
 def read(
     raw: bytes | None, kind: EventKind = EventKind.OUTPUT, origin: Origin = ORIGIN
 ) -> Decoded | Undecodable:
-    return decode(kind, raw, origin, ARRIVED)
+    return decode(kind, raw, origin, microseconds(ARRIVED))
 
 
 def decoded(raw: bytes, kind: EventKind = EventKind.OUTPUT) -> Decoded:
@@ -183,11 +184,11 @@ def test_the_limits_can_be_set() -> None:
     raw = with_json("context", '{"a": {}}')
     narrow, shallow = Limits(max_bytes=len(raw) - 1), Limits(max_depth=2)
     for limits, reason in ((narrow, Reason.TOO_LARGE), (shallow, Reason.TOO_DEEP)):
-        result = decode(EventKind.OUTPUT, raw, ORIGIN, ARRIVED, limits)
+        result = decode(EventKind.OUTPUT, raw, ORIGIN, microseconds(ARRIVED), limits)
         assert isinstance(result, Undecodable)
         assert result.reason == reason
     exact = Limits(max_bytes=len(raw), max_depth=3)
-    assert isinstance(decode(EventKind.OUTPUT, raw, ORIGIN, ARRIVED, exact), Decoded)
+    assert isinstance(decode(EventKind.OUTPUT, raw, ORIGIN, microseconds(ARRIVED), exact), Decoded)
 
 
 def test_an_event_keeps_its_own_id() -> None:

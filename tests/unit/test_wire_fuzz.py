@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
 from consumers.wire import Decoded, Limits, Reason, Undecodable, decode
+from learning.clock import microseconds
 from learning.events import FeedbackEvent, OutputEvent
 from learning.ports import EventKind, Origin
 
@@ -179,8 +180,8 @@ def broken_bytes(draw: st.DrawFn) -> tuple[EventKind, bytes]:
 
 def read(kind: EventKind, raw: bytes) -> Decoded | Undecodable:
     """The decoder's answer, and everything that holds for every answer."""
-    result = decode(kind, raw, ORIGIN, ARRIVED)
-    assert decode(kind, raw, ORIGIN, ARRIVED) == result
+    result = decode(kind, raw, ORIGIN, microseconds(ARRIVED))
+    assert decode(kind, raw, ORIGIN, microseconds(ARRIVED)) == result
     if isinstance(result, Undecodable):
         assert result.reason in DECODERS_OWN
         assert 0 < len(result.detail) <= LONGEST_DETAIL
@@ -189,7 +190,7 @@ def read(kind: EventKind, raw: bytes) -> Decoded | Undecodable:
         payload = result.event.model_dump_json(exclude_none=True)
         assert "\x00" not in json.dumps(json.loads(payload), ensure_ascii=False)
         assert json.loads(raw), "what is read is JSON for others too"
-        again = decode(kind, payload.encode(), ORIGIN, ARRIVED)
+        again = decode(kind, payload.encode(), ORIGIN, microseconds(ARRIVED))
         assert isinstance(again, Decoded), again
         assert again.event == result.event
     return result
@@ -228,7 +229,7 @@ def test_limits_hold_for_whatever_comes(
 ) -> None:
     kind, raw = broken
 
-    result = decode(kind, raw, ORIGIN, ARRIVED, Limits(max_bytes, max_depth))
+    result = decode(kind, raw, ORIGIN, microseconds(ARRIVED), Limits(max_bytes, max_depth))
 
     if isinstance(result, Decoded):
         assert len(raw) <= max_bytes
@@ -293,7 +294,7 @@ def test_the_largest_record_is_judged_in_bounded_time_and_memory(piece: str, ins
     raw = filled(piece, inside=inside)
     tracemalloc.start()
     try:
-        result = decode(EventKind.OUTPUT, raw, ORIGIN, ARRIVED)
+        result = decode(EventKind.OUTPUT, raw, ORIGIN, microseconds(ARRIVED))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

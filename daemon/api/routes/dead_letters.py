@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from daemon.api.ports import Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, DeadLettersQuery, RowId
+from daemon.api.v1 import v1_router
 from daemon.store.views.dead_letters import DeadLetterDetail, DeadLetters, DeadLetterSummary
 from daemon.store.views.paging import Page
 from learning.errors import NotFoundError
@@ -27,11 +28,7 @@ class Replayed(BaseModel):
 
 def router(dead_letters: DeadLetters, operations: Operations) -> APIRouter:
     """List, show, replay."""
-    routes = APIRouter(
-        prefix="/dead-letters",
-        tags=["dead letters"],
-        responses=problems_of(HTTPStatus.NOT_FOUND),
-    )
+    routes = v1_router("/dead-letters", "dead letters", HTTPStatus.NOT_FOUND)
 
     @routes.get("")
     async def page(

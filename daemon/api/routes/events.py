@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from daemon.api.ports import Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, EventsQuery, RowId, VerdictRequest
+from daemon.api.v1 import v1_router
 from daemon.store.queue import UnknownEventError
 from daemon.store.views.events import EventDetail, Events, EventSummary
 from daemon.store.views.paging import Page
@@ -23,9 +24,7 @@ class Judged(BaseModel):
 
 def router(events: Events, operations: Operations) -> APIRouter:
     """List, show, judge."""
-    routes = APIRouter(
-        prefix="/events", tags=["events"], responses=problems_of(HTTPStatus.NOT_FOUND)
-    )
+    routes = v1_router("/events", "events", HTTPStatus.NOT_FOUND)
 
     @routes.get("")
     async def page(query: Annotated[EventsQuery, Query()]) -> Page[EventSummary, int]:

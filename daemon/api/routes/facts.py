@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
+from daemon.api.v1 import v1_router
 from daemon.recent_facts import RecentFacts, ToldFact
 
 
 def router(facts: RecentFacts) -> APIRouter:
     """The last facts."""
-    routes = APIRouter(tags=["facts"])
+    routes = v1_router("", "facts")
 
     @routes.get("/facts")
     async def newest() -> Sequence[ToldFact]:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from daemon.api.ports import Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, HeldOutQuery
+from daemon.api.v1 import v1_router
 from daemon.store.queue import HeldOutImport
 
 PATH = "/v1/held-out"
@@ -16,7 +17,7 @@ ROWS = {"requestBody": {"content": {"*/*": {"schema": {"type": "string"}}}, "req
 
 def router(operations: Operations) -> APIRouter:
     """One address; its body is JSONL, not a JSON document."""
-    routes = APIRouter(tags=["held-out"])
+    routes = v1_router("", "held-out")
 
     @routes.post("/held-out", responses=problems_of(*OF_A_CHANGE), openapi_extra=ROWS)
     async def import_held_out(

@@ -32,6 +32,7 @@ from consumers.http_source import (
 from daemon.api.event_schema import ONE_EVENT, STREAM, events_body
 from daemon.api.problems import RETRY_AFTER_SECONDS, problem, problems_of
 from daemon.api.spool import Spool
+from daemon.api.v1 import v1_router
 from learning.ports import ID_REUSED, EventKind, StoreUnavailableError
 
 LINGER_SECONDS = 5.0
@@ -72,7 +73,7 @@ class Stored(BaseModel):
 
 def router(source: HttpSource) -> APIRouter:
     """One address for each kind of event."""
-    routes = APIRouter(tags=["intake"])
+    routes = v1_router("", "intake")
 
     @routes.post(PATHS[0].removeprefix("/v1"), **_described(EventKind.OUTPUT))
     async def outputs(request: Request, idempotency_key: IdempotencyKey = None) -> Response:

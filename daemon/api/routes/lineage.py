@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from daemon.api.problems import problems_of
 from daemon.api.requests import LineageQuery
+from daemon.api.v1 import v1_router
 from daemon.store.views.lineage import BatchLineage, EventLineage, Lineages, VersionLineage
 
 AnyLineage = Annotated[EventLineage | BatchLineage | VersionLineage, Field(discriminator="kind")]
@@ -15,7 +15,7 @@ AnyLineage = Annotated[EventLineage | BatchLineage | VersionLineage, Field(discr
 
 def router(lineages: Lineages) -> APIRouter:
     """One address for every kind of id."""
-    routes = APIRouter(tags=["lineage"], responses=problems_of(HTTPStatus.NOT_FOUND))
+    routes = v1_router("", "lineage", HTTPStatus.NOT_FOUND)
 
     @routes.get("/lineage/{text:path}", response_model=AnyLineage)
     async def lineage(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from daemon.api.ports import Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, PageQuery, PromoteRequest, RollbackRequest
+from daemon.api.v1 import v1_router
 from daemon.store.registry import CHAMPION
 from daemon.store.views.models import AliasMove, LineSummary, Models, VersionDetail, VersionSummary
 from daemon.store.views.paging import Page
@@ -17,9 +18,7 @@ from learning.facts import Promoted, RolledBack
 
 def router(models: Models, operations: Operations) -> APIRouter:
     """The registry of versions."""
-    routes = APIRouter(
-        prefix="/models", tags=["models"], responses=problems_of(HTTPStatus.NOT_FOUND)
-    )
+    routes = v1_router("/models", "models", HTTPStatus.NOT_FOUND)
 
     @routes.get("")
     async def lines() -> Sequence[LineSummary]:

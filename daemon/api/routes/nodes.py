@@ -7,12 +7,13 @@ from fastapi import APIRouter, Path
 from daemon.api.ports import NodeGone, Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, NodeGoneRequest
+from daemon.api.v1 import v1_router
 from learning.events import Name
 
 
 def router(operations: Operations) -> APIRouter:
     """Give one up."""
-    routes = APIRouter(prefix="/nodes", tags=["runs"])
+    routes = v1_router("/nodes", "runs")
 
     @routes.post("/{node}/gone", responses=problems_of(*OF_A_CHANGE))
     async def gone(

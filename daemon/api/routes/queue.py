@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from daemon.api.ports import FlushResult, Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, BatchSizeRequest, FlushRequest
+from daemon.api.v1 import v1_router
 from daemon.store.batch_sizes import LineBatchSize
 from daemon.store.views.batch_sizes import BatchSizeDetail, BatchSizes
 from daemon.store.views.overview import Overview, Overviews, Stats
@@ -32,7 +33,7 @@ def router(
     trainer: Callable[[], TrainerCondition | None],
 ) -> APIRouter:
     """Status, statistics, batch sizes and flush."""
-    routes = APIRouter(tags=["queue"])
+    routes = v1_router("", "queue")
 
     @routes.get("/status")
     async def status() -> Status:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from daemon.api.ports import Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
 from daemon.api.requests import Actor, CancelRequest, ResolveRequest, RunsQuery
+from daemon.api.v1 import v1_router
 from daemon.store.views.paging import Page
 from daemon.store.views.runs import RunDetail, Runs, RunSummary
 from learning.errors import NotFoundError
@@ -27,7 +28,7 @@ class CancelAnswer(BaseModel):
 
 def router(runs: Runs, operations: Operations) -> APIRouter:
     """List, show, cancel, resolve."""
-    routes = APIRouter(prefix="/runs", tags=["runs"], responses=problems_of(HTTPStatus.NOT_FOUND))
+    routes = v1_router("/runs", "runs", HTTPStatus.NOT_FOUND)
 
     @routes.get("")
     async def page(query: Annotated[RunsQuery, Query()]) -> Page[RunSummary, str]:
