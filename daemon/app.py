@@ -228,7 +228,11 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             )
         )
         workshop = Workshop(
-            settings.data_dir / PROVIDERS, artifacts, host, settings.finetune.training
+            settings.data_dir / PROVIDERS,
+            artifacts,
+            host,
+            settings.finetune.training,
+            settings.finetune.tensorboard_dir,
         )
         workbenches = {
             name: await stack.enter_async_context(factory_of(name)(workshop))

@@ -15,6 +15,7 @@ from daemon.commands import (
     dataset,
     dead_letters,
     events,
+    finetune,
     forgot,
     import_file,
     lineage,
@@ -49,6 +50,7 @@ SUBJECTS = (
     send,
     import_file,
     dataset,
+    finetune,
 )
 
 app = typer.Typer(

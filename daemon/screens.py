@@ -287,7 +287,7 @@ def run(found: Json) -> None:
             ("artifact", found["artifact"]),
             ("not before", when(found["not_before"]) if found["not_before"] else None),
             ("training", _known(found["training"])),
-            ("measured", _known(found["measurements"])),
+            ("measured", _known(_without_curve(found["measurements"]))),
         ]
     )
     say("")
@@ -333,6 +333,11 @@ def resolved(done: Json) -> None:
         say(f"run {done['run_id']} of {done['line']} does not wait any more: there is no job")
     else:
         say(f"run {done['run_id']} of {done['line']} goes on with job {done['job_id']}")
+
+
+def _without_curve(measurements: Json | None) -> Json:
+    """What fits on a screen; `learnd runs report` draws the rest."""
+    return {name: value for name, value in (measurements or {}).items() if name != "curve"}
 
 
 def _known(values: Json | None) -> str | None:

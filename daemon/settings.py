@@ -383,6 +383,8 @@ class FineTuneSettings(_Section):
     """A daemon that is silent for so long loses its runs to another one."""
     node_gone_seconds: Seconds = 3_600.0
     """A local run waits so much longer for its node, before it starts elsewhere."""
+    tensorboard_dir: AbsolutePath | None = None
+    """Each local run writes TensorBoard's event files into a folder of its id in here."""
 
 
 class LineSettings(_Section):
@@ -619,7 +621,7 @@ class Settings(BaseSettings):
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
     """Raise, naming the key of the section, when the local trainer would not understand it."""
     try:
-        TrainingSettings.model_validate(training)
+        objective = TrainingSettings.model_validate(training).objective
     except ValidationError as error:
         for found in error.errors(include_url=False):
             name = str(found["loc"][0])
@@ -629,6 +631,13 @@ def _require_training(training: dict[str, Any], own: dict[str, Any], section: Ke
                 ) from error
             if name in own:
                 raise _fault((*section, name), in_words(found["msg"], own[name])) from error
+    else:
+        if objective != "sft":
+            raise _fault(
+                (*section, "objective"),
+                f"a daemon's batches hold approved outputs only; {objective} is for"
+                " `learnd finetune`",
+            )
 
 
 def _fault(path: KeyPath, message: str) -> PydanticCustomError:

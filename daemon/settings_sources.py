@@ -5,6 +5,7 @@ of PLAIN_NAMES. Every fault is one line that names its source, its key and what 
 """
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -113,22 +114,47 @@ def _file(config: Path | None) -> list[_Layer]:
     path = named or Path(DEFAULT_FILE)
     if named is None and not path.exists():
         return []
+    content = read_mapping(path)
+    # `kafka:` with nothing below it, or everything below it commented out, sets nothing.
+    values = {key: value for key, value in leaves(content) if value is not None}
+    return [_Layer(values, lambda _path: f"file {path}")]
+
+
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """The keys of a YAML or JSON file, none of which stands twice.
+
+    Empty for an empty file. Raises SettingsError.
+    """
     try:
-        # The loader is a SafeLoader.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        text = path.read_text(encoding="utf-8")
+        # YAML is not quite a superset of JSON: it takes no tab. The loader is a SafeLoader.
+        content = (
+            json.loads(text, object_pairs_hook=_unique)
+            if path.suffix == ".json"
+            else yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        )
     except OSError as error:
         raise SettingsError([f"file {path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([f"file {path}: is not UTF-8 text"]) from error
     except yaml.YAMLError as error:
         raise SettingsError([f"file {path}: is not YAML: {_yaml_fault(error)}"]) from error
+    except ValueError as error:
+        raise SettingsError([f"file {path}: is not JSON: {error}"]) from error
     if content is None:
-        return []
+        return {}
     if not isinstance(content, dict):
         raise SettingsError([f"file {path}: must hold settings, each as `key: value`"])
-    # `kafka:` with nothing below it, or everything below it commented out, sets nothing.
-    values = {key: value for key, value in leaves(content) if value is not None}
-    return [_Layer(values, lambda _path: f"file {path}")]
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key} stands twice")
+        found[key] = value
+    return found
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -64,11 +64,12 @@ class LocalProvider:
 
     `launch` only takes the job down; it is trained by whoever waits for it. Runs that wait
     for the trainer at the same time are served one after the other, and a run's timeout
-    starts with its turn.
+    starts with its turn. Each run gets a folder of its id in `tensorboard_dir`, if there is one.
     """
 
-    def __init__(self, host: TrainerHost) -> None:
+    def __init__(self, host: TrainerHost, *, tensorboard_dir: Path | None = None) -> None:
         self._host = host
+        self._tensorboard_dir = tensorboard_dir
         self._jobs: dict[str, _Job] = {}
 
     @property
@@ -162,6 +163,10 @@ class LocalProvider:
             train_file=str(spec.train_file),
             output_dir=str(output_dir),
             checkpoint_dir=str(spec.work_dir / "checkpoint"),
+            validation_file=None if spec.validation_file is None else str(spec.validation_file),
+            tensorboard_dir=(
+                None if self._tensorboard_dir is None else str(self._tensorboard_dir / spec.run_id)
+            ),
             settings=settings,
         )
         async with self._host.use(_command(settings)) as trainer:

@@ -37,6 +37,8 @@ class Workshop:
     """Shared by all providers, and started only when one of them uses it."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """The training settings that hold unless a model line says otherwise."""
+    tensorboard_dir: Path | None = None
+    """Where a local training writes TensorBoard's event files; None is nowhere."""
 
 
 def _nothing(line: ModelLine) -> None:
@@ -69,6 +71,17 @@ class UnknownProviderError(LearningError):
         self.name, self.known = name, known
 
 
+class ProviderNotHereError(LearningError):
+    """A provider that is planned, and that no installed package brings."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"provider {name!r} is not available in this version: use `local`, or install a package"
+            f" that registers it under the entry point group {GROUP}"
+        )
+        self.name = name
+
+
 class BrokenProviderError(LearningError):
     """A provider from another package is registered, but cannot be imported."""
 
@@ -85,7 +98,7 @@ def provider_names() -> Sequence[str]:
 def factory_of(name: str) -> ProviderFactory:
     """The factory of that name; a built-in one cannot be replaced from outside.
 
-    Raises UnknownProviderError and BrokenProviderError.
+    Raises UnknownProviderError, ProviderNotHereError and BrokenProviderError.
     """
     if (built_in := _BUILT_IN.get(name)) is not None:
         return built_in
@@ -95,6 +108,8 @@ def factory_of(name: str) -> ProviderFactory:
         except Exception as error:
             raise BrokenProviderError(name, entry.value, error) from error
         return factory
+    if name in _PLANNED:
+        raise ProviderNotHereError(name)
     raise UnknownProviderError(name, provider_names())
 
 
@@ -102,7 +117,7 @@ def factory_of(name: str) -> ProviderFactory:
 async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
     known = {name: workshop.training[name] for name in _SHARED if name in workshop.training}
     settings = TrainingSettings.model_validate(known)
-    provider = LocalProvider(workshop.trainer)
+    provider = LocalProvider(workshop.trainer, tensorboard_dir=workshop.tensorboard_dir)
     yield Workbench(
         provider,
         LocalEvaluator(
@@ -126,6 +141,8 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
 
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
+
+_PLANNED: Final = frozenset({"openai", "http"})
 
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,

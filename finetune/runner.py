@@ -636,6 +636,7 @@ class Runner:
             training=record.training or {},
             seed=record.seed,
             timeout=self._rules.timeout,
+            validation_file=dataset.validation_file,
         )
 
     def _workbench(self, line: ModelLine) -> Workbench:

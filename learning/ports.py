@@ -297,6 +297,8 @@ class RunSpec:
     training: Mapping[str, Any]
     seed: int
     timeout: timedelta
+    validation_file: Path | None = None
+    """Rows like those of `train_file` to watch the loss on, and never to train on."""
 
 
 @dataclass(frozen=True)

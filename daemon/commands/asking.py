@@ -98,6 +98,17 @@ def _local_url(settings: "Settings") -> str:
     )
 
 
+def key_values(texts: list[str]) -> dict[str, str]:
+    """What `--set KEY=VALUE` said. Raises typer.BadParameter."""
+    pairs = {}
+    for text in texts:
+        key, mark, value = text.partition("=")
+        if not mark:
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
 def quiet(level: str) -> None:
     """Log nothing below a level: the command has the terminal."""
     from monitoring.logs import configure

@@ -1,5 +1,6 @@
-"""`learnd runs` (list, show, cancel, resolve): what was trained, and how far it came."""
+"""`learnd runs` (list, show, report, cancel, resolve): what was trained, and how far it came."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,6 +68,34 @@ def show_run(
     from daemon.client import part
 
     return daemon.get(f"/v1/runs/{part(run)}"), screens.run
+
+
+@commands.command("report")
+def report_run(
+    run: RunId,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write it. [report-RUN]")
+    ] = None,
+    url: Url = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's training report with its curves: Markdown, HTML and JSON."""
+    from daemon.client import part
+    from daemon.printing import say, show_json
+    from daemon.run_report import report_of
+    from finetune.report.files import write_report
+
+    with connected(url, config, data_dir) as daemon:
+        found = daemon.get(f"/v1/runs/{part(run)}")
+        line, made = found["summary"]["line"], found["summary"]["version"]
+        version = daemon.get(f"/v1/models/{part(line)}/versions/{part(made)}") if made else None
+    report = report_of(found, version)
+    if as_json:
+        show_json(report.as_json())
+    else:
+        say(str(write_report(output or Path(f"report-{run}"), report)))
 
 
 @commands.command("cancel")

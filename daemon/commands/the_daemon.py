@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from daemon.commands.asking import AsJson, Config, DataDir, Url, connected, settings_of
+from daemon.commands.asking import (
+    AsJson,
+    Config,
+    DataDir,
+    Url,
+    connected,
+    key_values,
+    settings_of,
+)
 from daemon.exit_status import ExitStatus
 
 commands = typer.Typer()
@@ -34,23 +42,13 @@ def run(
         "log.format": log_format,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
-    loaded = settings_of(config, data_dir, **overrides, **_key_values(settings or []))
+    loaded = settings_of(config, data_dir, **overrides, **key_values(settings or []))
     from monitoring.logs import configure
 
     configure(loaded.log.level, loaded.log.format)
     from daemon.app import run as run_daemon
 
     raise typer.Exit(run_daemon(loaded))
-
-
-def _key_values(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, mark, value = text.partition("=")
-        if not mark:
-            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
-        pairs[key.strip()] = value.strip()
-    return pairs
 
 
 @commands.command()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from learning.errors import LearningError
@@ -30,6 +31,10 @@ VALIDATION: Final = "validation.jsonl"
 METADATA: Final = "metadata.json"
 
 Messages = Sequence[Mapping[str, str]]
+
+Record = Mapping[str, Any]
+"""One line of a file: `messages`, perhaps with a `label`; or a `prompt` of messages with a
+`chosen` and a `rejected` answer."""
 
 # JSON lets these stand in a text, but some readers of lines end a line there.
 LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -98,46 +103,65 @@ def write_dataset(
     _require_no_leakage(training, held_out)
     train = [_prompted(line, row.task_type, conversation(row.event)) for row in training]
     validation = [_prompted(line, row.task_type, row.messages) for row in held_out]
+    return write_files(
+        folder,
+        train=[{"messages": messages} for messages in train],
+        validation=[{"messages": messages} for messages in validation],
+        metadata={
+            "run_id": run_id,
+            "batch_id": batch_id,
+            "line": line.name,
+            "seed": seed,
+            "system_prompts": dict(line.system_prompts),
+            "sources": {
+                "events": {
+                    role: [row.event_id for row in training if row.role == role]
+                    for role in sorted({row.role for row in training})
+                },
+                "held_out_examples": [row.id for row in held_out],
+            },
+        },
+        train_counts={
+            "roles": _counts(row.role for row in training),
+            "task_types": _counts(row.task_type for row in training),
+            "producers": _counts(row.event.producer for row in training),
+        },
+        validation_counts={"task_types": _counts(row.task_type for row in held_out)},
+    )
+
+
+def write_files(
+    folder: Path,
+    *,
+    train: Sequence[Record],
+    validation: Sequence[Record],
+    metadata: Mapping[str, Any],
+    train_counts: Mapping[str, Any] = MappingProxyType({}),
+    validation_counts: Mapping[str, Any] = MappingProxyType({}),
+) -> Dataset:
+    """Write a dataset folder of these rows; `metadata.json` also has their numbers and digests.
+
+    In place of an earlier one in the same folder. Blocks.
+    """
     contents = {
         TRAIN: _jsonl(train),
         VALIDATION: _jsonl(validation),
         ALL: _jsonl([*train, *validation]),
     }
-    metadata = {
+    complete = {
+        **metadata,
         "format_version": FORMAT_VERSION,
-        "run_id": run_id,
-        "batch_id": batch_id,
-        "line": line.name,
-        "seed": seed,
-        "system_prompts": dict(line.system_prompts),
         "files": {
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in contents.items()
         },
         "statistics": {
-            "train": {
-                "rows": len(train),
-                "roles": _counts(row.role for row in training),
-                "task_types": _counts(row.task_type for row in training),
-                "producers": _counts(row.event.producer for row in training),
-                **_lengths(train),
-            },
-            "validation": {
-                "rows": len(validation),
-                "task_types": _counts(row.task_type for row in held_out),
-                **_lengths(validation),
-            },
-        },
-        "sources": {
-            "events": {
-                role: [row.event_id for row in training if row.role == role]
-                for role in sorted({row.role for row in training})
-            },
-            "held_out_examples": [row.id for row in held_out],
+            "train": {"rows": len(train), **train_counts, **_lengths(train)},
+            "validation": {"rows": len(validation), **validation_counts, **_lengths(validation)},
         },
     }
     contents[METADATA] = (
-        json.dumps(metadata, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+        json.dumps(complete, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     ).encode()
     _replace(folder, contents)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -147,7 +171,8 @@ def write_dataset(
 def write_examples(path: Path, line: ModelLine, rows: Sequence[HeldOutRow]) -> None:
     """Write held-out examples for an evaluation, worded as in the training: one row a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_jsonl([_prompted(line, row.task_type, row.messages) for row in rows]))
+    records = [{"messages": _prompted(line, row.task_type, row.messages)} for row in rows]
+    path.write_bytes(_jsonl(records))
 
 
 def _require_no_leakage(training: Sequence[TrainingRow], held_out: Sequence[HeldOutRow]) -> None:
@@ -167,14 +192,8 @@ def _prompted(line: ModelLine, task_type: str, messages: Messages) -> Messages:
     return [{"role": "system", "content": prompt}, *messages]
 
 
-def _jsonl(rows: Iterable[Messages]) -> bytes:
-    lines = (
-        json.dumps(
-            {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]},
-            ensure_ascii=False,
-        ).translate(LINE_ENDS)
-        for messages in rows
-    )
+def _jsonl(records: Iterable[Record]) -> bytes:
+    lines = (json.dumps(record, ensure_ascii=False).translate(LINE_ENDS) for record in records)
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -182,11 +201,20 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(map(str, values)).items()))
 
 
-def _lengths(rows: Sequence[Messages]) -> dict[str, Any]:
-    """Characters of prompts, system prompts included, and of answers."""
+def _lengths(records: Sequence[Record]) -> dict[str, Any]:
+    """Characters of prompts, system prompts included, and of answers; of a pair the chosen one."""
+    rows = [conversation_of(record) for record in records]
     prompts = [sum(len(message["content"]) for message in row[:-1]) for row in rows]
     answers = [len(row[-1]["content"]) for row in rows]
     return {"prompt_characters": _spread(prompts), "answer_characters": _spread(answers)}
+
+
+def conversation_of(record: Record) -> Messages:
+    """The messages of a line, the answer last; of a pair with the chosen one."""
+    if "messages" in record:
+        messages: Messages = record["messages"]
+        return messages
+    return [*record["prompt"], {"role": "assistant", "content": record["chosen"]}]
 
 
 def _spread(lengths: Sequence[int]) -> dict[str, int | float]:

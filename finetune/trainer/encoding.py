@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from finetune.trainer.errors import RequestFailed
+from finetune.trainer.protocol import SkippedRow
 from finetune.trainer.rows import Row, Turn
 
 
@@ -129,6 +130,22 @@ class Encoder:
         """The output up to its end-of-turn token, without the line break that follows it."""
         stripped = output.rstrip()
         return stripped if stripped.endswith(self._special_tokens) else output + self._end
+
+
+def encode_or_skip(encoder: Encoder, row: Row, max_length: int) -> EncodedRow | SkippedRow:
+    """A row to learn from, with a label token; or why nothing can be learned from it."""
+    if not row.output.strip():
+        return SkippedRow(line=row.line, reason="the output is empty")
+    if token := encoder.find_special_token(row):
+        return SkippedRow(
+            line=row.line, reason=f"the text contains the model's control token {token}"
+        )
+    encoded = encoder.encode(row, max_length)
+    if not encoded.label_tokens:
+        return SkippedRow(
+            line=row.line, reason=f"nothing of the output fits into {max_length} tokens"
+        )
+    return encoded
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from finetune.trainer.objective import Objective
 from finetune.trainer.optimizer import make_optimizer, restore_state, state_of
 from finetune.trainer.protocol import TrainingSettings, TrainProgress, finite_or_none
 from finetune.trainer.ranks import ALONE, Ranks
+from finetune.trainer.record import Measured, TrainingRecord
 from finetune.trainer.reporting import Reporter
 from finetune.trainer.schedule import (
     Minibatch,
@@ -56,11 +57,14 @@ class TrainingLoop:
         origin: Origin,
         reporter: Reporter,
         ranks: Ranks = ALONE,
+        validate: Callable[[], float] | None = None,
     ) -> None:
+        """``validate`` is the mean loss on rows that are not trained on, at every look."""
         self._ranks = ranks
         self._model, self._objective = model, objective
         self._settings, self._compute = settings, compute
         self._directory, self._origin, self._reporter = directory, origin, reporter
+        self._validate = validate
         self._weights = trainable(model)
         self._optimizer = make_optimizer(self._weights.values(), settings)
         self._scaler = torch.amp.GradScaler(
@@ -89,9 +93,10 @@ class TrainingLoop:
         self._restore(checkpoint)
         return checkpoint.counts.step
 
-    def run(self, interruption: Interruption) -> bool:
+    def run(self, interruption: Interruption, record: TrainingRecord | None) -> bool:
         """All steps that remain. False when the loss or a gradient was not finite: stopped there.
 
+        Of several processes the first one has a record, and looks at the validation rows.
         SIGTERM is looked for between minibatches; the begun step is dropped,
         which changes nothing, because it is repeated from the checkpoint. Several
         processes look between steps, and stop at the same one.
@@ -100,24 +105,43 @@ class TrainingLoop:
         pace = _Pace(self.counts.step, self._total_steps)
         if self.counts.step == self._total_steps:
             return True
+        self._validate_if_due(record)
         for minibatches in steps_from(self.counts.step, self._objective.lengths, self._settings):
             try:
-                finite = self._step(minibatches, interruption, pace)
+                finite = self._step(minibatches, interruption, pace, record)
+                if not finite:
+                    return False
+                self._validate_if_due(record)
             except Interrupted:
                 self._save()
                 raise
-            if not finite:
-                return False
             if self.counts.step == self._total_steps:
                 break
             if self.counts.step % self._settings.checkpoint_every_steps == 0:
                 self._save()
         return True
 
+    def _validate_if_due(self, record: TrainingRecord | None) -> None:
+        """Before the first step, every so many, and after the last."""
+        every, step = self._settings.validate_every_steps, self.counts.step
+        if every is None or self._validate is None or record is None:
+            return
+        if step <= record.validated_at:
+            return
+        if step % every == 0 or step == self._total_steps:
+            self._model.eval()
+            record.add_validation(step, self._validate())
+            self._model.train()
+
     def _step(
-        self, minibatches: Sequence[Minibatch], interruption: Interruption, pace: _Pace
+        self,
+        minibatches: Sequence[Minibatch],
+        interruption: Interruption,
+        pace: _Pace,
+        record: TrainingRecord | None,
     ) -> bool:
         settings, counts = self._settings, self.counts
+        started = time.monotonic()
         rate = learning_rate_at(counts.step, self._total_steps, settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -161,7 +185,20 @@ class TrainingLoop:
             counts = counts.model_copy(update={"last_loss": loss})
         self.counts = counts
         self._optimizer.zero_grad(set_to_none=True)
-        pace.add(sum(objective.lengths[index] for index in examples))
+        tokens = sum(objective.lengths[index] for index in examples)
+        pace.add(tokens)
+        if record is not None:
+            record.add_step(
+                Measured(
+                    step=counts.step if finite else counts.step + 1,
+                    loss=finite_or_none(loss),
+                    learning_rate=rate,
+                    grad_norm=finite_or_none(norm),
+                    tokens=tokens,
+                    rows=len(examples),
+                    seconds=time.monotonic() - started,
+                )
+            )
         if self._reporter.progress_is_due(last=not finite or counts.step == self._total_steps):
             self._reporter.say(
                 TrainProgress(
@@ -178,15 +215,15 @@ class TrainingLoop:
             )
         return finite
 
+    def _stop_together(self, interruption: Interruption) -> None:
+        if self._ranks.add(interruption.has_come):
+            raise Interrupted
+
     def _offload(self) -> AbstractContextManager[object]:
         """Where activations wait for the backward pass."""
         if not self._settings.cpu_offload:
             return nullcontext()
         return torch.autograd.graph.save_on_cpu(pin_memory=self._compute.device.type == "cuda")
-
-    def _stop_together(self, interruption: Interruption) -> None:
-        if self._ranks.add(interruption.has_come):
-            raise Interrupted
 
     def _save(self) -> None:
         if self.counts.step == self._saved_step or not self._ranks.is_first:

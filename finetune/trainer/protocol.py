@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, 
 HEARTBEAT_SECONDS: Final = 2.0
 PROGRESS_SECONDS: Final = 0.25
 """Progress messages of one request are at least this far apart (the last one is always sent)."""
+CURVE_POINTS: Final = 200
+"""A training's curve has no more points, however many steps it took."""
 MEMORY_ADVICE: Final = (
     "take a smaller minibatch_size (and more gradient_accumulation) or max_length, set"
     " gradient_checkpointing: true, quantization: nf4 or optimizer: adamw_8bit, or train on a"
@@ -29,12 +31,13 @@ MEMORY_ADVICE: Final = (
 )
 
 Method = Literal["lora", "full"]
+ObjectiveName = Literal["sft", "dpo", "kto"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "linear", "polynomial", "constant"]
+Backend = Literal["auto", "gloo", "nccl"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
 Quantization = Literal["none", "nf4", "fp4", "int8"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
-Backend = Literal["auto", "gloo", "nccl"]
 
 FailureCode = Literal[
     "bad_request",  # not JSON, not a known request, a field out of bounds
@@ -80,6 +83,24 @@ class TrainingSettings(BaseModel):
 
     method: Method = Field(
         "lora", description="lora trains a small adapter; full trains every weight."
+    )
+    objective: ObjectiveName = Field(
+        "sft",
+        description="What is learned from: sft from answers, dpo from pairs of a better and a "
+        "worse answer, kto from answers with a verdict.",
+    )
+    preference_beta: float = Field(
+        0.1,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Of dpo and kto: the higher, the closer to the model it starts from.",
+    )
+    approved_weight: float = Field(
+        1.0, ge=0, le=1000, allow_inf_nan=False, description="Of kto: weight of a good answer."
+    )
+    rejected_weight: float = Field(
+        1.0, ge=0, le=1000, allow_inf_nan=False, description="Of kto: weight of a bad answer."
     )
     epochs: int = Field(3, ge=1, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(
@@ -176,14 +197,21 @@ class TrainingSettings(BaseModel):
     checkpoint_every_steps: int = Field(
         20, ge=1, le=1_000_000, description="Optimizer steps between two checkpoints."
     )
+    distributed: DistributedSettings | None = Field(
+        None, description="Train in several processes: {enabled, world_size, backend}."
+    )
     checkpoints_kept: int = Field(
         2, ge=1, le=1000, description="The newest checkpoints, which stay until the run is over."
     )
     resume: bool = Field(
         True, description="Go on from a checkpoint of the same model, data and settings."
     )
-    distributed: DistributedSettings | None = Field(
-        None, description="Train in several processes: {enabled, world_size, backend}."
+    validate_every_steps: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Steps between two looks at the loss on the validation rows, for the curve "
+        "alone; without it there is none.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, the dropout and a new adapter."
@@ -231,6 +259,12 @@ class TrainRequest(_Request):
     train_file: str = Field(min_length=1, description="JSONL rows.")
     output_dir: str = Field(min_length=1)
     checkpoint_dir: str = Field(min_length=1)
+    validation_file: str | None = Field(
+        None, min_length=1, description="JSONL rows for validate_every_steps. Never trained on."
+    )
+    tensorboard_dir: str | None = Field(
+        None, min_length=1, description="Gets TensorBoard's event files of this training."
+    )
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -307,6 +341,35 @@ class SkippedRow(_Said):
     reason: str
 
 
+class TokenSpread(_Said):
+    """How long the rows' prompts, or outputs, are in tokens, after what was cut."""
+
+    total: int = Field(ge=0)
+    least: int = Field(ge=0)
+    mean: float = Field(ge=0)
+    most: int = Field(ge=0)
+
+
+class TrainingCurve(_Said):
+    """How a training's numbers went, in at most CURVE_POINTS points of one or more steps each.
+
+    Index i of each sequence is the point that ends with step ``steps[i]``. Losses are in
+    nats per output token.
+    """
+
+    steps: tuple[int, ...] = ()
+    loss: tuple[float | None, ...] = Field((), description="The mean of the point's steps.")
+    learning_rate: tuple[float, ...] = Field((), description="Of the point's last step.")
+    grad_norm: tuple[float | None, ...] = Field(
+        (), description="The largest of the point's steps, before clipping."
+    )
+    tokens: tuple[int, ...] = Field((), description="Input tokens, prompts included: their sum.")
+    rows: tuple[int, ...] = Field((), description="Rows trained on: their sum.")
+    seconds: tuple[float, ...] = Field((), description="What the point's steps took together.")
+    validation_steps: tuple[int, ...] = Field((), description="0 is before the first step.")
+    validation_loss: tuple[float | None, ...] = Field((), description="On the validation rows.")
+
+
 class TrainResult(_Said):
     """What a finished training did.
 
@@ -326,13 +389,20 @@ class TrainResult(_Said):
     longest_row: int = Field(ge=0, description="Tokens of the longest row before it was cut.")
     rows_skipped: int = Field(ge=0)
     skipped: tuple[SkippedRow, ...] = Field(description="The first of them, with the reason.")
-    first_loss: float | None = Field(description="Nats per output token in the first step.")
-    final_loss: float | None = Field(description="Nats per output token in the last step.")
+    first_loss: float | None = Field(
+        description="Nats per output token in the first step; of dpo and kto the mean over pairs "
+        "or answers."
+    )
+    final_loss: float | None = Field(description="The same of the last step.")
     weight_delta_norm: float | None = Field(
         description="L2 norm of the change of the effective weights; null if not finite."
     )
     all_finite: bool = Field(description="No NaN or infinity in the loss or a trained weight.")
     seconds: float = Field(ge=0, description="Of this process, not of the part before a resume.")
+    curve: TrainingCurve = TrainingCurve()
+    notes: tuple[str, ...] = Field((), description="What the note messages said.")
+    prompt_tokens: TokenSpread | None = Field(None, description="Of the rows trained on.")
+    output_tokens: TokenSpread | None = Field(None, description="Of the rows trained on.")
     resumed_from_step: int | None
     device: str
     precision: Literal["fp32", "bf16", "fp16"]

@@ -16,10 +16,13 @@ class Reporter:
     def __init__(self, request_id: str, send: Send) -> None:
         self.request_id = request_id
         self.say = send
+        self.notes: list[str] = []
+        """What was said with `note`, in its order."""
         self._next_progress = 0.0
 
     def note(self, text: str) -> None:
         """Tell a person."""
+        self.notes.append(text)
         self.say(Note(id=self.request_id, text=text))
 
     def progress_is_due(self, last: bool) -> bool:

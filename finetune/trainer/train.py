@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from finetune.trainer.checkpoint import Origin
 from finetune.trainer.encoding import EncodedRow, Encoder
 from finetune.trainer.interruption import Interruption
 from finetune.trainer.loop import TrainingLoop
+from finetune.trainer.material import Preparation, read_source
 from finetune.trainer.models import (
     Compute,
     base_dtype,
@@ -35,12 +37,12 @@ from finetune.trainer.models import (
     save_model,
     stored_dtype,
 )
-from finetune.trainer.objective import SupervisedObjective
 from finetune.trainer.packing import attend_by_rows, packs
 from finetune.trainer.preflight import require_possible
 from finetune.trainer.protocol import (
     ModelRef,
-    SkippedRow,
+    TokenSpread,
+    TrainingCurve,
     TrainingSettings,
     TrainRequest,
     TrainResult,
@@ -48,12 +50,20 @@ from finetune.trainer.protocol import (
 )
 from finetune.trainer.publication import published, require_vacant
 from finetune.trainer.ranks import ALONE, Ranks
+from finetune.trainer.record import TrainingRecord
 from finetune.trainer.reporting import Reporter
-from finetune.trainer.rows import Row, read_rows
+from finetune.trainer.rows import read_rows
+from finetune.trainer.validation import Validation
 from finetune.trainer.weights import Weights, all_finite, change_norm, trainable
 
 _NAMED_SKIPPED_ROWS = 100
-_WITHOUT_EFFECT_ON_WEIGHTS = {"checkpoint_every_steps", "checkpoints_kept", "resume", "cpu_offload"}
+_WITHOUT_EFFECT_ON_WEIGHTS = {
+    "checkpoint_every_steps",
+    "checkpoints_kept",
+    "validate_every_steps",
+    "resume",
+    "cpu_offload",
+}
 
 
 def train(
@@ -72,49 +82,63 @@ def train(
     settings = request.settings
     output_dir = Path(request.output_dir)
     require_vacant(output_dir)
-    rows = read_rows(request.train_file)
+    source = read_source(request.train_file, settings.objective)
     compute = choose_compute(settings.precision, request.model.base_model)
     require_possible(request.model.base_model, settings, compute, reporter.note)
     tokenizer = bases.tokenizer(request.model.base_model)
     model = _load_trainable(request.model, settings, compute, reporter, bases)
     settings = _as_the_model_can(model, settings, reporter)
-    dataset = _encode(rows, Encoder(tokenizer), settings.max_length)
-    _tell_what_was_cut(dataset, settings.max_length, reporter)
+    preparation = Preparation(
+        model=model,
+        encoder=Encoder(tokenizer),
+        pad_id=tokenizer.pad_token_id or 0,
+        settings=settings,
+        compute=compute,
+    )
+    material = preparation.of(source)
+    _tell_what_was_cut(material.rows, settings.max_length, reporter)
     training = TrainingLoop(
         model=model,
-        objective=SupervisedObjective(
-            dataset.rows, tokenizer.pad_token_id or 0, packed=settings.packing
-        ),
+        objective=material.objective,
         settings=settings,
         compute=compute,
         directory=Path(request.checkpoint_dir),
         origin=_origin(request, settings, compute),
         reporter=reporter,
         ranks=ranks,
+        validate=_validation(request, preparation, interruption),
     )
     resumed_from_step = training.resume()
-    with interruption.deferred():
-        loss_is_finite = training.run(interruption)
-    counts = training.counts
+    first_step = training.counts.step
+    with (
+        _record(request, first_step) if ranks.is_first else nullcontext() as record,
+        interruption.deferred(),
+    ):
+        loss_is_finite = training.run(interruption, record)
+    counts, n_examples = training.counts, len(material.objective.lengths)
     change = _Change(norm=None, all_finite=True)
     if ranks.is_first:
         change = _write(model, tokenizer, training.starting_weights, request, output_dir)
     return TrainResult(
         steps=counts.step,
-        epochs=counts.rows_seen / len(dataset.rows) if dataset.rows else 0.0,
+        epochs=counts.rows_seen / n_examples if n_examples else 0.0,
         trained_tokens=counts.trained_tokens,
-        rows=len(rows),
-        rows_truncated=sum(row.output_truncated for row in dataset.rows),
-        prompts_truncated=sum(row.prompt_truncated for row in dataset.rows),
-        tokens_cut=sum(row.tokens_cut for row in dataset.rows),
-        longest_row=max((len(row.ids) + row.tokens_cut for row in dataset.rows), default=0),
-        rows_skipped=len(dataset.skipped),
-        skipped=dataset.skipped[:_NAMED_SKIPPED_ROWS],
+        rows=material.n_read,
+        rows_truncated=sum(row.output_truncated for row in material.rows),
+        prompts_truncated=sum(row.prompt_truncated for row in material.rows),
+        tokens_cut=sum(row.tokens_cut for row in material.rows),
+        longest_row=max((len(row.ids) + row.tokens_cut for row in material.rows), default=0),
+        rows_skipped=len(material.skipped),
+        skipped=tuple(material.skipped[:_NAMED_SKIPPED_ROWS]),
         first_loss=finite_or_none(counts.first_loss),
         final_loss=finite_or_none(counts.last_loss),
         weight_delta_norm=change.norm,
         all_finite=loss_is_finite and change.all_finite,
         seconds=time.monotonic() - started,
+        curve=record.curve() if record is not None else TrainingCurve(),
+        notes=tuple(reporter.notes),
+        prompt_tokens=_spread([row.first_label for row in material.rows]),
+        output_tokens=_spread([row.label_tokens for row in material.rows]),
         resumed_from_step=resumed_from_step,
         device=str(compute.device),
         precision=compute.arithmetic,
@@ -176,39 +200,36 @@ def _as_the_model_can(
     return settings
 
 
-@dataclass(frozen=True)
-class _Dataset:
-    rows: tuple[EncodedRow, ...]
-    skipped: tuple[SkippedRow, ...]
+def _record(request: TrainRequest, first_step: int) -> TrainingRecord:
+    return TrainingRecord(Path(request.checkpoint_dir), first_step, request.tensorboard_dir)
 
 
-def _encode(rows: Sequence[Row], encoder: Encoder, max_length: int) -> _Dataset:
-    encoded: list[EncodedRow] = []
-    skipped: list[SkippedRow] = []
-    for row in rows:
-        if not row.output.strip():
-            skipped.append(SkippedRow(line=row.line, reason="the output is empty"))
-        elif token := encoder.find_special_token(row):
-            reason = f"the text contains the model's control token {token}"
-            skipped.append(SkippedRow(line=row.line, reason=reason))
-        else:
-            candidate = encoder.encode(row, max_length)
-            if candidate.label_tokens:
-                encoded.append(candidate)
-            else:
-                reason = f"nothing of the output fits into {max_length} tokens"
-                skipped.append(SkippedRow(line=row.line, reason=reason))
-    return _Dataset(tuple(encoded), tuple(skipped))
+def _validation(
+    request: TrainRequest, preparation: Preparation, interruption: Interruption
+) -> Validation | None:
+    """None unless there are rows, and they are to be looked at."""
+    if request.validation_file is None or request.settings.validate_every_steps is None:
+        return None
+    rows, _ = preparation.rows(read_rows(request.validation_file))
+    return Validation(preparation, rows, interruption) if rows else None
 
 
-def _tell_what_was_cut(dataset: _Dataset, max_length: int, reporter: Reporter) -> None:
-    cut = [row for row in dataset.rows if row.tokens_cut]
+def _spread(lengths: Sequence[int]) -> TokenSpread | None:
+    if not lengths:
+        return None
+    total = sum(lengths)
+    mean = round(total / len(lengths), 1)
+    return TokenSpread(total=total, least=min(lengths), mean=mean, most=max(lengths))
+
+
+def _tell_what_was_cut(rows: Sequence[EncodedRow], max_length: int, reporter: Reporter) -> None:
+    cut = [row for row in rows if row.tokens_cut]
     if not cut:
         return
     outputs = sum(row.output_truncated for row in cut)
     longest = max(len(row.ids) + row.tokens_cut for row in cut)
     reporter.note(
-        f"{len(cut)} of {len(dataset.rows)} rows are longer than max_length {max_length} and lost"
+        f"{len(cut)} of {len(rows)} rows are longer than max_length {max_length} and lost"
         f" {sum(row.tokens_cut for row in cut)} tokens ({outputs} of them the end of their output);"
         f" the longest has {longest}"
     )

@@ -96,6 +96,11 @@ def test_events_become_a_promoted_adapter_and_one_command_takes_it_back(
     assert measured["steps"] == 120
     assert measured["final_loss"] < 0.7 * measured["first_loss"]
 
+    report = json.loads(daemon.command("runs", "report", run["summary"]["id"], "--json"))
+    assert report["curve"]["steps"] == list(range(1, 121))
+    assert report["curve"]["loss"][-1] == pytest.approx(measured["final_loss"])
+    assert report["evaluation"]["verdict"] == "promote"
+
     champion = daemon.get(f"/v1/models/{LINE}/champion")
     with safe_open(
         Path(champion["loading"]["adapter"], "adapter_model.safetensors"), framework="numpy"

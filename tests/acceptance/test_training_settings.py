@@ -198,6 +198,11 @@ SEEN: dict[str, tuple[dict[str, Any], Look]] = {
 SEEN_IN_OTHER_TESTS = {
     "resume": "test_without_resume_a_training_starts_afresh",
     "distributed": "test_distributed_training.py",
+    "objective": "test_preferences.py",
+    "preference_beta": "test_preferences.py",
+    "approved_weight": "test_preferences.py",
+    "rejected_weight": "test_preferences.py",
+    "validate_every_steps": "test_finetune_command.py",
 }
 
 

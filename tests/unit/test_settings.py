@@ -366,6 +366,8 @@ def test_training_settings_of_another_provider_are_passed_as_they_are() -> None:
             "finetune.training.epohcs: no such setting; did you mean epochs?",
         ),
         ("finetune: {training: {epochs: 0}}", "finetune.training.epochs: "),
+        ("finetune: {training: {objective: dpo}}", "approved outputs only"),
+        ("lines: {a: {training: {objective: kto}}}", "lines.a.training.objective: "),
         ("finetune: {provider: huggingface, training: {epohcs: 1}}", "did you mean epochs?"),
         ("lines: {a: {training: {epochs: 0}}}", "lines.a.training.epochs: "),
         ("lines: {a: {traning: {epochs: 1}}}", "did you mean training?"),
