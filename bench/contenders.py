@@ -8,8 +8,8 @@ start-up nor joining the group counts.
 
 import asyncio
 import json
+import os
 import re
-import resource
 import sqlite3
 import sys
 import time
@@ -61,11 +61,13 @@ class Stopwatch:
     counts: Counter[str] = field(default_factory=Counter)
     _first: tuple[int, float, float] | None = None
     _last: tuple[float, float] = (0.0, 0.0)
+    _peak_mib: float = 0.0
 
     def add(self, n: int) -> None:
         """A block of `n` records is done."""
         self.seen += n
-        self._last = (time.perf_counter(), time.process_time())
+        self._last = (time.perf_counter(), _cpu_seconds())
+        self._peak_mib = max(self._peak_mib, _peak_mib())
         self._first = self._first or (n, *self._last)
 
     @property
@@ -79,10 +81,10 @@ class Stopwatch:
         untimed, began, cpu_began = self._first
         return {
             "seconds": self._last[0] - began,
-            "cpu_seconds": self._last[1] - cpu_began + _children().ru_utime + _children().ru_stime,
+            "cpu_seconds": self._last[1] - cpu_began,
             "timed": self.seen - untimed,
             "counts": dict(self.counts),
-            "peak_mib": _status("VmHWM") + _children().ru_maxrss / 1024,
+            "peak_mib": self._peak_mib,
         }
 
 
@@ -327,17 +329,36 @@ class _PlainStore:
         self._connection.close()
 
 
-def _children() -> resource.struct_rusage:
-    """What the processes took that were started by this one, and have ended."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN)
+# Of this process and its children: learnd may read in a process of its own.
 
 
-def _status(key: str) -> float:
-    """A size in MiB from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) / 1024
-    raise LookupError(key)
+def _family() -> list[Path]:
+    tasks = Path("/proc/self/task").iterdir()
+    children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+    return [Path("/proc", pid) for pid in ("self", *children)]
+
+
+def _cpu_seconds() -> float:
+    """What the family has used, itself waited for or not."""
+    ticks = 0
+    for process in _family():
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[_USER_TIME : _USER_TIME + 2]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_mib() -> float:
+    """The sum of the largest resident sets so far."""
+    return sum(
+        int(line.split()[1]) / 1024
+        for process in _family()
+        for line in (process / "status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    )
+
+
+_USER_TIME = 11
+"""Where user and system time stand in a process's stat, behind its name."""
 
 
 CONTENDERS: dict[str, Callable[[Task, Stopwatch], Coroutine[Any, Any, None]]] = {

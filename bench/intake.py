@@ -58,7 +58,7 @@ class Result:
     rate: float
     """Events in a second."""
     cpu_microseconds: float
-    """Of its own process, for each event."""
+    """Of its processes, for each event."""
     peak_mib: float
 
 
