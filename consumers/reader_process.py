@@ -104,13 +104,13 @@ class ReaderProcess:
 
     async def _become_ready(self) -> None:
         """Importing takes it half a second, in which nobody waits for it."""
-        self._process = process = subprocess.Popen(  # noqa: ASYNC220  # it forks, and waits for nothing
-            [sys.executable, "-m", "consumers.reader_process", *map(str, self._rules)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pipesize=_PIPE_BYTES,
-        )
         try:
+            self._process = process = subprocess.Popen(  # noqa: ASYNC220  # it waits for nothing
+                [sys.executable, "-m", "consumers.reader_process", *map(str, self._rules)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pipesize=_PIPE_BYTES,
+            )
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._ask(process, _NOTHING, 0)
         except _FAILURES as error:

@@ -4,7 +4,7 @@ Pure work of the processor, and most of what an event costs. So it may be done i
 of its own (consumers/reader_process.py): what goes in and comes out is plain.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from operator import attrgetter
@@ -65,30 +65,35 @@ class Reading:
     """Of the outputs and the feedback."""
 
     def refuse_unknown(self, is_known: Callable[[str], bool]) -> None:
-        """Make dead letters of the events whose task type no model line owns."""
+        """Make dead letters of the events whose task type no model line owns.
+
+        Dead letters stand in the order of their origins afterwards.
+        """
         unknown = {task_type for task_type in self.task_types if not is_known(task_type)}
-        if not unknown:
-            return
-        letters = list(self.dead_letters)
-        for kind, arrivals in (
-            (EventKind.OUTPUT, self.outputs),
-            (EventKind.FEEDBACK, self.feedback),
-        ):
-            letters += [
-                DeadLetter(
-                    kind,
-                    Reason.UNKNOWN_TASK_TYPE,
-                    f"no model line owns {arrival.task_type!r}",
-                    arrival.text.encode(),
-                    arrival.origin,
-                    EPOCH + timedelta(microseconds=arrival.received_at),
-                )
-                for arrival in arrivals
-                if arrival.task_type in unknown
+        if unknown:
+            self.dead_letters = [
+                *self.dead_letters,
+                *_refused(EventKind.OUTPUT, self.outputs, unknown),
+                *_refused(EventKind.FEEDBACK, self.feedback, unknown),
             ]
-        self.dead_letters = letters
-        self.outputs = [one for one in self.outputs if one.task_type not in unknown]
-        self.feedback = [one for one in self.feedback if one.task_type not in unknown]
+            self.outputs = [one for one in self.outputs if one.task_type not in unknown]
+            self.feedback = [one for one in self.feedback if one.task_type not in unknown]
+        self.dead_letters = sorted(self.dead_letters, key=attrgetter("origin"))
+
+
+def _refused(
+    kind: EventKind, arrivals: Iterable[JudgedOutput | ReceivedFeedback], unknown: Container[str]
+) -> Iterator[DeadLetter]:
+    for arrival in arrivals:
+        if arrival.task_type in unknown:
+            yield DeadLetter(
+                kind,
+                Reason.UNKNOWN_TASK_TYPE,
+                f"no model line owns {arrival.task_type!r}",
+                arrival.text.encode(),
+                arrival.origin,
+                EPOCH + timedelta(microseconds=arrival.received_at),
+            )
 
 
 class Reader:
