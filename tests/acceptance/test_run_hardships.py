@@ -20,7 +20,7 @@ from daemon.store.database import sqlite_url
 from daemon.store.tables import run_attempts, runs, transitions
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalProvider
-from finetune.trainer.protocol import MakeTinyModelRequest
+from finetune.trainer.protocol import MEMORY_ADVICE, MakeTinyModelRequest
 from finetune.trainer_process import TrainerHost, TrainerLimits
 from learning.facts import RunCancelAsked, RunCancelled, RunFailed, RunTrained
 from tests.builders import JUDGE, output
@@ -170,7 +170,7 @@ async def test_a_training_that_runs_out_of_memory_says_so_and_is_not_tried_for_e
         failed = await floor.until(RunFailed)
 
     assert failed.error == "out_of_memory", failed.message
-    assert "take a smaller minibatch_size or max_length" in failed.message
+    assert MEMORY_ADVICE in failed.message
     (row,) = await floor.drive.rows(runs, runs.c.id == run_id)
     assert row.state == "failed"
 
