@@ -9,10 +9,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+import requests
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, Config, GenerationMode
 from schemathesis import openapi as described
@@ -97,6 +99,13 @@ def _fill(client: httpx.Client) -> None:
     wait_until("a version", lambda: client.get("/v1/models").json())
 
 
+def all_is_sent(case: Case[Any]) -> bool:
+    """Whether the whole query gets into the address: nothing is wrong when what was is left out."""
+    query: Mapping[str, Any] = case.query or {}
+    address = requests.Request("GET", "http://daemon/", params=query).prepare().url or ""
+    return parse_qs(urlsplit(address).query, keep_blank_values=True).keys() >= query.keys()
+
+
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_every_answer_is_a_described_one(served: Served, mode: GenerationMode) -> None:
     checks: list[Any] = [CHECKS.get_one(name) for name in CHECK_NAMES]
@@ -113,6 +122,7 @@ def test_every_answer_is_a_described_one(served: Served, mode: GenerationMode) -
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: Case[Any]) -> None:
+            assume(all_is_sent(case))
             case.call_and_validate(base_url=served.url, headers=dict(served.headers), checks=checks)
 
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from daemon.store import replay
 from daemon.store.registry import CHAMPION
 from daemon.store.runs import ABSTENTIONS
 from daemon.store.tables import (
@@ -240,13 +241,13 @@ def _wrong_batches(tx: Connection) -> Iterator[str]:
 
 
 def _wrong_memory(tx: Connection) -> Iterator[str]:
-    """What may be repeated is what trained in a batch that a version came of, no less and no more.
-
-    No store of these tests is so large that a task type remembers only a part.
-    """
+    """What may be repeated is what trained in a batch that a version came of: all of it, unless
+    a task type remembers as many events as it may."""
     made_a_version: defaultdict[int, set[str]] = defaultdict(set)
+    task_types: dict[int, str] = {}
     for row in tx.execute(
-        select(batch_members.c.event_id, batch_members.c.batch_id)
+        select(batch_members.c.event_id, batch_members.c.batch_id, events.c.task_type)
+        .join(events, events.c.id == batch_members.c.event_id)
         .join(batches, batches.c.id == batch_members.c.batch_id)
         .join(runs, runs.c.batch_id == batches.c.id)
         .join(versions, versions.c.run_id == runs.c.id)
@@ -256,6 +257,7 @@ def _wrong_memory(tx: Connection) -> Iterator[str]:
         )
     ):
         made_a_version[row.event_id].add(row.batch_id)
+        task_types[row.event_id] = row.task_type
     remembered = {
         row.event_id: row
         for row in tx.execute(
@@ -264,8 +266,15 @@ def _wrong_memory(tx: Connection) -> Iterator[str]:
             )
         )
     }
-    if remembered.keys() != made_a_version.keys():
-        yield f"{sorted(remembered)} are remembered, {sorted(made_a_version)} made a version"
+    if unproven := remembered.keys() - made_a_version.keys():
+        yield f"{sorted(unproven)} are remembered, and made no version"
+    n_remembered = Counter(row.task_type for row in remembered.values())
+    for event_id in sorted(made_a_version.keys() - remembered.keys()):
+        if n_remembered[task_types[event_id]] < replay.CAPACITY:
+            yield f"event {event_id} made a version, and is not remembered"
+    for task_type, n in n_remembered.items():
+        if n > replay.CAPACITY:
+            yield f"{task_type} remembers {n} events"
     for event_id, row in remembered.items():
         if row.batch_id not in made_a_version[event_id]:
             yield f"event {event_id} is remembered for {row.batch_id}, which it made no version in"

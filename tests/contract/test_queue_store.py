@@ -610,7 +610,7 @@ async def test_what_somebody_rejected_late_is_not_replayed(drive: Driver) -> Non
 
 
 async def test_a_task_type_remembers_so_many_events_and_not_the_newest_alone(
-    drive: Driver, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, drive: Driver
 ) -> None:
     monkeypatch.setattr(replay, "CAPACITY", 5)
     for n in range(4):
