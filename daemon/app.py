@@ -212,7 +212,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             utc_now,
             limits=_wire_limits(settings),
             pressure=pressure,
-            process=await _reader_process(settings, lambda: policy, stack),
+            process=_reader_process(settings, lambda: policy, stack),
             unpack=partial(records_of, max_batch_bytes=settings.kafka.max_batch_bytes),
         )
         host = await stack.enter_async_context(
@@ -415,7 +415,7 @@ def _jsonl_source(
     )
 
 
-async def _reader_process(
+def _reader_process(
     settings: Settings, policy: Callable[[], Policy], stack: contextlib.AsyncExitStack
 ) -> ReaderProcess | None:
     if not settings.intake.reader_process:
