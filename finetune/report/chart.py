@@ -117,13 +117,16 @@ def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
 
 
 def _scale(values: Sequence[float], start: float, end: float, *, snug: bool) -> _Scale:
-    """`snug` ends at the values themselves, otherwise at the round numbers around them."""
+    """`snug` is of counts: it ends at the values themselves, and its ticks are whole numbers.
+    Otherwise it ends at the round numbers around the values."""
     low, high = min(values), max(values)
     if low == high:
         # One value alone has no extent: some room on both sides, in its own order of magnitude.
         margin = abs(low) * 0.5 or 0.5
         low, high = low - margin, high + margin
     step = _round_step((high - low) / _TICKS)
+    if snug:
+        step = max(1.0, step)
     first, last = math.floor(low / step), math.ceil(high / step)
     ticks = [step * count for count in range(first, last + 1)]
     if snug:

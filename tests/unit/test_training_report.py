@@ -175,3 +175,10 @@ def test_a_picture_of_nothing_says_so() -> None:
 def test_a_title_cannot_break_out_of_the_picture() -> None:
     svg = draw(HOSTILE, HOSTILE, [Line("a", [1, 2], [1, 2]), Line(HOSTILE, [1, 2], [1, 2])])
     assert "script" not in {element.tag for element in ElementTree.fromstring(svg).iter()}  # noqa: S314
+
+
+def test_no_tick_stands_between_two_steps() -> None:
+    picture = draw("Loss", "nats", [Line("loss", (1, 2, 3), (30.0, 26.0, 17.0))])
+
+    assert ">2</text>" in picture
+    assert ">1.5</text>" not in picture
