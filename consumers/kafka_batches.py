@@ -22,8 +22,10 @@ from typing import Any
 
 import cramjam
 from aiokafka import __version__ as aiokafka_version
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import decode_varint_py
 
 from consumers.wire import Reason, Undecodable
 from learning.errors import LearningError
@@ -250,7 +252,10 @@ class _BoundedBatch:
         try:
             yield from self._readable()
         except MemoryError:
-            raise
+            claim = self._impossible_claim()
+            if claim is None:
+                raise
+            yield self._stand_in(Reason.UNREADABLE_BATCH, claim)
         except InflatedTooLargeError as error:
             yield self._stand_in(Reason.BATCH_TOO_LARGE, str(error))
         except Exception as error:  # the codecs raise anything
@@ -279,6 +284,18 @@ class _BoundedBatch:
         self._bounds.spend(len(inflated))
         return DefaultRecordBatch(_plain(self._data, inflated))
 
+    def _impossible_claim(self) -> str | None:
+        """What is wrong with it, if memory was short because a record claims a length that no
+        memory holds."""
+        if self._data[_MAGIC_AT] < 2:
+            return None
+        try:
+            for _ in records_left_in(self._data, self._bounds.max_batch_bytes):
+                pass
+        except CorruptRecordException as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
     def _stand_in(self, reason: Reason, what: str) -> _StandIn:
         last = self.next_offset - 1
         where = f"offset {last}" if last == self.base_offset else f"{self.base_offset} to {last}"
@@ -303,6 +320,17 @@ def _plain(data: bytes, inflated: bytes | bytearray | memoryview) -> bytes:
     return b"".join((header, inflated))
 
 
+class _BatchOfAnything(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
+    """A batch whose lengths may be anything: it believes none of them.
+
+    aiokafka's compiled reader asks for as much memory as a record claims to have, and even the
+    other one takes its numbers from compiled code, which reads beyond the end of the bytes.
+    """
+
+    def _read_msg(self) -> Any:
+        return super()._read_msg(decode_varint_py)
+
+
 def records_left_in(data: bytes, max_batch_bytes: int) -> Iterator[Any]:
     """The records of a kept batch, in aiokafka's form, up to the first that cannot be read.
 
@@ -315,8 +343,7 @@ def records_left_in(data: bytes, max_batch_bytes: int) -> Iterator[Any]:
     codec = data[_CODEC_AT] & _CODEC_BITS
     if codec:
         data = _plain(data, inflate(codec, memoryview(data)[_HEADER.size :], max_batch_bytes))
-    # Not the compiled one: what it reads may be anything.
-    yield from _DefaultRecordBatchPy(data)
+    yield from _BatchOfAnything(data)
 
 
 def inflate(codec: int, payload: memoryview, limit: int) -> bytes | bytearray | memoryview:

@@ -13,6 +13,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c_py, encode_varint_py
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +154,40 @@ def test_the_good_records_before_a_broken_one_are_read() -> None:
     assert [first.value, second.value] == [b"good", b"good too"]
     assert stand_in.offset == 2
     assert unreadable(stand_in).fault.reason == Reason.UNREADABLE_BATCH
+
+
+def claiming(n_bytes: int, part: str) -> bytes:
+    """A batch with a right checksum, whose one record claims to have a part of `n_bytes`."""
+    numbers = {"key": [n_bytes], "value": [-1, n_bytes], "header": [-1, -1, 1, n_bytes]}[part]
+    record = bytearray(1)  # its attributes
+    for number in (0, 0, *numbers):
+        encode_varint_py(number, record.append)
+    whole = bytearray(batch([bytes(len(record))], base=7))
+    whole[61:] = bytes([2 * len(record)]) + record
+    whole[8:12] = (len(whole) - 12).to_bytes(4, "big")
+    whole[17:21] = calc_crc32c_py(whole[21:]).to_bytes(4, "big")
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("part", ["key", "value", "header"])
+@pytest.mark.parametrize("n_bytes", [2**63 - 1, 2**63 - 40, 2**63 - 100, 2**62, 2**31])
+def test_a_record_that_claims_more_than_any_memory_holds_is_one_record(
+    n_bytes: int, part: str
+) -> None:
+    found = read(claiming(n_bytes, part) + batch([b"next"], base=8))
+    assert unreadable(found[0]).fault.reason == Reason.UNREADABLE_BATCH
+    assert found[1].value == b"next"
+
+
+def test_memory_that_is_really_short_is_no_fault_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def starved(data: bytes) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("consumers.kafka_batches.DefaultRecordBatch", starved)
+    with pytest.raises(MemoryError):
+        read(batch([b"one"], "gzip"))
 
 
 def test_who_is_in_the_middle_of_a_bomb_still_gets_its_dead_letter() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from consumers.kafka_salvage import records_of
 from consumers.wire import Reason
 from learning.ports import DeadLetter, EventKind, Origin
-from tests.unit.test_kafka_batches import CODECS, LIMIT, batch
+from tests.unit.test_kafka_batches import CODECS, LIMIT, batch, claiming
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
@@ -34,6 +34,14 @@ def test_what_follows_a_record_that_cannot_be_told_apart_is_lost() -> None:
     raw = bytearray(batch([b"one", b"two", b"three"], base=10))
     raw[raw.index(b"two") - 1] = 99  # its length
     assert [record.value for record in records_of(letter(bytes(raw)), LIMIT)] == [b"one"]
+
+
+@pytest.mark.parametrize("part", ["key", "value", "header"])
+@pytest.mark.parametrize("n_bytes", [2**63 - 1, 2**63 - 100, 2**62, 2**40])
+def test_nothing_is_read_from_beyond_the_end(n_bytes: int, part: str) -> None:
+    raw = claiming(n_bytes, part)
+    (refused,) = records_of(letter(raw), LIMIT)
+    assert refused.value == raw
 
 
 def test_a_bomb_is_read_once_the_limit_allows_it() -> None:
