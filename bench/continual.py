@@ -56,6 +56,8 @@ from daemon.printing import Column, number, show_table
 from daemon.settings import Settings
 
 TUNING_SEEDS: Final = 100
+Trainers = tuple[Trainer, Trainer]
+"""Beside the daemon's: so that no contender waits for another."""
 
 
 @dataclass(frozen=True)
@@ -121,27 +123,26 @@ def line_training(settings: Settings) -> Mapping[str, Any]:
 
 
 async def run_seed(
-    trainer: Trainer, folder: Path, scale: Scale, seed: int
+    trainers: Trainers, folder: Path, scale: Scale, seed: int
 ) -> Mapping[str, Outcome]:
-    """One stream, all contenders: the product beside the others, each with its own trainer.
+    """One stream, all contenders at the same time, each with a trainer process of its own.
 
     All train with the settings of the product's line. The daemon's runs have seeds of their own.
     """
     events = stream(scale.events, seed)
     blocks = cut(events, scale.batch)
     questions = exam(scale.questions, events, seed)
-    settings = product_settings(folder, Path(trainer.base.base_model), scale)
+    first, second = trainers
+    settings = product_settings(folder, Path(first.base.base_model), scale)
     training = {**line_training(settings), "seed": seed}
 
-    def course() -> Course:
+    def course(trainer: Trainer) -> Course:
         return Course(trainer, questions, scale.events)
 
-    async def others() -> tuple[Outcome, Outcome]:
-        naive = await learn_naively(trainer, training, blocks, course())
-        return naive, await learn_offline(trainer, training, blocks, course())
-
-    product, (naive, offline) = await asyncio.gather(
-        learn_with_learnd(settings, blocks, course()), others()
+    product, naive, offline = await asyncio.gather(
+        learn_with_learnd(settings, blocks, course(first)),
+        learn_naively(first, training, blocks, course(first)),
+        learn_offline(second, training, blocks, course(second)),
     )
     return {"learnd": product, "naive": naive, "offline": offline}
 
@@ -176,10 +177,13 @@ async def measure(
 ) -> tuple[list[Mapping[str, Outcome]], Mapping[str, Gains]]:
     """All seeds, then the gate; `folder` is for what nobody needs afterwards."""
     base = kept.folder / "base"
-    async with Trainer.open(folder / "trainer", base) as trainer:
+    async with (
+        Trainer.open(folder / "first", base) as trainer,
+        Trainer.open(folder / "second", base) as second,
+    ):
         if not base.exists():
             await trainer.make_base(scale.base_steps)
-        seeds = [await _seed(trainer, folder, kept, scale, seed) for seed in scale.seeds]
+        seeds = [await _seed((trainer, second), folder, kept, scale, seed) for seed in scale.seeds]
         if (told := kept.read("gate")) is not None:
             return seeds, {kind: Gains(**one) for kind, one in told.items()}
         gate = await measure_gate(trainer, scale.gate)
@@ -188,13 +192,13 @@ async def measure(
 
 
 async def _seed(
-    trainer: Trainer, folder: Path, kept: Kept, scale: Scale, seed: int
+    trainers: Trainers, folder: Path, kept: Kept, scale: Scale, seed: int
 ) -> Mapping[str, Outcome]:
     name = f"seed-{seed}"
     if (told := kept.read(name)) is not None:
         return {contender: Outcome(**one) for contender, one in told.items()}
     started = time.monotonic()
-    found = await run_seed(trainer, folder / name, scale, seed)
+    found = await run_seed(trainers, folder / name, scale, seed)
     kept.keep(name, found)
     print(
         f"seed {seed}: "
@@ -319,7 +323,7 @@ def main() -> None:
         scale = replace(scale, seeds=tuple(int(seed) for seed in asked.seeds.split(",")))
     # The tables are what this terminal is for.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    # Two trainers work at a time.
+    # Several trainers work at a time.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="learnd-bench-") as folder:
