@@ -26,6 +26,7 @@ from finetune.trainer.channel import Channel
 from finetune.trainer.cores import limit_threads
 from finetune.trainer.errors import RequestFailed, failure_code
 from finetune.trainer.interruption import Interrupted, Interruption
+from finetune.trainer.libraries import import_libraries
 from finetune.trainer.protocol import (
     MEMORY_ADVICE,
     Done,
@@ -106,6 +107,7 @@ def _help(interruption: Interruption) -> NoReturn:
     """Do the first process's training with it, and end. What it can say itself is not said here."""
     _take_streams()  # and say nothing
     _set_environment()
+    import_libraries()
     from finetune.trainer.bases import Bases
     from finetune.trainer.ranks import join_others
     from finetune.trainer.train import train
@@ -170,14 +172,16 @@ class _Work:
         self._bases: Bases | None = None
 
     def perform(self, request: Request, reporter: Reporter) -> Result:
-        """Import what the request needs, and do it. Libraries' own state is then put back."""
+        """Do it, with the libraries imported before. Their own state is then put back."""
         if isinstance(request, PingRequest):
             return PingResult()
-        from finetune.trainer.bases import Bases
+        if self._bases is None:
+            import_libraries()
+            from finetune.trainer.bases import Bases
+
+            self._bases = Bases()
         from finetune.trainer.process_state import process_state_restored
 
-        if self._bases is None:
-            self._bases = Bases()
         with process_state_restored():
             return self._perform(request, reporter, self._bases)
 
