@@ -38,6 +38,7 @@ def status(url: str, overview: Json, health: Json) -> None:
         [
             ("daemon", url),
             ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(complaints(health))}"),
+            *(("warning", warning) for warning in warnings(health)),
             ("outputs accepted", _rate(health["metrics"]["success_rate"])),
             ("queued", f"{queued} events{age}"),
             (
@@ -85,6 +86,12 @@ def complaints(health: Json) -> Sequence[str]:
     ]
     bad = [f"{name}: {one['detail']}" for name, one in health["checks"].items() if not one["ok"]]
     return [*bad, *low]
+
+
+def warnings(health: Json) -> Sequence[str]:
+    """What a person should know of a daemon that may be healthy, one sentence each."""
+    checks = health["checks"].items()
+    return [f"{name}: {one['detail']}" for name, one in checks if one["ok"] and one["detail"]]
 
 
 def _rate(rate: float | None) -> str:

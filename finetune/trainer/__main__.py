@@ -36,6 +36,7 @@ from finetune.trainer.protocol import (
     MakeTinyModelRequest,
     PingRequest,
     PingResult,
+    PreflightRequest,
     PrepareRequest,
     Ready,
     Request,
@@ -191,6 +192,7 @@ class _Work:
         | EvaluateRequest
         | GenerateRequest
         | PrepareRequest
+        | PreflightRequest
         | MakeTinyModelRequest,
         reporter: Reporter,
         bases: Bases,
@@ -213,6 +215,10 @@ class _Work:
                 from finetune.trainer.prepare import prepare
 
                 return prepare(request, reporter, bases)
+            case PreflightRequest():
+                from finetune.trainer.preflight import preflight
+
+                return preflight(request, reporter)
             case MakeTinyModelRequest():
                 from finetune.trainer.tiny_model import make_tiny_model
 
