@@ -108,14 +108,15 @@ def _help(interruption: Interruption) -> NoReturn:
     """Do the first process's training with it, and end. What it can say itself is not said here."""
     _take_streams()  # and say nothing
     _set_environment()
-    import_libraries()
-    from finetune.trainer.bases import Bases
-    from finetune.trainer.ranks import join_others
-    from finetune.trainer.train import train
-
     status = 0
     try:
-        request, ranks = join_others()
+        with interruption.deadly():
+            import_libraries()
+            from finetune.trainer.bases import Bases
+            from finetune.trainer.ranks import join_others
+            from finetune.trainer.train import train
+
+            request, ranks = join_others()
         with interruption.allowed():
             train(request, Reporter(request.id, lambda _: None), interruption, Bases(), ranks)
     except (Interrupted, RequestFailed):
@@ -202,7 +203,9 @@ class _Work:
                 from finetune.trainer.ranks import join_first
                 from finetune.trainer.train import train
 
-                return train(request, reporter, self._interruption, bases, join_first(request))
+                with self._interruption.deadly():
+                    ranks = join_first(request)
+                return train(request, reporter, self._interruption, bases, ranks)
             case EvaluateRequest():
                 from finetune.trainer.evaluate import evaluate
 
