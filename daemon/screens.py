@@ -162,6 +162,7 @@ def flushed(results: Sequence[Json]) -> None:
                 number("replay"),
                 number("retry"),
                 number("cross-task"),
+                number("rejected"),
                 words(""),
             ],
             [
@@ -174,6 +175,7 @@ def flushed(results: Sequence[Json]) -> None:
                     one["batch"]["n_replay"],
                     one["batch"]["n_retry"],
                     one["batch"]["n_cross_task"],
+                    one["batch"]["n_preference"],
                     one["reason"],
                 )
                 for one in sealed
