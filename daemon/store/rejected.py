@@ -2,7 +2,8 @@
 
 Everything happens in the transaction that seals the batch, or that settles it; what may be
 taken is decided in learning/preferences.py. A line whose objective is SFT has nothing done
-for it here. Nothing that is taken ever becomes a training row: its role is PREFERENCE.
+for it here. Nothing that is taken ever becomes a training row: its role is PREFERENCE. What
+had trained before somebody rejected it may be taken too, to be unlearned.
 """
 
 import heapq
@@ -10,11 +11,18 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from daemon.store.dialect import CHUNK
 from daemon.store.split_sides import known_sides, split_keys, take_sides
-from daemon.store.tables import batch_members, events, is_one_of, rejected_outputs
+from daemon.store.tables import (
+    IS_LATE_NO,
+    batch_members,
+    events,
+    feedback,
+    is_one_of,
+    rejected_outputs,
+)
 from learning.events import OutputEvent, answer_text, prompt_key
 from learning.lifecycle import REJECTED_STATES, Role
 from learning.lines import ModelLine
@@ -77,7 +85,7 @@ class RejectedOutputs:
 
     def _notice(self, tx: Connection, task_types: Iterable[str]) -> None:
         """Note the prompts of the newest rejected outputs that are not noted yet."""
-        unnoticed = [id for name in sorted(task_types) for id in _unnoticed(tx, name)]
+        unnoticed = {id for name in sorted(task_types) for id in _unnoticed(tx, name)}
         rows = [
             {
                 "event_id": event_id,
@@ -135,16 +143,33 @@ def spend_rejected(tx: Connection, batch_id: str) -> None:
     _mark(tx, RejectedUse.TAKEN, taken.all())
 
 
-def _unnoticed(tx: Connection, task_type: str) -> Sequence[int]:
-    newest = (
+def _unnoticed(tx: Connection, task_type: str) -> Iterator[int]:
+    """Events that were rejected before they were sealed, or after they had trained."""
+    never_sealed = (
         select(events.c.id)
         .where(is_one_of(events.c.state, *REJECTED_STATES), events.c.task_type == task_type)
         .order_by(events.c.state_since.desc(), events.c.id.desc())
         .limit(LOOK_BACK)
         .subquery("newest")
     )
-    noted = exists().where(rejected_outputs.c.event_id == newest.c.id)
-    return tx.execute(select(newest.c.id).where(~noted)).scalars().all()
+    yield from tx.execute(select(never_sealed.c.id).where(~_is_noted(never_sealed.c.id))).scalars()
+    late = (
+        select(feedback.c.output_id)
+        .where(IS_LATE_NO, feedback.c.task_type == task_type)
+        .order_by(feedback.c.id.desc())
+        .limit(LOOK_BACK)
+        .subquery("late")
+    )
+    has_trained = exists().where(
+        batch_members.c.event_id == late.c.output_id, batch_members.c.role == Role.TRAIN
+    )
+    yield from tx.execute(
+        select(late.c.output_id).where(has_trained, ~_is_noted(late.c.output_id))
+    ).scalars()
+
+
+def _is_noted(event_id: ColumnElement[int]) -> ColumnElement[bool]:
+    return exists().where(rejected_outputs.c.event_id == event_id)
 
 
 def _answers(tx: Connection, trained: Collection[int]) -> Iterator[Answer]:

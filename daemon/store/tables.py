@@ -189,6 +189,16 @@ Index(
     postgresql_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
 )
 
+IS_LATE_NO = is_one_of(feedback.c.state, FeedbackState.LATE) & feedback.c.approved.is_(False)
+"""Feedback that rejects what a batch has already."""
+Index(
+    "ix_feedback_late_no",
+    feedback.c.task_type,
+    feedback.c.id,
+    sqlite_where=IS_LATE_NO,
+    postgresql_where=IS_LATE_NO,
+)
+
 # Three tables of daemon/store/names.py: on SQLite they hold the names of events, on
 # PostgreSQL they stay empty.
 event_names = Table(

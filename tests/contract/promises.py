@@ -251,7 +251,20 @@ def _wrong_lessons(tx: Connection) -> Iterator[str]:
     by_batch: defaultdict[str, dict[int, Any]] = defaultdict(dict)
     for row in tx.execute(select(batch_members)):
         by_batch[row.batch_id][row.event_id] = row
-    states = {row.id: row.state for row in tx.execute(select(batches))}
+    # A candidate may still be forced after its batch was returned, and its rows went elsewhere.
+    returned = set(
+        tx.execute(
+            select(transitions.c.ref).where(
+                transitions.c.kind == "batch", transitions.c.to_state == BatchState.RETURNED
+            )
+        ).scalars()
+    )
+    trained = {
+        row.event_id for of in by_batch.values() for row in of.values() if row.role == Role.TRAIN
+    }
+    unlearned = trained & set(
+        tx.execute(select(feedback.c.output_id).where(feedback.c.approved.is_(False))).scalars()
+    )
     unsettled: defaultdict[int, list[str]] = defaultdict(list)
     uses: Counter[int] = Counter()
     for batch_id, members in by_batch.items():
@@ -262,9 +275,9 @@ def _wrong_lessons(tx: Connection) -> Iterator[str]:
                 continue
             event = rows[member.event_id]
             uses[event.id] += 1
-            if states[batch_id] != BatchState.RETURNED:
+            if batch_id not in returned:
                 unsettled[event.id].append(batch_id)
-            if event.state not in REJECTED_STATES:
+            if event.state not in REJECTED_STATES and event.id not in unlearned:
                 yield f"event {event.id} is {event.state}, and learned from as rejected"
             if member.preferred_id is None:
                 continue
@@ -285,7 +298,7 @@ def _wrong_lessons(tx: Connection) -> Iterator[str]:
         if unsettled[event_id] and known[event_id] != RejectedUse.TAKEN:
             yield f"event {event_id} is {known[event_id]}, and in {unsettled[event_id]}"
     for event_id, use in known.items():
-        if rows[event_id].state not in REJECTED_STATES:
+        if rows[event_id].state not in REJECTED_STATES and event_id not in unlearned:
             yield f"event {event_id} is {rows[event_id].state}, and noted as rejected"
         if use == RejectedUse.TAKEN and not uses[event_id]:
             yield f"event {event_id} is taken, and in no batch"

@@ -9,6 +9,7 @@ import pytest
 
 from daemon.store import rejected
 from daemon.store.tables import batch_members, rejected_outputs, runs, transitions
+from daemon.store.views.lineage import BatchLineage, EventLineage, Lineages, VersionLineage
 from learning.batching import Trigger
 from learning.events import OutputEvent
 from learning.facts import BatchSealed
@@ -120,6 +121,28 @@ async def test_whoever_was_withdrawn_or_rejected_by_hand_or_by_feedback_is_a_rej
     assert batch is not None
     members = await either.members(batch, Role.PREFERENCE)
     assert sorted(members) == ["by hand", "held", "withdrawn"]
+    await require_promises(either)
+
+
+async def test_what_trained_and_was_rejected_since_is_unlearned(either: Driver) -> None:
+    await either.release(good("a", "p"), good("b", "q"))
+    await either.send(said("a", approved=False), said("b"))
+    batch = await either.batch(good("c", "p", output="better"), good("d", "r"))
+    assert await either.members(batch, Role.PREFERENCE) == ["a"]
+    assert (await either.states())["a"] == EventState.SEALED
+    assert (await either.batch(good("e", "p", output="more"))).n_preference == 0
+    await require_promises(either)
+
+
+async def test_what_judges_and_was_rejected_since_is_not_learned_from(either: Driver) -> None:
+    first = await either.batch(good("a", "p"), good("b", "q"), rules=HALF_JUDGES)
+    (held_out,) = await either.members(first, Role.HELD_OUT)
+    (trained,) = await either.members(first, Role.TRAIN)
+    await either.send(said(held_out, approved=False), said(trained, approved=False))
+    batch = await either.batch(
+        good("c", {"a": "p", "b": "q"}[trained], output="better"), good("d", "r")
+    )
+    assert await either.members(batch, Role.PREFERENCE) == [trained]
     await require_promises(either)
 
 
@@ -372,3 +395,40 @@ async def test_lessons_of_a_candidate_that_was_forced_do_not_come_back(either: D
     assert await uses(either) == {"b": "free"}
     await either.promote("1.0.1-rc.1")
     assert (await either.batch(good("c", "p"))).n_preference == 0
+
+
+# --- lineage --------------------------------------------------------------------------
+
+
+async def lineage_of(drive: Driver, task: str) -> EventLineage:
+    found = await Lineages(drive.store.database).of(str((await drive.event(task)).id))
+    assert isinstance(found, EventLineage)
+    return found
+
+
+async def test_a_version_knows_what_it_learned_from_as_rejected(either: Driver) -> None:
+    await either.release(good("a", "p"), bad("c", "elsewhere"), bad("b", "p"))
+    rejected = await lineage_of(either, "b")
+    (use,) = rejected.uses
+    assert (use.role, use.version) == (Role.PREFERENCE, "1.0.1")
+    assert [(one.version, one.directly) for one in rejected.known_by] == [("1.0.1", True)]
+    behind = await Lineages(either.store.database).of("normalize@1.0.1")
+    assert isinstance(behind, VersionLineage)
+    assert behind.n_events == 2
+    assert behind.chain[0].counts == {"preference": 1, "train": 1}
+    assert {one.role for one in behind.events.items} == {Role.TRAIN, Role.PREFERENCE}
+    assert (await lineage_of(either, "c")).known_by == []
+
+
+async def test_the_answers_of_a_pair_are_told_both_ways(drive: Driver) -> None:
+    drive.line = DPO
+    batch = await drive.batch(good("a", "p"), bad("b", "p"), bad("c", "q"))
+    better, worse = await lineage_of(drive, "a"), await lineage_of(drive, "b")
+    assert worse.uses[0].better == "studio/normalize/a"
+    assert worse.rejected_use == "taken"
+    assert (better.uses[0].better, better.uses[0].worse) == (None, ["studio/normalize/b"])
+    assert better.rejected_use is None
+    assert (await lineage_of(drive, "c")).rejected_use == "free"
+    members = await Lineages(drive.store.database).of(batch.batch_id)
+    assert isinstance(members, BatchLineage)
+    assert [one.better for one in members.members.items] == [None, "studio/normalize/a"]

@@ -397,6 +397,13 @@ def upgrade() -> None:
     with op.batch_alter_table("feedback", schema=None) as batch_op:
         batch_op.create_index("ix_feedback_output", ["output_id"], unique=False)
         batch_op.create_index(
+            "ix_feedback_late_no",
+            ["task_type", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'late' AND approved IS 0"),
+            postgresql_where=sa.text("state = 'late' AND approved IS false"),
+        )
+        batch_op.create_index(
             "ix_feedback_waiting",
             ["task_type", "task_id"],
             unique=False,
