@@ -455,7 +455,7 @@ def _what_is_learned(line: ModelLine, n_preference: int) -> str:
         case Objective.DPO, 0:
             return "batch sealed; by sft, not dpo: it has no rejected answer to a prompt it trains"
         case Objective.KTO, 0:
-            return "batch sealed; by sft, not kto: no rejected output waited"
+            return "batch sealed; by sft, not kto: it has no rejected output"
         case objective, _:
             return f"batch sealed; by {objective}, with {n_preference} rejected outputs"
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from daemon.store import rejected
+from daemon.store.imports import DatasetSource
 from daemon.store.tables import batch_members, rejected_outputs, runs, transitions
 from daemon.store.views.lineage import BatchLineage, EventLineage, Lineages, VersionLineage
-from learning.batching import Trigger
 from learning.events import OutputEvent
 from learning.facts import BatchSealed
 from learning.gate import Outcome
@@ -20,7 +20,7 @@ from learning.policy import Verdict
 from learning.preferences import Objective
 from learning.sampling import SplitRules
 from tests.builders import feedback as said
-from tests.builders import output
+from tests.builders import judged, output
 from tests.contract.driver import ALL_TRAIN, LINE, Driver
 from tests.contract.promises import broken_promises
 
@@ -230,10 +230,13 @@ async def test_many_are_taken_page_by_page(drive: Driver, monkeypatch: pytest.Mo
 
 
 async def test_an_imported_batch_takes_them_too(drive: Driver) -> None:
-    # The import itself is tests/contract/test_dataset_import.py: sealing is the same.
-    drive.line = KTO
-    batch = await drive.batch(good("a", "p"), bad("b", "q"), trigger=Trigger.SIZE)
-    assert batch.n_preference == 1
+    await drive.send(bad("b", "p"))
+    file = DatasetSource("lessons.jsonl", "0" * 64)
+    done = await drive.store.imports.add(
+        DPO, file, [judged(good("a", "p"))], ALL_TRAIN, "ann", drive.now
+    )
+    assert done.batch is not None
+    assert await pairs(drive, done.batch) == [("b", "a")]
 
 
 async def test_two_seals_at_once_take_each_rejected_output_once(either: Driver) -> None:
