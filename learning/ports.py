@@ -404,6 +404,17 @@ class TrainingRow:
 
 
 @dataclass(frozen=True)
+class PreferenceRow:
+    """One member of a batch that was rejected."""
+
+    event_id: int
+    task_type: str
+    event: OutputEvent
+    preferred_id: int | None
+    """The training row with a better answer to its prompt; None: it is learned from by itself."""
+
+
+@dataclass(frozen=True)
 class HeldOutRow:
     """One frozen example; `messages` end with the answer."""
 
@@ -582,6 +593,10 @@ class RunStore(Protocol):
 
     async def training_rows(self, batch_id: str) -> Sequence[TrainingRow]:
         """The members of a batch that train, in the order of their ids."""
+        ...
+
+    async def preference_rows(self, batch_id: str) -> Sequence[PreferenceRow]:
+        """The rejected members of a batch, in the order of their ids."""
         ...
 
     async def held_out_rows(self, line: ModelLine) -> Sequence[HeldOutRow]:

@@ -84,6 +84,10 @@ class Judge(Protocol):
 
     def __call__(self, event: OutputEvent, people: tuple[bool, ...] = ()) -> Verdict: ...
 
+    def complaints(self, event: OutputEvent) -> Sequence[str]:
+        """What the validators have against an output, whatever people say of it."""
+        ...
+
 
 _row_id = attrgetter("id")
 
