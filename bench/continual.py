@@ -1,6 +1,6 @@
 """How much a model line that never stops learning knows at the end, and how much it forgot.
 
-    python -m bench.continual [--quick]
+    python -m bench.continual [--quick] [--seeds 1,2,3] [--kept FOLDER]
 
 Six task types have their time one after the other in one shared model line
 (bench/continual_stream.py). Three contenders learn from the same stream, with the same base
@@ -13,42 +13,51 @@ model, training settings and number of optimizer steps:
   everything at once, so it is the upper bound.
 
 At the end each is asked about all task types at all ages. bench/continual_gate.py measures
-the gate. Prints a table, and one JSON object as the last line.
+the gate. Prints tables, and one JSON object as the last line.
+
+What is chosen by looking at results, in the product or here, is chosen on other seeds than
+those that are reported: seeds below TUNING_SEEDS are for reports alone. With --kept what
+was measured in the folder before is not measured again, so a trial can be done in pieces;
+a change of the code is a reason for another folder.
 """
 
 import argparse
 import asyncio
+import hashlib
 import json
 import logging
+import os
+import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
+from bench.continual_contenders import (
+    LINE,
+    Course,
+    Outcome,
+    cut,
+    learn_naively,
+    learn_offline,
+    learn_with_learnd,
+)
 from bench.continual_gate import QUICK as QUICK_GATE
 from bench.continual_gate import TRIALS, Gains, GateScale, measure_gate
-from bench.continual_stream import TASKS, Event, end_of, exam, stream
+from bench.continual_stream import TASKS, exam, stream
 from bench.continual_trainer import Trainer
-from consumers.reading import Reader, Record
-from consumers.wire import Limits
-from daemon.app import Daemon, build_daemon, utc_now
 from daemon.printing import Column, number, show_table
 from daemon.settings import Settings
-from learning.clock import microseconds
-from learning.events import OutputEvent
-from learning.facts import CandidateDecided, Fact, RunFailed
-from learning.judge import Judge
-from learning.lifecycle import EventState
-from learning.ports import Block, EventKind, ModelReference, Origin
-from learning.validators import built_in
 
-LINE: Final = "shared"
-PATIENCE_SECONDS: Final = 600.0
+TUNING_SEEDS: Final = 100
+Trainers = tuple[Trainer, Trainer]
+"""Beside the daemon's: so that no contender waits for another."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +66,16 @@ class Scale:
 
     events: int = 2_400
     batch: int = 160
-    steps: int = 80
+    steps: int = 120
     """Optimizer steps of one batch, whoever trains it."""
     base_steps: int = 500
     questions: int = 40
-    seeds: int = 3
+    seeds: Sequence[int] = (1, 2, 3)
     training: Mapping[str, Any] = field(
         default_factory=lambda: {
             "minibatch_size": 16,
             "gradient_accumulation": 1,
-            "learning_rate": 0.005,
+            "learning_rate": 0.003,
             "lora_dropout": 0.0,
         }
     )
@@ -77,96 +86,17 @@ class Scale:
 
 FULL: Final = Scale()
 QUICK: Final = Scale(
-    events=300, batch=100, steps=4, base_steps=10, questions=4, seeds=1, gate=QUICK_GATE
+    events=300, batch=100, steps=4, base_steps=10, questions=4, seeds=(1,), gate=QUICK_GATE
 )
 CONTENDERS: Final = ("learnd", "naive", "offline")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one contender could do: exact matches by task type, as shares in [0, 1]."""
-
-    final: Mapping[str, float]
-    learned: Mapping[str, float]
-    """When the task type's own time was over."""
-    notes: str = ""
-
-    @property
-    def accuracy(self) -> float:
-        """After the stream, on average over the task types."""
-        return statistics.mean(self.final.values())
-
-    @property
-    def backward_transfer(self) -> float:
-        """What became of a task type after its time, on average; the last one has no after."""
-        return statistics.mean(self.final[task] - self.learned[task] for task in self.learned)
+# --- one stream -----------------------------------------------------------------------
 
 
-class Course:
-    """Asks a contender along the stream: each task type when its time is over, and all at last."""
-
-    def __init__(self, trainer: Trainer, questions: Sequence[Event], n_events: int) -> None:
-        self._trainer = trainer
-        self._questions = questions
-        self._n_events = n_events
-        self._learned: dict[str, float] = {}
-
-    async def after(self, n_seen: int, model: ModelReference) -> None:
-        """So much of the stream was learned from."""
-        over = [
-            task
-            for task in list(TASKS)[:-1]
-            if task not in self._learned and n_seen >= end_of(task) * self._n_events
-        ]
-        if over:
-            accuracy = await self._ask(model, over)
-            self._learned |= accuracy
-
-    async def end(self, model: ModelReference, notes: str = "") -> Outcome:
-        """The stream is over."""
-        final = await self._ask(model, list(TASKS))
-        return Outcome(final, self._learned, notes)
-
-    async def _ask(self, model: ModelReference, tasks: Sequence[str]) -> dict[str, float]:
-        asked = [one for one in self._questions if one.task_type in tasks]
-        scores = await self._trainer.score(model, asked)
-        return {
-            task: statistics.mean(
-                score.match
-                for one, score in zip(asked, scores, strict=True)
-                if one.task_type == task
-            )
-            for task in tasks
-        }
-
-
-# --- the contenders -------------------------------------------------------------------
-
-
-class Verdicts:
-    """Hears how each batch of the daemon ended."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[str] = []
-        self.failure: str | None = None
-        self.decided = asyncio.Event()
-
-    def hear(self, fact: Fact) -> None:
-        """The daemon tells what has happened."""
-        match fact:
-            case CandidateDecided(outcome=outcome):
-                self.outcomes.append(outcome)
-                self.decided.set()
-            case RunFailed(message=message):
-                self.failure = message
-                self.decided.set()
-
-
-async def learn_with_learnd(
-    folder: Path, base: Path, scale: Scale, events: Sequence[Event], course: Course
-) -> tuple[Outcome, list[int]]:
-    """The product itself; also where in the stream each of its batches ended."""
-    settings = Settings(
+def product_settings(folder: Path, base: Path, scale: Scale) -> Settings:
+    """The daemon as shipped, but for what the stream and the tiny model need."""
+    return Settings(
         data_dir=folder,
         http={"port": 0},
         queue={
@@ -183,136 +113,100 @@ async def learn_with_learnd(
         lines={LINE: {"task_types": tuple(TASKS)}},
         **scale.settings,
     )
-    verdicts = Verdicts()
-    ends: list[int] = []
-    async with build_daemon(settings) as daemon:
-        daemon.announcer.listen(verdicts.hear)
-        stopping = asyncio.Event()
-        running = asyncio.create_task(daemon.run(stopping))
-        try:
-            for block in _batches(events, scale.batch):
-                verdicts.decided.clear()
-                await _send(daemon, settings, block, first=ends[-1] if ends else 0)
-                ends.append((ends[-1] if ends else 0) + len(block))
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await verdicts.decided.wait()
-                if verdicts.failure is not None:
-                    raise RuntimeError(f"a run of the daemon failed: {verdicts.failure}")
-                champion = await daemon.store.registry.loadable(LINE, "champion")
-                await course.after(ends[-1], champion)
-            promoted = verdicts.outcomes.count("promote")
-            notes = f"{promoted} of {len(verdicts.outcomes)} promoted"
-            return await course.end(champion, notes), ends
-        finally:
-            stopping.set()
-            await running
 
 
-def _batches(events: Sequence[Event], size: int) -> list[Sequence[Event]]:
-    """The stream, cut where `size` events are fit to train; a rest that fills none is left."""
-    blocks, start, fit = [], 0, 0
-    for n, event in enumerate(events, start=1):
-        fit += event.confidence >= 0.7
-        if fit == size:
-            blocks.append(events[start:n])
-            start, fit = n, 0
-    return blocks
-
-
-async def _send(daemon: Daemon, settings: Settings, events: Sequence[Event], first: int) -> None:
-    judge = Judge(settings.policy_rules, built_in(settings.policy.max_output_characters))
-    records = []
-    for n, event in enumerate(events, start=first):
-        sent = OutputEvent(
-            event_id=f"e-{n}",
-            producer="bench",
-            task_id=f"t-{n}",
-            task_type=event.task_type,
-            prompt=event.prompt,
-            output=event.output,
-            approved=True,
-            confidence=event.confidence,
-        )
-        origin = Origin("bench", "stream", 0, n)
-        records.append(Record(EventKind.OUTPUT, sent.model_dump_json().encode(), origin))
-    limits = Limits(max_bytes=settings.kafka.max_message_bytes)
-    reading = Reader(judge, limits).read(records, microseconds(utc_now()))
-    queued = [output.state == EventState.QUEUED for output in reading.outputs]
-    assert queued == [event.confidence >= 0.7 for event in events]
-    await daemon.store.intake.append(Block("bench", reading.outputs))
-    daemon.sealer.wake()
-
-
-async def learn_naively(
-    trainer: Trainer,
-    training: Mapping[str, Any],
-    events: Sequence[Event],
-    ends: Sequence[int],
-    course: Course,
-) -> Outcome:
-    """Each batch in turn, as it came, on top of the one before."""
-    model, start = trainer.base, 0
-    for end in ends:
-        model = await trainer.train(model, events[start:end], training)
-        await course.after(end, model)
-        start = end
-    return await course.end(model)
-
-
-async def learn_offline(
-    trainer: Trainer,
-    training: Mapping[str, Any],
-    events: Sequence[Event],
-    ends: Sequence[int],
-    course: Course,
-) -> Outcome:
-    """Everything that is right and confident, at once, in as many steps."""
-    clean = [event for event in events[: ends[-1]] if event.clean]
-    settings = {**training, "max_steps": training["max_steps"] * len(ends)}
-    return await course.end(await trainer.train(trainer.base, clean, settings))
+def line_training(settings: Settings) -> Mapping[str, Any]:
+    """Of the product's line, with every default."""
+    line = settings.model_lines().get(LINE)
+    assert line is not None
+    return line.training
 
 
 async def run_seed(
-    trainer: Trainer, folder: Path, scale: Scale, seed: int
+    trainers: Trainers, folder: Path, scale: Scale, seed: int
 ) -> Mapping[str, Outcome]:
-    """One stream, all contenders. The daemon's runs have seeds of their own."""
-    events = stream(scale.events, seed)
-    questions = exam(scale.questions, events, seed)
-    training = {**scale.training, "max_steps": scale.steps, "seed": seed}
+    """One stream, all contenders at the same time, each with a trainer process of its own.
 
-    def course() -> Course:
+    All train with the settings of the product's line. The daemon's runs have seeds of their own.
+    """
+    events = stream(scale.events, seed)
+    blocks = cut(events, scale.batch)
+    questions = exam(scale.questions, events, seed)
+    first, second = trainers
+    settings = product_settings(folder, Path(first.base.base_model), scale)
+    training = {**line_training(settings), "seed": seed}
+
+    def course(trainer: Trainer) -> Course:
         return Course(trainer, questions, scale.events)
 
-    base = Path(trainer.base.base_model)
-    product, ends = await learn_with_learnd(folder, base, scale, events, course())
-    return {
-        "learnd": product,
-        "naive": await learn_naively(trainer, training, events, ends, course()),
-        "offline": await learn_offline(trainer, training, events, ends, course()),
-    }
+    product, naive, offline = await asyncio.gather(
+        learn_with_learnd(settings, blocks, course(first)),
+        learn_naively(first, training, blocks, course(first)),
+        learn_offline(second, training, blocks, course(second)),
+    )
+    return {"learnd": product, "naive": naive, "offline": offline}
 
 
 # --- the report -----------------------------------------------------------------------
 
 
+class Kept:
+    """What was measured at one scale: a JSON file for each seed, one for the gate, and the base."""
+
+    def __init__(self, folder: Path, scale: Scale) -> None:
+        conditions = repr(replace(scale, seeds=()))
+        self.folder = folder / hashlib.sha256(conditions.encode()).hexdigest()[:12]
+
+    def read(self, name: str) -> Mapping[str, Any] | None:
+        """What was kept under a name."""
+        path = self._path(name)
+        found: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found or None
+
+    def keep(self, name: str, figures: Mapping[str, Outcome] | Mapping[str, Gains]) -> None:
+        """Keep dataclasses by name."""
+        told = {key: asdict(figure) for key, figure in figures.items()}
+        self._path(name).write_text(json.dumps(told))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
 async def measure(
-    folder: Path, scale: Scale
+    folder: Path, kept: Kept, scale: Scale
 ) -> tuple[list[Mapping[str, Outcome]], Mapping[str, Gains]]:
-    """All seeds, then the gate."""
-    async with Trainer.open(folder / "trainer", folder / "base") as trainer:
-        await trainer.make_base(scale.base_steps)
-        seeds = []
-        for seed in range(1, scale.seeds + 1):
-            started = time.monotonic()
-            found = await run_seed(trainer, folder / f"seed-{seed}", scale, seed)
-            seeds.append(found)
-            print(
-                f"seed {seed}: "
-                + ", ".join(f"{name} {found[name].accuracy:.3f}" for name in CONTENDERS)
-                + f" ({found['learnd'].notes}; {time.monotonic() - started:.0f} s)",
-                flush=True,
-            )
-        return seeds, await measure_gate(trainer, scale.gate, scale.training)
+    """All seeds, then the gate; `folder` is for what nobody needs afterwards."""
+    base = kept.folder / "base"
+    async with (
+        Trainer.open(folder / "first", base) as trainer,
+        Trainer.open(folder / "second", base) as second,
+    ):
+        if not base.exists():
+            await trainer.make_base(scale.base_steps)
+        seeds = [await _seed((trainer, second), folder, kept, scale, seed) for seed in scale.seeds]
+        if (told := kept.read("gate")) is not None:
+            return seeds, {kind: Gains(**one) for kind, one in told.items()}
+        gate = await measure_gate(trainer, scale.gate)
+        kept.keep("gate", gate)
+        return seeds, gate
+
+
+async def _seed(
+    trainers: Trainers, folder: Path, kept: Kept, scale: Scale, seed: int
+) -> Mapping[str, Outcome]:
+    name = f"seed-{seed}"
+    if (told := kept.read(name)) is not None:
+        return {contender: Outcome(**one) for contender, one in told.items()}
+    started = time.monotonic()
+    found = await run_seed(trainers, folder / name, scale, seed)
+    kept.keep(name, found)
+    print(
+        f"seed {seed}: "
+        + ", ".join(f"{contender} {found[contender].accuracy:.3f}" for contender in CONTENDERS)
+        + f" ({found['learnd'].notes}; {time.monotonic() - started:.0f} s)",
+        flush=True,
+    )
+    return found
 
 
 def report(
@@ -373,9 +267,17 @@ def report(
     )
     return {
         "bench": "continual",
-        "seeds": len(seeds),
-        "events": scale.events,
-        "steps_of_a_batch": scale.steps,
+        "seeds": list(scale.seeds),
+        "conditions": {
+            "events": scale.events,
+            "batch": scale.batch,
+            "steps_of_a_batch": scale.steps,
+            "base_steps": scale.base_steps,
+            "training": _line_settings(scale),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+        },
         "accuracy": {name: round(accuracy[name], 4) for name in CONTENDERS},
         "accuracy_over_offline": round(_over(accuracy["learnd"], accuracy["offline"]), 4),
         "backward_transfer": round(transfer["learnd"], 4),
@@ -385,6 +287,17 @@ def report(
         "true_promotion_rate_large": gate["loss halved"].promoted,
         "true_promotion_rate_small": gate["a fifth less"].promoted,
         "false_rejection_rate": gate["no better"].rejected,
+    }
+
+
+def _line_settings(scale: Scale) -> Mapping[str, Any]:
+    """What a reader wants to know of how the line trains, and repeats."""
+    settings = product_settings(Path(), Path("base"), scale)
+    names = (*scale.training, "schedule", "averaged_share")
+    training = line_training(settings)
+    return {name: training[name] for name in names} | {
+        "replay_share": settings.split.replay_share,
+        "replay_strategy": settings.split.replay_strategy,
     }
 
 
@@ -399,12 +312,26 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="Everything once and small: shows that it works."
     )
-    scale = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument(
+        "--seeds",
+        help=f"With commas; those from {TUNING_SEEDS} on are for trying things out.",
+    )
+    parser.add_argument("--kept", type=Path, help="A folder for what is measured.")
+    asked = parser.parse_args()
+    scale = QUICK if asked.quick else FULL
+    if asked.seeds is not None:
+        scale = replace(scale, seeds=tuple(int(seed) for seed in asked.seeds.split(",")))
     # The tables are what this terminal is for.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    # Several trainers work at a time.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="learnd-bench-") as folder:
-        seeds, gate = asyncio.run(measure(Path(folder), scale))
-        print(json.dumps(report(seeds, gate, scale)))
+        kept = Kept(asked.kept or Path(folder, "kept"), scale)
+        kept.folder.mkdir(parents=True, exist_ok=True)
+        seeds, gate = asyncio.run(measure(Path(folder), kept, scale))
+        found = report(seeds, gate, scale)
+        print(json.dumps({**found, "seconds": round(time.monotonic() - started)}))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from bench.continual_stream import Event, exam, stream
 from bench.continual_trainer import Trainer
@@ -37,6 +37,7 @@ class GateScale:
     more_steps: Sequence[int] = (24, 28, 32, 60)
     """The first of them warm the optimizer up again, and make a model worse than it was."""
     minibatch_size: int = 32
+    learning_rate: float = 0.005
     pool: int = 90
     """Questions a task type."""
 
@@ -62,9 +63,7 @@ Scores = Sequence[Score]
 Pair = tuple[Scores, Scores]
 
 
-async def measure_gate(
-    trainer: Trainer, scale: GateScale, training: Mapping[str, Any], seed: int = 0
-) -> Mapping[str, Gains]:
+async def measure_gate(trainer: Trainer, scale: GateScale, seed: int = 0) -> Mapping[str, Gains]:
     """Train the models, and put pairs of them before the gate."""
     # Shuffled: a champion that is competent at everything, as the whole stream makes one.
     events = [event for event in stream(2_400, seed + 1_000) if event.clean]
@@ -77,8 +76,10 @@ async def measure_gate(
         parent: ModelReference, rows: Sequence[Event], steps: int, number: int
     ) -> ModelReference:
         settings = {
-            **training,
             "minibatch_size": scale.minibatch_size,
+            "gradient_accumulation": 1,
+            "learning_rate": scale.learning_rate,
+            "lora_dropout": 0.0,
             "max_steps": steps,
             "seed": number,
         }

@@ -59,7 +59,7 @@ class Trainer:
         request = TrainRequest(
             id=output.name,
             model=_reference(model),
-            train_file=str(_write_rows(self.folder, events)),
+            train_file=str(_write_rows(output.with_suffix(".jsonl"), events)),
             output_dir=str(output),
             checkpoint_dir=str(self.folder / f"{output.name}.checkpoint"),
             settings=TrainingSettings.model_validate(dict(training)),
@@ -72,10 +72,11 @@ class Trainer:
 
     async def score(self, model: ModelReference, questions: Sequence[Event]) -> Sequence[Score]:
         """The gate's own scores of a model on questions."""
+        name = f"exam-{next(self._numbers)}"
         request = EvaluateRequest(
-            id="exam",
+            id=name,
             models={"asked": _reference(model)},
-            examples_file=str(_write_rows(self.folder, questions)),
+            examples_file=str(_write_rows(self.folder / f"{name}.jsonl", questions)),
             minibatch_size=64,
         )
         async with self._host.use() as trainer:
@@ -92,9 +93,8 @@ def _reference(model: ModelReference) -> ModelRef:
     )
 
 
-def _write_rows(folder: Path, events: Sequence[Event]) -> Path:
-    """The events as the trainer reads them."""
-    path = folder / "rows.jsonl"
+def _write_rows(path: Path, events: Sequence[Event]) -> Path:
+    """The events as the trainer reads them. Several may be training or asking at a time."""
     path.write_text(
         "".join(
             json.dumps(

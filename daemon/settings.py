@@ -47,6 +47,13 @@ MASK = "********"
 LOCAL_PROVIDERS = frozenset({"local", "huggingface"})
 """Names of the provider whose training settings are checked here."""
 
+LINE_TRAINING: Mapping[str, Any] = {"schedule": "constant", "averaged_share": 0.5}
+"""How a line's runs differ from a single training, where the settings say nothing.
+
+A line goes on with each batch: a rate that had fallen to zero would have to be raised again,
+which undoes a part of what was learned. See docs/memory.md.
+"""
+
 KeyPath = tuple[str, ...]
 """A setting's place; not a dotted text, because the name of a line may contain dots."""
 
@@ -320,7 +327,7 @@ class SplitSettings(_Section):
     held_out_share: PartialShare = 0.2
     starting_share: PartialShare = 0.5
     wanted_held_out: int = Field(32, ge=0, le=1_000_000)
-    replay_share: PartialShare = 0.5
+    replay_share: PartialShare = 0.75
     """Of a batch's training rows; 0 repeats nothing."""
     replay_strategy: ReplayStrategy = ReplayStrategy.BALANCED
     """`balanced` evens out task types and ages; `reservoir` gives each old event one chance."""
@@ -614,7 +621,8 @@ class Settings(BaseSettings):
         provider = line.provider or self.finetune.provider
         training = self.finetune.training | line.training
         if provider in LOCAL_PROVIDERS:
-            training = TrainingSettings.model_validate(training).model_dump(mode="json")
+            told = {**LINE_TRAINING, **training}
+            training = TrainingSettings.model_validate(told).model_dump(mode="json")
         return ModelLine(
             name=name,
             task_types=frozenset(line.task_types or (name,)),

@@ -62,7 +62,7 @@ class SplitRules:
     held_out_share: float = 0.2
     starting_share: float = 0.5
     wanted_held_out: int = 32
-    replay_share: float = 0.5
+    replay_share: float = 0.75
     """Replayed examples, as a share of the rows of the line's own task types."""
     replay_strategy: ReplayStrategy = ReplayStrategy.BALANCED
     cross_task_share: float = 0.1

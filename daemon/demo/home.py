@@ -27,6 +27,8 @@ TRAINING: Final[Mapping[str, Any]] = {
     "lora_alpha": 32,
     "lora_dropout": 0.0,
     "learning_rate": 5e-3,
+    "schedule": "cosine",
+    "averaged_share": 0.0,
     "max_steps": 50,
     "minibatch_size": 32,
     "gradient_accumulation": 1,
@@ -98,8 +100,9 @@ class Home:
                 "max_queue_size": 10 * BATCH_SIZE,
                 "adaptive": False,
             },
-            # The imported examples are enough to judge by, so every event may train.
-            "split": {"held_out_share": 0.0},
+            # The imported examples are enough to judge by, so every event may train. The
+            # poisoned batch has as many wrong rows as repeated ones.
+            "split": {"held_out_share": 0.0, "replay_share": 0.5},
             "finetune": {
                 "base_model": str(self.base_model),
                 "training": dict(TRAINING),

@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from finetune.trainer.averaging import TailMean
 from finetune.trainer.checkpoint import (
     Checkpoint,
     Counts,
@@ -71,6 +72,7 @@ class TrainingLoop:
             compute.device.type, enabled=compute.arithmetic == "fp16"
         )
         self._total_steps = count_steps(len(objective.lengths), settings)
+        self._mean = TailMean(self._weights, settings.averaged_share, self._total_steps)
         self._saved_step = 0
         self.starting_weights = snapshot(self._weights)
         self.counts = Counts(
@@ -96,6 +98,7 @@ class TrainingLoop:
     def run(self, interruption: Interruption, record: TrainingRecord | None) -> bool:
         """All steps that remain. False when the loss or a gradient was not finite: stopped there.
 
+        In the end the weights are their mean over the last steps, where that is asked for.
         Of several processes the first one has a record, and looks at the validation rows.
         SIGTERM is looked for between minibatches; the begun step is dropped,
         which changes nothing, because it is repeated from the checkpoint. Several
@@ -104,6 +107,7 @@ class TrainingLoop:
         self._model.train()
         pace = _Pace(self.counts.step, self._total_steps)
         if self.counts.step == self._total_steps:
+            self._mean.put()
             return True
         self._validate_if_due(record)
         for minibatches in steps_from(self.counts.step, self._objective.lengths, self._settings):
@@ -111,6 +115,8 @@ class TrainingLoop:
                 finite = self._step(minibatches, interruption, pace, record)
                 if not finite:
                     return False
+                if self.counts.step == self._total_steps:
+                    self._mean.put()
                 self._validate_if_due(record)
             except Interrupted:
                 self._save()
@@ -174,6 +180,7 @@ class TrainingLoop:
         if finite:
             self._scaler.step(self._optimizer)
             self._scaler.update()
+            self._mean.add(counts.step + 1)
             counts = Counts(
                 step=counts.step + 1,
                 trained_tokens=counts.trained_tokens + objective.trained_tokens(examples),
@@ -228,7 +235,7 @@ class TrainingLoop:
     def _save(self) -> None:
         if self.counts.step == self._saved_step or not self._ranks.is_first:
             return
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = self._mean.tensors()
         for name, weight in self._weights.items():
             tensors[f"weight/{name}"] = weight.detach().contiguous()
             for part, value in state_of(self._optimizer, weight).items():
@@ -248,6 +255,7 @@ class TrainingLoop:
         for key, value in checkpoint.tensors.items():
             part, _, name = key.partition("/")
             parts[name][part] = value
+        self._mean.restore(parts)
         for name, weight in self._weights.items():
             weight.data.copy_(parts[name].pop("weight"))
             restore_state(self._optimizer, weight, parts[name])

@@ -1,7 +1,8 @@
 """What this machine cannot do, said before anything is loaded, with the setting to change.
 
 Memory is judged by what cannot be less: the weights, and for what is trained its
-gradients and the optimizer's moments. Activations come on top and are not foretold.
+gradients, the optimizer's moments and, where one is kept, the mean. Activations come on
+top and are not foretold.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def _require_memory(base_model: str, settings: TrainingSettings, compute: Comput
 
 def _bytes_per_weight(settings: TrainingSettings, compute: Compute) -> float:
     if settings.method == "full":
-        return 2 * _FP32_BYTES + _MOMENTS_BYTES[settings.optimizer]
+        mean = _FP32_BYTES if settings.averaged_share else 0
+        return 2 * _FP32_BYTES + mean + _MOMENTS_BYTES[settings.optimizer]
     if settings.quantization != "none":
         return _QUANTISED_BYTES[settings.quantization]
     return base_dtype(settings, compute).itemsize

@@ -134,6 +134,14 @@ class TrainingSettings(BaseModel):
         allow_inf_nan=False,
         description="The polynomial schedule's: 1 is linear, more falls sooner.",
     )
+    averaged_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The result is the mean of the weights after each of the last steps, as a "
+        "share of all; 0 takes those after the very last one.",
+    )
     optimizer: OptimizerName = Field(
         "adamw",
         description="adamw_8bit keeps its moments in 8 bits: a quarter of their memory "

@@ -174,6 +174,7 @@ SEEN: dict[str, tuple[dict[str, Any], Look]] = {
         {"schedule": "polynomial", "polynomial_power": 3.0},
         lambda o: o.rates[-1] < 1e-5,
     ),
+    "averaged_share": ({"averaged_share": 0.5}, weights),
     "optimizer": ({"optimizer": "adamw_8bit"}, lambda o: torch.uint8 in o.moments),
     "max_length": ({"max_length": 40}, result("tokens_cut")),
     "lora_rank": ({"lora_rank": 8}, weights),
@@ -268,6 +269,18 @@ def test_a_quantised_training_learns_and_resumes_in_the_same_bytes(
 
     assert resumed.result is not None
     assert resumed.result.resumed_from_step == 4
+    assert resumed.weights == straight.weights
+
+
+def test_an_averaged_training_resumes_in_the_same_bytes(
+    workplace: Workplace, tmp_path: Path
+) -> None:
+    straight = workplace.observe(tmp_path, averaged_share=0.5)
+
+    resumed = workplace.observe(tmp_path, averaged_share=0.5)
+
+    assert resumed.result is not None
+    assert resumed.result.resumed_from_step == 8  # in the midst of the steps that are averaged
     assert resumed.weights == straight.weights
 
 
@@ -390,3 +403,19 @@ def test_the_loop_waits_for_the_device_once_a_step(
 
     assert observed.result is not None
     assert len(waits) == observed.result.steps
+
+
+def test_a_mean_of_all_weights_needs_room_too(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = 525_568
+    monkeypatch.setattr(preflight, "free_bytes", lambda device: weights * (4 + 4 + 8 + 3))
+    compute = models.choose_compute("fp32", workplace.base)
+
+    def require(**changes: object) -> None:
+        settings = TrainingSettings.model_validate({"method": "full"} | changes)
+        preflight.require_possible(workplace.base, settings, compute, pytest.fail)
+
+    require()
+    with pytest.raises(RequestFailed, match="need at least"):
+        require(averaged_share=0.5)

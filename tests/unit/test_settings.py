@@ -354,6 +354,23 @@ def test_equal_training_settings_are_equal_however_they_were_written(
     assert written_out.training == next(iter(Settings().model_lines())).training
 
 
+def test_a_line_goes_on_at_one_rate_and_keeps_the_mean_unless_it_is_told_otherwise() -> None:
+    as_shipped = next(iter(Settings().model_lines())).training
+    told = load(
+        overrides={
+            "finetune.training.schedule": "cosine",
+            "lines.coding.training.averaged_share": 0.0,
+        }
+    ).model_lines()
+
+    assert (as_shipped["schedule"], as_shipped["averaged_share"]) == ("constant", 0.5)
+    coding, audio = told.get("coding"), told.get("audio")
+    assert coding is not None
+    assert audio is not None
+    assert (coding.training["schedule"], coding.training["averaged_share"]) == ("cosine", 0.0)
+    assert (audio.training["schedule"], audio.training["averaged_share"]) == ("cosine", 0.5)
+
+
 def test_training_settings_of_another_provider_are_passed_as_they_are() -> None:
     settings = load(overrides={"finetune.provider": "other", "finetune.training.depth": 9})
     assert next(iter(settings.model_lines())).training == {"depth": 9}
