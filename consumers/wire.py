@@ -98,6 +98,7 @@ class Undecodable:
     detail: str
 
 
+TOMBSTONE = Undecodable(Reason.TOMBSTONE, "the record has a key but a null value")
 _NULL_CHARACTER = Undecodable(Reason.NULL_CHARACTER, "there is a U+0000 in it")
 
 _SHOWN_FAULTS = 3
@@ -135,7 +136,7 @@ def decode(
     have let through, is looked into: this is the hottest function of the intake.
     """
     if raw is None:
-        return Undecodable(Reason.TOMBSTONE, "the record has a key but a null value")
+        return TOMBSTONE
     if len(raw) > limits.max_bytes:
         return Undecodable(
             Reason.TOO_LARGE, f"{len(raw):,} bytes, at most {limits.max_bytes:,} are read"
