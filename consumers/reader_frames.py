@@ -12,7 +12,7 @@ from functools import partial
 from itertools import accumulate, pairwise, repeat
 from typing import Any, BinaryIO, TypeVar
 
-from learning.ports import EventKind, JudgedOutput, ReceivedFeedback
+from learning.ports import JudgedOutput, ReceivedFeedback
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
 
@@ -49,12 +49,12 @@ def cut(body: bytes, lengths: Sequence[int]) -> Iterator[bytes]:
         yield body[start:end]
 
 
-def pack_arrivals(form: type[A], arrivals: Sequence[A]) -> bytes:
-    """Arrivals without what their records say already: column by column, which is quick to read."""
-    columns = zip(*arrivals, strict=True)
-    return marshal.dumps(
-        [column for name, column in zip(form._fields, columns, strict=False) if name not in _KNOWN]
-    )
+def pack_arrivals(arrivals: Sequence[JudgedOutput | ReceivedFeedback]) -> bytes:
+    """Arrivals of one kind without what their records say already, column by column."""
+    if not arrivals:
+        return marshal.dumps([])
+    columns = zip(arrivals[0]._fields, zip(*arrivals, strict=True), strict=True)
+    return marshal.dumps([column for name, column in columns if name not in _KNOWN])
 
 
 class PackedArrivals(Sequence[A]):
@@ -74,7 +74,7 @@ class PackedArrivals(Sequence[A]):
         received_at: int,
     ) -> None:
         self._make: Callable[[Any], A] = partial(tuple.__new__, form)
-        self._fields = form._fields
+        self._fields: Sequence[str] = form._fields
         self._packed = packed
         self._values = values
         self._place = place
@@ -101,8 +101,3 @@ class PackedArrivals(Sequence[A]):
 
     def __getitem__(self, index: Any) -> Any:
         return list(self)[index]
-
-
-def form_of(kind: EventKind) -> type[JudgedOutput] | type[ReceivedFeedback]:
-    """What arrivals of a kind are."""
-    return JudgedOutput if kind is EventKind.OUTPUT else ReceivedFeedback

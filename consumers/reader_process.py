@@ -181,9 +181,7 @@ def _exchange(
         offsets, values = list(compress(offsets, sound)), list(compress(values, sound))
     reading = Reading(dead_letters=dead_letters, task_types=set(task_types))
     if kind is EventKind.OUTPUT:
-        reading.outputs = PackedArrivals(
-            JudgedOutput, packed, values, place, offsets, received_at
-        )
+        reading.outputs = PackedArrivals(JudgedOutput, packed, values, place, offsets, received_at)
     else:
         reading.feedback = PackedArrivals(
             ReceivedFeedback, packed, values, place, offsets, received_at

@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 
-from consumers.reader_frames import cut, form_of, pack_arrivals, receive, send
+from consumers.reader_frames import cut, pack_arrivals, receive, send
 from consumers.reading import Reader
 from consumers.wire import Limits, Undecodable
 from learning.judge import Judge
 from learning.policy import Policy
-from learning.ports import EventKind, Origin
+from learning.ports import EventKind, JudgedOutput, Origin, ReceivedFeedback
 from learning.validators import installed
 
 
@@ -30,17 +30,21 @@ def main() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             (bars, received_at, kind_name, place, offsets, lengths), body = receive(stdin)
+            source, topic, partition = place
             policy, kind = Policy(*bars), EventKind(kind_name)
-            reader = Reader(Judge(lambda: policy, validators), limits)  # noqa: B023  # asked now
-            arrivals, faults = [], []
+            judge = Judge(lambda: policy, validators)  # noqa: B023  # it is asked right here
+            reader = Reader(judge, limits, texts=False)
+            arrivals: list[JudgedOutput | ReceivedFeedback] = []
+            faults: list[tuple[int, str, str]] = []
             for at, value in enumerate(cut(body, lengths)):
-                arrival = reader.arrival(kind, value, Origin(*place, offsets[at]), received_at)
+                origin = Origin(source, topic, partition, offsets[at])
+                arrival = reader.arrival(kind, value, origin, received_at)
                 if isinstance(arrival, Undecodable):
                     faults.append((at, arrival.reason.value, arrival.detail))
                 else:
                     arrivals.append(arrival)
             task_types = {arrival.task_type for arrival in arrivals}
-            send(stdout, (list(task_types), faults), pack_arrivals(form_of(kind), arrivals))
+            send(stdout, (list(task_types), faults), pack_arrivals(arrivals))
 
 
 if __name__ == "__main__":

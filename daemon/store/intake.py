@@ -86,6 +86,7 @@ class Judge(Protocol):
 
 
 _row_id = attrgetter("id")
+_place = attrgetter("claimed.topic", "claimed.partition")
 
 
 def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
@@ -122,10 +123,10 @@ class Intake:
 
         return await self._database.write(transaction)
 
-    async def append(self, block: Block) -> EventsStored:
+    async def append(self, *blocks: Block) -> EventsStored:
         """See learning.ports.IntakeStore."""
         return await self._database.write(
-            lambda tx: self._append(tx, block)[0], committed=self._arrivals.committed
+            lambda tx: self._append(tx, blocks)[0], committed=self._arrivals.committed
         )
 
     async def append_unknown(
@@ -146,7 +147,7 @@ class Intake:
                 for output in block.outputs
                 if (output.producer, output.event_id) not in known
             ]
-            stored, letters = self._append(tx, replace(block, outputs=unknown))
+            stored, letters = self._append(tx, [replace(block, outputs=unknown)])
             new = self._arrivals.rows_named(tx, events, keys - known.keys())
             return then(tx, Appended(stored, sorted(new.values(), key=_row_id), letters))
 
@@ -197,7 +198,7 @@ class Intake:
         """
 
         def transaction(tx: Connection) -> EventsStored:
-            stored, letters = self._append(tx, block)
+            stored, letters = self._append(tx, [block])
             if len(letters) == len(block.outputs) + len(block.feedback) + len(block.dead_letters):
                 raise ReplayRefusedError(dead_letter_id, letters[0])
             marked = tx.execute(
@@ -245,15 +246,19 @@ class Intake:
         if moved.rowcount != 1:
             raise PositionFencedError(claimed.topic, claimed.partition, claimed.epoch)
 
-    def _append(self, tx: Connection, block: Block) -> tuple[EventsStored, Sequence[DeadLetter]]:
-        if (move := block.move) is not None:
-            self._move(tx, block.source, move.claimed, move.next_offset, move.fingerprint)
+    def _append(
+        self, tx: Connection, blocks: Sequence[Block]
+    ) -> tuple[EventsStored, Sequence[DeadLetter]]:
+        source = blocks[0].source
+        # In one order, so that two consumers cannot wait for each other.
+        for move in sorted((one.move for one in blocks if one.move is not None), key=_place):
+            self._move(tx, source, move.claimed, move.next_offset, move.fingerprint)
         self._arrivals.begin(tx)
-        # As lists of this thread's own: see consumers/reader_process.py.
-        outputs = self._arrivals.insert_outputs(tx, list(block.outputs))
-        received = self._arrivals.insert_feedback(tx, list(block.feedback))
+        # As lists of this thread's own: see consumers/reader_frames.py.
+        outputs = self._arrivals.insert_outputs(tx, [one for b in blocks for one in b.outputs])
+        received = self._arrivals.insert_feedback(tx, [one for b in blocks for one in b.feedback])
         reused = [*_reused(EventKind.OUTPUT, outputs), *_reused(EventKind.FEEDBACK, received)]
-        letters = [*block.dead_letters, *reused]
+        letters = [*(one for block in blocks for one in block.dead_letters), *reused]
         new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
@@ -272,7 +277,7 @@ class Intake:
         tally.write(tx)
         self._arrivals.finish(tx)
         stored = EventsStored(
-            source=block.source,
+            source=source,
             outputs={
                 (task_type, EventState(state)): len(confidences)
                 for (task_type, state), confidences in groups.items()

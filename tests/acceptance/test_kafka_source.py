@@ -95,9 +95,9 @@ class UnreliableIntake:
         self._maybe_fail()
         return await self._intake.rewind(source, claimed, next_offset)
 
-    async def append(self, block: Block) -> EventsStored:
+    async def append(self, *blocks: Block) -> EventsStored:
         self._maybe_fail()
-        return await self._intake.append(block)
+        return await self._intake.append(*blocks)
 
     def _maybe_fail(self) -> None:
         if self.cut_for > 0:
