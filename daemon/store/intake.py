@@ -233,15 +233,17 @@ class Intake:
         fingerprint: bytes | None,
     ) -> None:
         moved = tx.execute(
-            update(positions)
-            .filter_by(
-                source=source,
-                topic=claimed.topic,
-                partition=claimed.partition,
-                epoch=claimed.epoch,
-            )
-            .where(positions.c.next_offset.is_not_distinct_from(claimed.next_offset))
-            .values(next_offset=next_offset, fingerprint=fingerprint, updated_at=self._clock())
+            _MOVE,
+            {
+                "in_source": source,
+                "in_topic": claimed.topic,
+                "in_partition": claimed.partition,
+                "under_epoch": claimed.epoch,
+                "from_offset": claimed.next_offset,
+                "next_offset": next_offset,
+                "fingerprint": fingerprint,
+                "updated_at": self._clock(),
+            },
         )
         if moved.rowcount != 1:
             raise PositionFencedError(claimed.topic, claimed.partition, claimed.epoch)
@@ -304,7 +306,7 @@ class Intake:
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
-        if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
+        if tx.execute(_ANY_WAITING).first() is None:
             return {}, {}
         waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})
         outputs = self._arrivals.outputs_of(tx, waiting)
@@ -385,6 +387,24 @@ def _met_by(output: Row[Any] | None) -> FeedbackState:
 
 
 _IS_WAITING = is_one_of(feedback.c.state, FeedbackState.WAITING)
+
+# Statements of every block: to put one together takes longer than to run it.
+_ANY_WAITING = select(feedback.c.id).where(_IS_WAITING).limit(1)
+_MOVE = (
+    update(positions)
+    .where(
+        positions.c.source == bindparam("in_source"),
+        positions.c.topic == bindparam("in_topic"),
+        positions.c.partition == bindparam("in_partition"),
+        positions.c.epoch == bindparam("under_epoch"),
+        positions.c.next_offset.is_not_distinct_from(bindparam("from_offset")),
+    )
+    .values(
+        next_offset=bindparam("next_offset"),
+        fingerprint=bindparam("fingerprint"),
+        updated_at=bindparam("updated_at"),
+    )
+)
 
 
 def _settle_feedback(
@@ -479,13 +499,7 @@ def _insert_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> list[
     if not rows:
         return []
     inserted = tx.execute(
-        insert_new(tx, dead_letters).returning(
-            dead_letters.c.source,
-            dead_letters.c.topic,
-            dead_letters.c.partition,
-            dead_letters.c.offset,
-            dead_letters.c.raw_digest,
-        ),
+        insert_new(tx, dead_letters, "source", "topic", "partition", "offset", "raw_digest"),
         [
             {
                 "kind": letter.kind,

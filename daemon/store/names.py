@@ -84,10 +84,7 @@ class Names:
     def begin(self, tx: Connection) -> None:
         """Forget what was not committed, and learn what was stored without us."""
         last = self._last or _covered(tx)
-        self._newest = {
-            table.name: tx.execute(select(func.max(table.c.id))).scalar() or 0
-            for table in (events, feedback)
-        }
+        self._newest = {name: tx.execute(newest).scalar() or 0 for name, newest in _NEWEST.items()}
         for table in (events, feedback):
             if self._newest[table.name] > last[table.name]:
                 self._recent.read(tx, table, last[table.name])
@@ -291,6 +288,7 @@ class _Moving:
         self._at += n
 
 
+_NEWEST = {table.name: select(func.max(table.c.id)) for table in (events, feedback)}
 _FIND_EVENTS = "SELECT name, row_id FROM event_names WHERE name IN {}"
 _FIND_TASKS = "SELECT name, row_id FROM task_names WHERE name IN {}"
 _INSERT_EVENTS = "INSERT OR IGNORE INTO event_names (name, row_id) VALUES {}"
