@@ -14,6 +14,7 @@ noticed and read first. PostgreSQL has indexes in the usual way instead (arrival
 
 import hashlib
 import itertools
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ MOST_RECENT = 200_000
 SEVERAL = -1
 """What a task's name leads to when more than one output has it."""
 
+_NUMBER = struct.Struct(">Q")
 _READ_AT_ONCE = 5_000
 _BITS_CUT = 4
 """60 bits are left, a Python int of two digits. When two names share one, rows decide."""
@@ -46,8 +48,9 @@ def names_of_tasks(keys: Iterable[tuple[str, str]]) -> list[int]:
 
 
 def _hashed(names: Iterable[str]) -> list[int]:
-    blake2b, number = hashlib.blake2b, int.from_bytes  # looked up once: it runs for each event
-    return [number(blake2b(n.encode(), digest_size=8).digest()) >> _BITS_CUT for n in names]
+    blake2b = hashlib.blake2b  # looked up once: it runs for each event
+    digests = b"".join([blake2b(n.encode(), digest_size=8).digest() for n in names])
+    return [number >> _BITS_CUT for (number,) in _NUMBER.iter_unpack(digests)]
 
 
 def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool]:
