@@ -25,7 +25,7 @@ from daemon.store.bulk import find_in, insert_rows
 from daemon.store.dialect import insert_new
 from daemon.store.tables import event_names, events, feedback, names_covered
 
-MOST_RECENT = 200_000
+MOST_RECENT = 120_000
 """Names kept in memory, at about 100 bytes each, before they begin to move."""
 SEVERAL = -1
 """What a task's name leads to when more than one output has it."""
@@ -228,10 +228,14 @@ class _Recent:
 class _Column:
     """(name, row id) pairs in the order of their names, in 16 bytes each."""
 
-    def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        ordered = sorted(pairs)
-        self._names = array("q", (name for name, _ in ordered))
-        self._row_ids = array("q", (row_id for _, row_id in ordered))
+    def __init__(self, rows: Mapping[int, int], namesakes: Iterable[tuple[int, int]] = ()) -> None:
+        # Sorted without a pair for each: those would take ten times the memory of the arrays.
+        self._names = array("q", sorted(rows))
+        self._row_ids = array("q", map(rows.__getitem__, self._names))
+        for name, row_id in namesakes:
+            at = bisect_left(self._names, name)
+            self._names.insert(at, name)
+            self._row_ids.insert(at, row_id)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -255,8 +259,8 @@ class _Moving:
     def __init__(self, recent: _Recent, last: Mapping[str, int]) -> None:
         self.last = last
         """By table, the row up to which all names are in the tables once these are."""
-        self.events = _Column((*recent.events.items(), *recent.namesakes))
-        self.tasks = _Column(recent.tasks.items())
+        self.events = _Column(recent.events, recent.namesakes)
+        self.tasks = _Column(recent.tasks)
         self._at = 0
 
     def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
