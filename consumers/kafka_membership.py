@@ -45,6 +45,7 @@ from consumers.kafka_headers import fault_in_headers
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.reading import Stretch
 from consumers.wire import Undecodable
+from learning.errors import LearningError
 from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
@@ -72,6 +73,8 @@ LAST_PAUSE_SECONDS = 30.0
 LAST_STORE_PAUSE_SECONDS = 5.0
 REJOIN_SECONDS = 60.0
 STUCK_SECONDS = 60.0
+MOST_UNDER_WAY = 3
+"""Fetches that were handed on: stored, read, or waiting for that. Each takes some megabytes."""
 
 
 class Pauses:
@@ -91,6 +94,14 @@ class Pauses:
         self._seconds = 0.0
 
 
+class SkippedRecordsError(LearningError):
+    """Records between two blocks of a partition are missing: storing the second would lose them."""
+
+    def __init__(self, tp: TopicPartition, end: int, start: int) -> None:
+        super().__init__(f"{tp.topic}[{tp.partition}]: {end} is stored next, not {start}")
+        self.tp, self.end, self.start = tp, end, start
+
+
 @dataclass
 class _Claim:
     """One partition that this member owns, and how far it is."""
@@ -100,6 +111,8 @@ class _Claim:
     """Whether the consumer reads from where it should."""
     passed: int = 0
     """Where to read on: what is below is stored, or holds nothing to store."""
+    handed_on: int | None = None
+    """Where to read on once all that is on its way is stored; None while nothing is."""
     witness_due: bool = False
     """The next record should be the last one that was stored."""
     distrusted: bool = False
@@ -118,6 +131,9 @@ class _Part:
     claim: _Claim
     stretch: Stretch
     last: Any
+    start: int
+    """Where the part before it ended."""
+    end: int
 
 
 @dataclass(frozen=True)
@@ -126,8 +142,8 @@ class _Passage:
 
     task: asyncio.Task[None]
     """Done when it is stored, and all before it; fails when anything of that does."""
-    is_storing: asyncio.Event
-    """It was read, and its turn has come; or something went wrong."""
+    is_read: asyncio.Event
+    """Or something went wrong with it."""
 
 
 class Membership:
@@ -159,6 +175,9 @@ class Membership:
         self._claims: dict[TopicPartition, _Claim] = {}
         self._latest: _Passage | None = None
         """What was handed on last, while the next records are fetched."""
+        self._under_way: list[asyncio.Task[None]] = []
+        self._read: list[tuple[_Part, Block]] = []
+        """What waits for the transaction before it to end."""
         self._pauses = Pauses()
         self._callback_error: Exception | None = None
         self._fenced_at: float | None = None
@@ -427,14 +446,18 @@ class Membership:
         return fetched
 
     async def _hand_on(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        """Have records read and stored, in one transaction, behind all that came before.
+        """Have records read and stored, behind all that came before.
 
-        While they are read, what was handed on before is stored; who comes with more waits
-        until then. Raises what went wrong with something before: then these are dropped.
+        While they are read, what was handed on before is stored, all that waits for it in one
+        transaction; who comes with more waits until something is done. Raises what went wrong
+        with something before: then these are dropped.
         """
         before = self._latest
         if before is not None:
-            await before.is_storing.wait()
+            await before.is_read.wait()
+            if len(self._under_way) == MOST_UNDER_WAY:
+                await asyncio.wait(self._under_way[:1])
+            self._under_way = [task for task in self._under_way if not task.done()]
             if before.task.done():
                 await self._finish_storing()
                 before = None
@@ -444,40 +467,50 @@ class Membership:
             if claim is not None and claim.placed:
                 new = self._after_witness(claim, records)
                 if new:
-                    parts.append(_Part(tp, claim, self._stretch(tp, new), new[-1]))
+                    start, end = claim.handed_on or claim.passed, self._end_of(tp, new[-1])
+                    parts.append(_Part(tp, claim, self._stretch(tp, new), new[-1], start, end))
+                    claim.handed_on = end
         if parts:
-            is_storing = asyncio.Event()
-            way = self._read_and_store(parts, before, is_storing)
-            self._latest = _Passage(asyncio.create_task(way, name="store block"), is_storing)
+            is_read = asyncio.Event()
+            way = self._read_and_store(parts, before, is_read)
+            self._latest = _Passage(asyncio.create_task(way, name="store block"), is_read)
+            self._under_way.append(self._latest.task)
 
     async def _read_and_store(
-        self, parts: Sequence[_Part], before: _Passage | None, is_storing: asyncio.Event
+        self, parts: Sequence[_Part], before: _Passage | None, is_read: asyncio.Event
     ) -> None:
         try:
-            prepared = [
-                (part, await self._ingest.prepare(self._name, part.stretch)) for part in parts
-            ]
-            if before is not None:
-                await before.task
+            for part in parts:
+                block = await self._ingest.prepare(self._name, part.stretch)
+                self._read.append((part, block))
         finally:
-            is_storing.set()
+            is_read.set()
+        if before is not None:
+            await before.task
+        read, self._read = self._read, []
         # Again without a partition that is lost, for those behind it are on their way.
-        while wanted := [
-            each for each in prepared if self._claims.get(each[0].tp) is each[0].claim
-        ]:
+        while wanted := [each for each in read if self._owns(each[0])]:
             with self._fencing({part.tp: part.claim for part, _ in wanted}):
                 await self._store_parts(wanted)
                 return
 
-    async def _store_parts(self, prepared: Sequence[tuple[_Part, Block]]) -> None:
-        moves = [
-            PositionMove(part.claim.position, self._end_of(part.tp, part.last), _mark(part.last))
-            for part, _ in prepared
-        ]
+    def _owns(self, part: _Part) -> bool:
+        """Whether its partition was neither revoked nor fenced since."""
+        return self._claims.get(part.tp) is part.claim
+
+    async def _store_parts(self, wanted: Sequence[tuple[_Part, Block]]) -> None:
+        moves: dict[TopicPartition, PositionMove] = {}  # of each partition the last
+        for part, _ in wanted:
+            before = moves[part.tp].next_offset if part.tp in moves else part.claim.passed
+            if part.start != before:
+                raise SkippedRecordsError(part.tp, before, part.start)
+            moves[part.tp] = PositionMove(part.claim.position, part.end, _mark(part.last))
         await self._ingest.store(
-            *(replace(block, move=move) for (_, block), move in zip(prepared, moves, strict=True))
+            *(block for _, block in wanted),
+            *(Block(self._name, move=move) for move in moves.values()),
         )
-        for (part, _), move in zip(prepared, moves, strict=True):
+        for part, _ in wanted:
+            move = moves[part.tp]
             part.claim.position = replace(
                 move.claimed, next_offset=move.next_offset, fingerprint=move.fingerprint
             )
@@ -499,8 +532,13 @@ class Membership:
         Before this only what is below it is stored, so nothing may be sought or measured.
         """
         latest, self._latest = self._latest, None
-        if latest is not None:
-            await latest.task
+        try:
+            if latest is not None:
+                await latest.task
+        finally:
+            self._under_way, self._read = [], []
+            for claim in self._claims.values():
+                claim.handed_on = None
 
     def _after_witness(self, claim: _Claim, records: Sequence[Any]) -> Sequence[Any]:
         """The records that are new; none when the witness proves to be another record."""
