@@ -224,13 +224,13 @@ class IntakeStore(Protocol):
         """
         ...
 
-    async def append(self, block: Block) -> EventsStored:
-        """Store a block and move its position, all or nothing.
+    async def append(self, *blocks: Block) -> EventsStored:
+        """Store blocks of one source and move their positions, all of it or nothing.
 
         An event that is stored already is counted as a duplicate; one whose id was used
         for another body becomes a dead letter. Raises PositionFencedError when the
         claim is stale and StoreUnavailableError when the database is: then nothing changed,
-        and the same block may be appended again.
+        and the same blocks may be appended again.
         """
         ...
 
