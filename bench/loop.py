@@ -4,8 +4,10 @@
 
 A whole daemon in this process, an in-process Kafka broker beside it, and the real trainer on a
 tiny random model. Each round is a model line of its own that learns one easy answer, so that
-every round ends in a promotion. The first round starts the trainer and imports its libraries
-(cold); the others find it warm. Prints a table, and one JSON object as the last line.
+every round ends in a promotion. With the trainer kept from one request to the next (warm; a round
+before those that count makes it so), and without: then each training and each evaluation starts a
+process and imports the libraries (cold, finetune.trainer_warm: false). Prints a table, and one JSON
+object as the last line.
 """
 
 import argparse
@@ -46,7 +48,7 @@ TRAINING: Final[Mapping[str, Any]] = {
 }
 """After so many steps the tiny model is far better at it, whatever the seed."""
 WARM_ROUNDS: Final = 5
-QUICK_WARM_ROUNDS: Final = 1
+COLD_ROUNDS: Final = 3
 PATIENCE_SECONDS: Final = 300.0
 READY_SECONDS: Final = 0.05
 
@@ -145,9 +147,9 @@ class Watch:
                 self.decided.set()
 
 
-async def measure(folder: Path, warm_rounds: int) -> list[Round]:
-    """One cold round and the warm ones. Raises RuntimeError when one ends without a version."""
-    lines = [f"line-{n}" for n in range(1 + warm_rounds)]
+async def measure(folder: Path, n_rounds: int, *, warm: bool) -> list[Round]:
+    """So many rounds of one daemon. Raises RuntimeError when one ends without a version."""
+    lines = [f"line-{n}" for n in range(n_rounds)]
     base = folder / "base"
     await make_base(folder, base)
     watch = Watch()
@@ -159,7 +161,12 @@ async def measure(folder: Path, warm_rounds: int) -> list[Round]:
             http={"port": 0},
             kafka={"bootstrap_servers": broker.address},
             queue={"batch_size": BATCH_SIZE, "max_queue_size": BATCH_SIZE},
-            finetune={"base_model": str(base), "training": TRAINING, "trainer_idle_seconds": 600},
+            finetune={
+                "base_model": str(base),
+                "training": TRAINING,
+                "trainer_idle_seconds": 600,
+                "trainer_warm": warm,
+            },
             lines={line: {} for line in lines},
         )
         async with build_daemon(settings) as daemon:
@@ -188,7 +195,7 @@ async def measure(folder: Path, warm_rounds: int) -> list[Round]:
 
 
 async def make_base(folder: Path, base: Path) -> None:
-    """A tiny model with random weights. Its trainer ends, so that the first round is cold."""
+    """A tiny model with random weights, made by a trainer that ends."""
     request = MakeTinyModelRequest(id="base", output_dir=str(base), steps=0)
     artifacts = ArtifactStore(folder / "artifacts")
     async with TrainerHost(artifacts, folder / "base.log") as host, host.use() as trainer:
@@ -233,27 +240,27 @@ async def seconds_in_training(database: Database, line: str) -> float:
     return float(measurements["seconds"])
 
 
-def report(rounds: Sequence[Round]) -> None:
+def report(cold: Sequence[Round], warm: Sequence[Round]) -> None:
     """A table for people, and the JSON object."""
-    cold, *warm = rounds
-    median = {stage: statistics.median(one.stages()[stage] for one in warm) for stage in ORDER}
+    without, median = medians(cold), medians(warm)
     show_table(
         [Column("stage"), number("cold s"), number("warm s"), number("warm share")],
         [
             (
                 stage,
-                f"{cold.stages()[stage]:.3f}",
+                f"{without[stage]:.3f}",
                 f"{median[stage]:.3f}",
                 f"{median[stage] / sum(median.values()):.1%}",
             )
             for stage in ORDER
         ],
-        title=f"From the last event to the promoted version (warm: median of {len(warm)})",
+        title=f"From the last event to the promoted version"
+        f" (medians of {len(cold)} cold and {len(warm)} warm rounds)",
     )
-    warm_total = statistics.median(one.total for one in warm)
+    cold_total, warm_total = (statistics.median(one.total for one in each) for each in (cold, warm))
     show_table(
         [Column("all"), number("seconds")],
-        [("cold", f"{cold.total:.2f}"), ("warm, median", f"{warm_total:.2f}")],
+        [("cold", f"{cold_total:.2f}"), ("warm", f"{warm_total:.2f}")],
     )
     print(
         json.dumps(
@@ -261,27 +268,34 @@ def report(rounds: Sequence[Round]) -> None:
                 "bench": "loop",
                 "events": BATCH_SIZE,
                 "steps": TRAINING["max_steps"],
-                "promoted": len(rounds),
-                "cold_seconds": round(cold.total, 3),
+                "promoted": len(cold) + len(warm),
+                "cold_seconds": round(cold_total, 3),
                 "warm_seconds": round(warm_total, 3),
                 "warm_overhead_seconds": round(warm_total - median["train"], 3),
-                "cold_stages": {stage: round(cold.stages()[stage], 4) for stage in ORDER},
+                "cold_stages": {stage: round(without[stage], 4) for stage in ORDER},
                 "warm_stages": {stage: round(median[stage], 4) for stage in ORDER},
             }
         )
     )
 
 
+def medians(rounds: Sequence[Round]) -> Mapping[str, float]:
+    """Of each stage, in seconds."""
+    return {stage: statistics.median(one.stages()[stage] for one in rounds) for stage in ORDER}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="One warm round instead of five.")
+    parser.add_argument("--quick", action="store_true", help="One round of each.")
     quick = parser.parse_args().quick
     # The table is what this terminal is for.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory(prefix="learnd-bench-") as folder:
-        warm_rounds = QUICK_WARM_ROUNDS if quick else WARM_ROUNDS
-        report(asyncio.run(measure(Path(folder), warm_rounds)))
+        n_cold, n_warm = (1, 1) if quick else (COLD_ROUNDS, WARM_ROUNDS)
+        _, *warm = asyncio.run(measure(Path(folder, "warm"), 1 + n_warm, warm=True))
+        cold = asyncio.run(measure(Path(folder, "cold"), n_cold, warm=False))
+        report(cold, warm)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """How fast the trainer is, beside TRL's SFTTrainer: same model, rows, precision and steps.
 
-    python -m bench.train [--quick]
+    python -m bench.train [--quick] [--kept FILE [--minutes N]]
 
 Two questions. From a full batch to a saved adapter: a new process of TRL against a request to
 the warm trainer (a small model, few rows). Tokens in a second on rows of mixed lengths: TRL as
 it comes, TRL at its best (each of several settings is tried), and learnd as it comes (a model
 of the shape of GPT-2 small; a small one with --quick). Contenders take turns. Losses must agree:
 one pair of runs starts from the same weights and sees the same rows in the same order. Prints
-tables, and one JSON object as the last line.
+tables, and one JSON object as the last line. The whole takes some twenty minutes: with --kept each
+figure is kept as it is measured, and the same command goes on where another one ended.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -23,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from operator import truediv
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -73,6 +76,13 @@ TRL_BEST: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Beside gradient_checkpointing=False, which all of these have."""
 
+CONTENDERS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    "learnd": ("learnd", {}),
+    "trl default": ("trl", {}),
+    **{name: ("trl", {"gradient_checkpointing": False, **best}) for name, best in TRL_BEST.items()},
+}
+"""Of the rows of mixed lengths: the program, and TRL's settings."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -88,18 +98,51 @@ FULL: Final = Plan(GPT2_SMALL, 64, 8, 3)
 SHORT: Final = Plan(QUICK, 32, 8, 1)
 
 
+class OutOfTimeError(Exception):
+    """Nothing more is begun in this process."""
+
+
+class Figures:
+    """What was measured, by name, in the order of the rounds; kept in a file if there is one."""
+
+    def __init__(self, file: Path | None, seconds: float) -> None:
+        """After so many seconds nothing more is begun."""
+        self._file, self._end = file, time.monotonic() + seconds
+        self._found: defaultdict[str, list[float]] = defaultdict(list)
+        if file is not None and file.exists():
+            for line in file.read_text().splitlines():
+                self._take(json.loads(line))
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self._found[name]
+
+    def wanting(self, name: str, rounds: int) -> bool:
+        """Whether a round of it is to be measured yet. Raises OutOfTimeError when one is."""
+        if len(self._found[name]) >= rounds:
+            return False
+        if time.monotonic() > self._end:
+            raise OutOfTimeError
+        return True
+
+    def add(self, measured: Mapping[str, float]) -> None:
+        """One round of each; all of them are kept, or none."""
+        self._take(measured)
+        if self._file is not None:
+            with self._file.open("a") as file:
+                file.write(json.dumps(dict(measured)) + "\n")
+
+    def _take(self, measured: Mapping[str, float]) -> None:
+        for name, figure in measured.items():
+            self._found[name].append(figure)
+
+
 class Bench:
     """One run: its folder, models and rows."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self._folder, self._plan = folder, plan
+    def __init__(self, folder: Path, plan: Plan, figures: Figures) -> None:
+        self._folder, self._plan, self.figures = folder, plan, figures
         self._count = 0
         self.precision = "bf16" if _has_bf16_instructions() else "fp32"
-        self.rates: defaultdict[str, list[float]] = defaultdict(list)
-        self.cold: list[float] = []
-        self.warm: list[float] = []
-        self.loop: list[float] = []
-        self.loss_gap = 0.0
 
     def mixed_lengths(self) -> None:
         """Tokens in a second, on rows of 16 to 500 tokens."""
@@ -107,27 +150,23 @@ class Bench:
         base = self._make_model("mixed", plan.shape)
         rows = self._write_rows("mixed", plan.rows, mixed=True)
         settings = {**SHARED, "minibatch_size": plan.minibatch_size, "precision": self.precision}
-        contenders: dict[str, tuple[str, Mapping[str, Any]]] = {
-            "learnd": ("learnd", {}),
-            "trl default": ("trl", {}),
-            **{
-                name: ("trl", {"gradient_checkpointing": False, **best})
-                for name, best in TRL_BEST.items()
-            },
-        }
+        names = list(CONTENDERS)
         for turn in range(plan.rounds):
-            names = list(contenders)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                program, trl = contenders[name]
+                if not self.figures.wanting(name, turn + 1):
+                    continue
+                program, trl = CONTENDERS[name]
                 task = self._task(base, rows, settings, trl)
                 told = _run(program, task)
                 _check(name, told, task)
                 seconds, tokens = told.ends[-1] - told.ends[0], sum(told.tokens[1:])
-                self.rates[name].append(tokens / seconds)
-                print(f"  {name:<14}{self.rates[name][-1]:>10,.0f} tokens/s", flush=True)
+                self.figures.add({name: tokens / seconds})
+                print(f"  {name:<14}{tokens / seconds:>10,.0f} tokens/s", flush=True)
 
     def same_losses(self) -> None:
         """The relative difference of the losses of the last steps, from the same start."""
+        if not self.figures.wanting("loss_gap", 1):
+            return
         base = self._make_model("losses", SMALL)
         rows = self._write_rows("losses", 48, mixed=True)
         settings = {**SHARED, "minibatch_size": 4, "precision": "fp32"}
@@ -137,18 +176,20 @@ class Bench:
             raise RuntimeError(f"not the same steps: {ours.tokens} and {theirs.tokens}")
         late = len(ours.losses) // 2
         mean, other = (statistics.fmean(told.losses[late:]) for told in (ours, theirs))
-        self.loss_gap = abs(mean - other) / other
+        self.figures.add({"loss_gap": abs(mean - other) / other})
         print(f"  losses from {ours.losses[0]:.4f} to {mean:.5f} and {other:.5f}", flush=True)
 
     async def cold_and_warm(self) -> None:
         """From a full batch to a saved adapter."""
+        if not self.figures.wanting("warm", self._plan.rounds):
+            return
         base = self._make_model("batch", SMALL)
         rows = self._write_rows("batch", BATCH, mixed=False)
         settings = {**SHARED, "minibatch_size": 4, "precision": "fp32", "epochs": 3}
         artifacts = ArtifactStore(self._folder / "artifacts")
         log = self._folder / "trainer.log"
         async with TrainerHost(artifacts, log) as host, host.use() as trainer:
-            for turn in range(self._plan.rounds + 1):
+            for turn in range(self._plan.rounds - len(self.figures["warm"]) + 1):
                 task = self._task(base, rows, settings, {})
                 last: list[TrainProgress] = []
 
@@ -171,15 +212,15 @@ class Bench:
                 tokens = sum(len(json.loads(line)["input_ids"]) for line in _lines(task.encoded))
                 if turn == 0:
                     continue  # the request that made it warm
-                self.warm.append(seconds)
-                self.loop.append(tokens / last[0].tokens_per_second)
                 again = self._again(task)
                 began = time.perf_counter()
                 told = await asyncio.to_thread(_run, "trl", again)
-                self.cold.append(time.perf_counter() - began)
+                cold = time.perf_counter() - began
                 if len(told.losses) != result.steps:
                     raise RuntimeError(f"{len(told.losses)} steps of TRL, {result.steps} of learnd")
-                print(f"  warm {self.warm[-1]:.2f} s, TRL cold {self.cold[-1]:.2f} s", flush=True)
+                loop = tokens / last[0].tokens_per_second
+                self.figures.add({"warm": seconds, "loop": loop, "cold": cold})
+                print(f"  warm {seconds:.2f} s, of it steps {loop:.2f} s, TRL cold {cold:.2f} s")
 
     def _make_model(self, name: str, shape: Mapping[str, Any]) -> Path:
         """Random weights over bytes, and a LoRA adapter for both to start from."""
@@ -282,7 +323,8 @@ def _check(name: str, told: Told, task: Task) -> None:
 
 def report(bench: Bench) -> None:
     """Tables for people, and the JSON object."""
-    rates = {name: statistics.median(found) for name, found in bench.rates.items()}
+    figures = bench.figures
+    rates = {name: statistics.median(figures[name]) for name in CONTENDERS}
     show_table(
         [Column("mixed lengths"), number("tokens/s"), number("of TRL default")],
         [
@@ -290,7 +332,8 @@ def report(bench: Bench) -> None:
             for name, rate in rates.items()
         ],
     )
-    cold, warm, loop = map(statistics.median, (bench.cold, bench.warm, bench.loop))
+    cold, warm, loop = (statistics.median(figures[name]) for name in ("cold", "warm", "loop"))
+    over_loop = statistics.median(map(truediv, figures["warm"], figures["loop"]))
     show_table(
         [Column("full batch to adapter"), number("seconds")],
         [
@@ -306,19 +349,19 @@ def report(bench: Bench) -> None:
                 "bench": "train",
                 "precision": bench.precision,
                 "trl_cold_over_warm": round(cold / warm, 2),
-                "warm_over_train_loop": round(warm / loop, 3),
+                "warm_over_train_loop": round(over_loop, 3),
                 "tokens_over_trl_default": round(rates["learnd"] / rates["trl default"], 2),
                 "tokens_over_trl_best": round(rates["learnd"] / best, 2),
-                "loss_gap": round(bench.loss_gap, 5),
+                "loss_gap": round(figures["loss_gap"][0], 5),
                 "tokens_per_second": {name: round(rate, 1) for name, rate in rates.items()},
             }
         )
     )
 
 
-def measure(folder: Path, plan: Plan) -> Bench:
+def measure(folder: Path, plan: Plan, figures: Figures) -> Bench:
     """All of it. Raises RuntimeError when a contender did not do what the others did."""
-    bench = Bench(folder, plan)
+    bench = Bench(folder, plan, figures)
     bench.same_losses()
     asyncio.run(bench.cold_and_warm())
     bench.mixed_lengths()
@@ -329,9 +372,17 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="A small model, and one round.")
-    plan = SHORT if parser.parse_args().quick else FULL
+    parser.add_argument("--kept", type=Path, help="A file of this command's figures so far.")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="Then no further figure is begun."
+    )
+    chosen = parser.parse_args()
+    figures = Figures(chosen.kept, chosen.minutes * 60)
     with tempfile.TemporaryDirectory(prefix="learnd-bench-") as folder:
-        report(measure(Path(folder), plan))
+        try:
+            report(measure(Path(folder), SHORT if chosen.quick else FULL, figures))
+        except OutOfTimeError:
+            sys.exit("the time is over: the same command goes on from here")
 
 
 if __name__ == "__main__":

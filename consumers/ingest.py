@@ -74,10 +74,10 @@ class Ingest:
         reading.refuse_unknown(self._is_known)
         return Block(source, reading.outputs, reading.feedback, reading.dead_letters, move)
 
-    async def store(self, block: Block) -> EventsStored:
-        """Store a prepared block and announce it. Raises as `store_block`."""
+    async def store(self, *blocks: Block) -> EventsStored:
+        """Store prepared blocks in one transaction and announce them. Raises as `store_block`."""
         try:
-            stored = await self._store.append(block)
+            stored = await self._store.append(*blocks)
         except StoreUnavailableError as error:
             self.pressure.store_failed(str(error))
             raise

@@ -45,6 +45,7 @@ from consumers.kafka_headers import fault_in_headers
 from consumers.kafka_position import Recreated, fingerprint, start_of
 from consumers.reading import Stretch
 from consumers.wire import Undecodable
+from learning.errors import LearningError
 from learning.facts import Announce, PartitionFenced, TopicRecreated
 from learning.failpoints import reached
 from learning.ports import (
@@ -72,6 +73,8 @@ LAST_PAUSE_SECONDS = 30.0
 LAST_STORE_PAUSE_SECONDS = 5.0
 REJOIN_SECONDS = 60.0
 STUCK_SECONDS = 60.0
+MOST_UNDER_WAY = 3
+"""Fetches that were handed on: stored, read, or waiting for that. Each takes some megabytes."""
 
 
 class Pauses:
@@ -91,6 +94,14 @@ class Pauses:
         self._seconds = 0.0
 
 
+class SkippedRecordsError(LearningError):
+    """Records between two blocks of a partition are missing: storing the second would lose them."""
+
+    def __init__(self, tp: TopicPartition, end: int, start: int) -> None:
+        super().__init__(f"{tp.topic}[{tp.partition}]: {end} is stored next, not {start}")
+        self.tp, self.end, self.start = tp, end, start
+
+
 @dataclass
 class _Claim:
     """One partition that this member owns, and how far it is."""
@@ -100,6 +111,8 @@ class _Claim:
     """Whether the consumer reads from where it should."""
     passed: int = 0
     """Where to read on: what is below is stored, or holds nothing to store."""
+    handed_on: int | None = None
+    """Where to read on once all that is on its way is stored; None while nothing is."""
     witness_due: bool = False
     """The next record should be the last one that was stored."""
     distrusted: bool = False
@@ -108,6 +121,29 @@ class _Claim:
     stuck_until: float | None = None
     held_back: bool = False
     """Too many events wait already."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Records of one partition that are on their way into the store."""
+
+    tp: TopicPartition
+    claim: _Claim
+    stretch: Stretch
+    last: Any
+    start: int
+    """Where the part before it ended."""
+    end: int
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """What was handed on together."""
+
+    task: asyncio.Task[None]
+    """Done when it is stored, and all before it; fails when anything of that does."""
+    is_read: asyncio.Event
+    """Or something went wrong with it."""
 
 
 class Membership:
@@ -137,8 +173,11 @@ class Membership:
         self._joined = False
         self._unclaimed: Sequence[TopicPartition] = ()
         self._claims: dict[TopicPartition, _Claim] = {}
-        self._storing: asyncio.Task[None] | None = None
-        """The block that is being stored, while the next one is fetched and decoded."""
+        self._latest: _Passage | None = None
+        """What was handed on last, while the next records are fetched."""
+        self._under_way: list[asyncio.Task[None]] = []
+        self._read: list[tuple[_Part, Block]] = []
+        """What waits for the transaction before it to end."""
         self._pauses = Pauses()
         self._callback_error: Exception | None = None
         self._fenced_at: float | None = None
@@ -218,9 +257,9 @@ class Membership:
             return
         await self._hold_back()
         fetched = await self._fetch()
-        for tp, records in fetched.items():
-            await self._store_records(tp, records)
-        if not fetched:
+        if fetched:
+            await self._hand_on(fetched)
+        else:
             await self._finish_storing()
             await self._measure()
         await self._keep_in_touch()
@@ -279,11 +318,11 @@ class Membership:
     # --- rebalances ---------------------------------------------------------------------
 
     async def revoke(self) -> None:
-        """The group is rebalanced: let the block under way be stored, then commit."""
+        """The group is rebalanced: let what is being stored be stored, then commit."""
         claims, self._claims = self._claims, {}
         self._unclaimed, self._joined = (), False
-        if self._storing is not None:
-            _, pending = await asyncio.wait([self._storing], timeout=REVOKE_SECONDS)
+        if self._latest is not None:
+            _, pending = await asyncio.wait([self._latest.task], timeout=REVOKE_SECONDS)
             if pending:
                 # The next owner's claim fences the write, or comes after it: both are right.
                 log.warning("partitions are given back while a block is being stored")
@@ -324,7 +363,7 @@ class Membership:
             return False
         for tp, claim in unplaced.items():
             if self._claims.get(tp) is claim:
-                with self._fencing(tp, claim):
+                with self._fencing({tp: claim}):
                     await self._place(tp, claim, first[tp], end[tp])
         return True
 
@@ -352,13 +391,14 @@ class Membership:
         self._consumer.seek(tp, start.offset)
 
     @contextlib.contextmanager
-    def _fencing(self, tp: TopicPartition, claim: _Claim) -> Iterator[None]:
+    def _fencing(self, claims: Mapping[TopicPartition, _Claim]) -> Iterator[None]:
         """Let go of a partition that turns out to have another owner."""
         try:
             yield
         except PositionFencedError as error:
             self._announce(PartitionFenced(error.topic, error.partition, error.epoch))
-            if self._claims.get(tp) is claim:
+            tp = TopicPartition(error.topic, error.partition)
+            if self._claims.get(tp) is claims[tp]:
                 del self._claims[tp]
                 self._consumer.pause(tp)
                 self._fenced_at = self._fenced_at or self._monotonic()
@@ -405,31 +445,78 @@ class Membership:
             return {}
         return fetched
 
-    async def _store_records(self, tp: TopicPartition, records: Sequence[Any]) -> None:
-        claim = self._claims.get(tp)
-        if claim is None or not claim.placed:
-            return
-        records = self._after_witness(claim, records)
-        for start in range(0, len(records), self._max_records):
-            part = records[start : start + self._max_records]
-            block = await self._ingest.prepare(self._name, self._stretch(tp, part))
-            await self._finish_storing()
-            if self._claims.get(tp) is not claim:
-                return  # revoked or fenced meanwhile
-            self._storing = asyncio.create_task(
-                self._store_block(tp, claim, block, part[-1]), name="store block"
-            )
+    async def _hand_on(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """Have records read and stored, behind all that came before.
 
-    async def _store_block(
-        self, tp: TopicPartition, claim: _Claim, block: Block, last: Any
+        While they are read, what was handed on before is stored, all that waits for it in one
+        transaction; who comes with more waits until something is done. Raises what went wrong
+        with something before: then these are dropped.
+        """
+        before = self._latest
+        if before is not None:
+            await before.is_read.wait()
+            if len(self._under_way) == MOST_UNDER_WAY:
+                await asyncio.wait(self._under_way[:1])
+            self._under_way = [task for task in self._under_way if not task.done()]
+            if before.task.done():
+                await self._finish_storing()
+                before = None
+        parts = []
+        for tp, records in fetched.items():
+            claim = self._claims.get(tp)
+            if claim is not None and claim.placed:
+                new = self._after_witness(claim, records)
+                if new:
+                    start, end = claim.handed_on or claim.passed, self._end_of(tp, new[-1])
+                    parts.append(_Part(tp, claim, self._stretch(tp, new), new[-1], start, end))
+                    claim.handed_on = end
+        if parts:
+            is_read = asyncio.Event()
+            way = self._read_and_store(parts, before, is_read)
+            self._latest = _Passage(asyncio.create_task(way, name="store block"), is_read)
+            self._under_way.append(self._latest.task)
+
+    async def _read_and_store(
+        self, parts: Sequence[_Part], before: _Passage | None, is_read: asyncio.Event
     ) -> None:
-        before, next_offset, mark = claim.position, self._end_of(tp, last), _mark(last)
-        with self._fencing(tp, claim):
-            await self._ingest.store(replace(block, move=PositionMove(before, next_offset, mark)))
-            claim.position = replace(before, next_offset=next_offset, fingerprint=mark)
-            claim.passed = next_offset
-            self._pauses.reset()
-            self._store_pauses.reset()
+        try:
+            for part in parts:
+                block = await self._ingest.prepare(self._name, part.stretch)
+                self._read.append((part, block))
+        finally:
+            is_read.set()
+        if before is not None:
+            await before.task
+        read, self._read = self._read, []
+        # Again without a partition that is lost, for those behind it are on their way.
+        while wanted := [each for each in read if self._owns(each[0])]:
+            with self._fencing({part.tp: part.claim for part, _ in wanted}):
+                await self._store_parts(wanted)
+                return
+
+    def _owns(self, part: _Part) -> bool:
+        """Whether its partition was neither revoked nor fenced since."""
+        return self._claims.get(part.tp) is part.claim
+
+    async def _store_parts(self, wanted: Sequence[tuple[_Part, Block]]) -> None:
+        moves: dict[TopicPartition, PositionMove] = {}  # of each partition the last
+        for part, _ in wanted:
+            before = moves[part.tp].next_offset if part.tp in moves else part.claim.passed
+            if part.start != before:
+                raise SkippedRecordsError(part.tp, before, part.start)
+            moves[part.tp] = PositionMove(part.claim.position, part.end, _mark(part.last))
+        await self._ingest.store(
+            *(block for _, block in wanted),
+            *(Block(self._name, move=move) for move in moves.values()),
+        )
+        for part, _ in wanted:
+            move = moves[part.tp]
+            part.claim.position = replace(
+                move.claimed, next_offset=move.next_offset, fingerprint=move.fingerprint
+            )
+            part.claim.passed = move.next_offset
+        self._pauses.reset()
+        self._store_pauses.reset()
 
     def _end_of(self, tp: TopicPartition, last: Any) -> int:
         """The offset behind a record; a damaged batch may claim to reach past the log's end."""
@@ -440,13 +527,18 @@ class Membership:
         return end
 
     async def _finish_storing(self) -> None:
-        """Wait for the block under way, and raise what went wrong with it.
+        """Wait until all that was handed on is stored, and raise what went wrong with it.
 
         Before this only what is below it is stored, so nothing may be sought or measured.
         """
-        storing, self._storing = self._storing, None
-        if storing is not None:
-            await storing
+        latest, self._latest = self._latest, None
+        try:
+            if latest is not None:
+                await latest.task
+        finally:
+            self._under_way, self._read = [], []
+            for claim in self._claims.values():
+                claim.handed_on = None
 
     def _after_witness(self, claim: _Claim, records: Sequence[Any]) -> Sequence[Any]:
         """The records that are new; none when the witness proves to be another record."""
@@ -549,7 +641,7 @@ class Membership:
                     raise
                 await self._read_up_to(tp, claim, error)
             else:
-                await self._store_records(tp, fetched)
+                await self._hand_on({tp: fetched})
                 await self._finish_storing()
 
     async def _read_up_to(self, tp: TopicPartition, claim: _Claim, error: Exception) -> None:
@@ -571,7 +663,7 @@ class Membership:
                     break
                 good.extend(fetched)
         if good:
-            await self._store_records(tp, good)
+            await self._hand_on({tp: good})
             await self._finish_storing()
         if not reached or self._claims.get(tp) is not claim:
             return

@@ -5,37 +5,28 @@ they take turns, on two processors they do not. The process is started by the fi
 block, ends when there were none for a while, and keeps nothing: whatever goes wrong with it,
 the block is read in the daemon as if there were no process.
 
-It is spoken to over its stdin and stdout, in frames of `marshal`, which is safe between two
-processes of one program: what came from outside crosses as bytes, and comes back as text.
-`python -m consumers.reader_process` is the other end.
+It is spoken to over its stdin and stdout (consumers/reader_frames.py); the other end is
+consumers/reader_worker.py.
 """
 
 import asyncio
 import contextlib
-import marshal
-import os
-import signal
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import compress
-from typing import Any, BinaryIO, TypeVar
+from typing import cast
 
 import structlog
 
-from consumers.reading import Reader, Reading, Record, Stretch, dead
-from consumers.wire import Limits, Reason, Undecodable
-from learning.judge import Judge
+from consumers.reader_frames import PackedArrivals, receive, send
+from consumers.reading import Reading, Record, Stretch, dead
+from consumers.wire import TOMBSTONE, Limits, Reason, Undecodable
 from learning.policy import Policy
 from learning.ports import DeadLetter, EventKind, JudgedOutput, Origin, ReceivedFeedback
-from learning.validators import installed
 
 log = structlog.get_logger(__name__)
-
-A = TypeVar("A", JudgedOutput, ReceivedFeedback)
 
 IDLE_SECONDS = 60.0
 """So long after its last block it is ended, and its memory is free."""
@@ -44,13 +35,8 @@ ANSWER_SECONDS = 30.0
 AGAIN_SECONDS = 300.0
 """After it failed it is not started for so long."""
 _PIPE_BYTES = 2**20
-_LENGTH = struct.Struct("<Q")
-_LONGEST = 2**31
 _FAILURES = (OSError, EOFError, ValueError, TypeError, TimeoutError)
-_TASK_TYPE = JudgedOutput._fields.index("task_type")
 _NOTHING = Stretch(EventKind.OUTPUT, "", "", 0, [], [])
-_new_output: Callable[[Any], JudgedOutput] = partial(tuple.__new__, JudgedOutput)
-_new_feedback: Callable[[Any], ReceivedFeedback] = partial(tuple.__new__, ReceivedFeedback)
 
 
 class ReaderProcess:
@@ -106,7 +92,7 @@ class ReaderProcess:
         """Importing takes it half a second, in which nobody waits for it."""
         try:
             self._process = process = subprocess.Popen(  # noqa: ASYNC220  # it waits for nothing
-                [sys.executable, "-m", "consumers.reader_process", *map(str, self._rules)],
+                [sys.executable, "-m", "consumers.reader_worker", *map(str, self._rules)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pipesize=_PIPE_BYTES,
@@ -177,101 +163,44 @@ def _exchange(
     """Ask and wait for the answer, in a thread."""
     assert process.stdin is not None, "it was opened with pipes"
     assert process.stdout is not None, "it was opened with pipes"
-    place = (stretch.source, stretch.topic, stretch.partition)
-    offsets, values = stretch.offsets, stretch.values
-    at_fault: list[DeadLetter] = []
-    if stretch.faults:
-        at_fault = [dead(one, one.fault, received_at) for one in stretch if one.fault is not None]
-        sound = [offset not in stretch.faults for offset in offsets]
+    kind, place = stretch.kind, (stretch.source, stretch.topic, stretch.partition)
+    offsets, values, dead_letters = _readable(stretch, received_at)
+    lengths = list(map(len, values))
+    send(
+        process.stdin,
+        (bars, received_at, kind.value, place, offsets, lengths),
+        b"".join(values),
+    )
+    (task_types, faults), packed = receive(process.stdout)
+    if faults:
+        for at, reason, detail in faults:
+            record = Record(kind, values[at], Origin(*place, offsets[at]))
+            dead_letters.append(dead(record, Undecodable(Reason(reason), detail), received_at))
+        at_fault = {at for at, *_ in faults}
+        sound = [at not in at_fault for at in range(len(values))]
         offsets, values = list(compress(offsets, sound)), list(compress(values, sound))
-    is_output = stretch.kind is EventKind.OUTPUT
-    _send(process.stdin, (bars, received_at, is_output, place, offsets, values))
-    packed, task_types, faults = _receive(process.stdout)
-    refused = [
-        dead(
-            Record(stretch.kind, values[at], Origin(*place, offsets[at])),
-            Undecodable(Reason(reason), detail),
-            received_at,
-        )
-        for at, reason, detail in faults
-    ]
-    reading = Reading(dead_letters=at_fault + refused)
-    reading.task_types.update(task_types)
-    n = len(offsets) - len(faults)
-    if is_output:
-        reading.outputs = _Packed(packed, _new_output, n)
+    reading = Reading(dead_letters=dead_letters, task_types=set(task_types))
+    if kind is EventKind.OUTPUT:
+        reading.outputs = PackedArrivals(JudgedOutput, packed, values, place, offsets, received_at)
     else:
-        reading.feedback = _Packed(packed, _new_feedback, n)
+        reading.feedback = PackedArrivals(
+            ReceivedFeedback, packed, values, place, offsets, received_at
+        )
     return reading
 
 
-class _Packed(Sequence[A]):
-    """Arrivals as the other process packed them, unpacked anew by each thread that walks them.
-
-    So the objects are made where they are used: a processor that walks over what another one
-    made waits for each of them.
-    """
-
-    def __init__(self, packed: bytes, make: Callable[[tuple[Any, ...]], A], n: int) -> None:
-        self._packed = packed
-        self._make: Callable[[tuple[Any, ...]], A] = make
-        self._n = n
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __iter__(self) -> Iterator[A]:
-        return map(self._make, marshal.loads(self._packed))  # noqa: S302  # from our own process
-
-    def __getitem__(self, index: Any) -> Any:
-        return list(self)[index]
-
-
-def _send(pipe: BinaryIO | Any, message: Any) -> None:
-    frame = marshal.dumps(message)
-    pipe.write(_LENGTH.pack(len(frame)))
-    pipe.write(frame)
-    pipe.flush()
-
-
-def _receive(pipe: BinaryIO | Any) -> Any:
-    """The next message. Raises EOFError when the other end is gone."""
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError("the other process has ended")
-    (n_bytes,) = _LENGTH.unpack(head)
-    if n_bytes > _LONGEST:
-        raise ValueError(f"a message of {n_bytes:,} bytes")
-    return marshal.loads(pipe.read(n_bytes))  # noqa: S302  # from our own process
-
-
-def main() -> None:
-    """Read blocks until stdin ends: with the daemon, however that ended."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    max_output_characters, max_bytes, max_depth = map(int, sys.argv[1:])
-    validators = installed(max_output_characters)
-    limits = Limits(max_bytes, max_depth)
-    stdin, stdout = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a validator from outside may print
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            bars, received_at, is_output, place, offsets, values = _receive(stdin)
-            source, topic, partition = place
-            reader = Reader(Judge(partial(Policy, *bars), validators), limits)
-            kind = EventKind.OUTPUT if is_output else EventKind.FEEDBACK
-            arrivals, faults = [], []
-            for at, (offset, value) in enumerate(zip(offsets, values, strict=True)):
-                arrival = reader.arrival(
-                    kind, value, Origin(source, topic, partition, offset), received_at
-                )
-                if isinstance(arrival, Undecodable):
-                    faults.append((at, arrival.reason.value, arrival.detail))
-                else:
-                    arrivals.append(tuple(arrival))
-            task_types = {arrival[_TASK_TYPE] for arrival in arrivals}
-            _send(stdout, (marshal.dumps(arrivals), list(task_types), faults))
-
-
-if __name__ == "__main__":
-    main()
+def _readable(
+    stretch: Stretch, received_at: int
+) -> tuple[Sequence[int], Sequence[bytes], list[DeadLetter]]:
+    """Offsets and values of the records that have one and no fault, and the others' letters."""
+    if not stretch.faults and None not in stretch.values:
+        return stretch.offsets, cast("Sequence[bytes]", stretch.values), []
+    offsets, values, dead_letters = [], [], []
+    for record in stretch:
+        fault = record.fault or (TOMBSTONE if record.value is None else None)
+        if fault is not None:
+            dead_letters.append(dead(record, fault, received_at))
+        elif record.value is not None:
+            offsets.append(record.origin.offset)
+            values.append(record.value)
+    return offsets, values, dead_letters

@@ -7,8 +7,9 @@ of its own (consumers/reader_process.py): what goes in and comes out is plain.
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from consumers.wire import Decoded, Limits, Reason, Undecodable, decode
 from learning.clock import EPOCH
@@ -99,9 +100,13 @@ def _refused(
 class Reader:
     """Reads records in the thread that calls it. Keeps nothing."""
 
-    def __init__(self, judge: Callable[[OutputEvent], Verdict], limits: Limits) -> None:
+    def __init__(
+        self, judge: Callable[[OutputEvent], Verdict], limits: Limits, *, texts: bool = True
+    ) -> None:
         self._judge = judge
         self._limits = limits
+        self._texts = texts
+        """Whether arrivals get their text; without, whoever asked has the bytes."""
 
     def read(self, records: Iterable[Record], received_at: int) -> Reading:
         """What records that arrived together became; the time in microseconds since 1970."""
@@ -134,11 +139,29 @@ class Reader:
         decoded = decode(kind, value, identity or origin, received_at, self._limits)
         if not isinstance(decoded, Decoded):
             return decoded
-        event_id, event, text, sent_at = decoded
+        event_id, event, sent_at = decoded
+        text = value.decode() if self._texts and value is not None else ""
         producer, task_type, task_id, approved, confidence, model_version = _common(event)
         occurred_at = received_at if sent_at is None else sent_at
         if isinstance(event, FeedbackEvent):
-            return ReceivedFeedback(
+            return _received(
+                (
+                    producer,
+                    event_id,
+                    task_type,
+                    task_id,
+                    approved,
+                    confidence,
+                    text,
+                    model_version,
+                    *origin,
+                    occurred_at,
+                    received_at,
+                )
+            )
+        state, reason, by_human = self._judge(event)
+        return _judged(
+            (
                 producer,
                 event_id,
                 task_type,
@@ -150,28 +173,18 @@ class Reader:
                 *origin,
                 occurred_at,
                 received_at,
+                state.value,
+                received_at,
+                reason,
+                by_human,
+                event.subject,
             )
-        state, reason, by_human = self._judge(event)
-        return JudgedOutput(
-            producer,
-            event_id,
-            task_type,
-            task_id,
-            approved,
-            confidence,
-            text,
-            model_version,
-            *origin,
-            occurred_at,
-            received_at,
-            state.value,
-            received_at,
-            reason,
-            by_human,
-            event.subject,
         )
 
 
+# As their constructors do, without a call in between: they are made for each event.
+_judged: Callable[[tuple[Any, ...]], JudgedOutput] = partial(tuple.__new__, JudgedOutput)
+_received: Callable[[tuple[Any, ...]], ReceivedFeedback] = partial(tuple.__new__, ReceivedFeedback)
 _common = attrgetter("producer", "task_type", "task_id", "approved", "confidence", "model_version")
 
 

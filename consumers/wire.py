@@ -85,7 +85,6 @@ class Decoded(NamedTuple):
     event_id: str
     """As sent, or derived from bytes and origin."""
     event: OutputEvent | FeedbackEvent
-    text: str
     sent_at: int | None
     """By the sender's clock, in microseconds since 1970; None when it does not say."""
 
@@ -98,6 +97,7 @@ class Undecodable:
     detail: str
 
 
+TOMBSTONE = Undecodable(Reason.TOMBSTONE, "the record has a key but a null value")
 _NULL_CHARACTER = Undecodable(Reason.NULL_CHARACTER, "there is a U+0000 in it")
 
 _SHOWN_FAULTS = 3
@@ -135,7 +135,7 @@ def decode(
     have let through, is looked into: this is the hottest function of the intake.
     """
     if raw is None:
-        return Undecodable(Reason.TOMBSTONE, "the record has a key but a null value")
+        return TOMBSTONE
     if len(raw) > limits.max_bytes:
         return Undecodable(
             Reason.TOO_LARGE, f"{len(raw):,} bytes, at most {limits.max_bytes:,} are read"
@@ -151,21 +151,20 @@ def decode(
             or _fault_in_text(raw.decode(), limits)
             or _refusal(kind, error.errors(include_url=False, include_context=False))
         )
-    text = raw.decode()
     if not _is_sound(event, limits.max_depth):
-        fault = _fault_in_text(text, limits)
+        fault = _fault_in_text(raw.decode(), limits)
         if fault is not None:
             return fault
-    sent_at = None
-    if event.timestamp is not None:
-        sent_at = microseconds(event.timestamp)
+    timestamp, sent_at = event.timestamp, None
+    if timestamp is not None:
+        sent_at = microseconds(timestamp)
         if not EARLIEST_TIME <= sent_at <= received_at + CLOCK_TOLERANCE:
             arrived = EPOCH + timedelta(microseconds=received_at)
             return Undecodable(
                 Reason.IMPLAUSIBLE_TIME,
-                f"timestamp {event.timestamp.isoformat()}, arrived {arrived.isoformat()}",
+                f"timestamp {timestamp.isoformat()}, arrived {arrived.isoformat()}",
             )
-    return Decoded(event.event_id or _derived_id(raw, origin), event, text, sent_at)
+    return Decoded(event.event_id or _derived_id(raw, origin), event, sent_at)
 
 
 def fault_in_content_type(content_type: bytes | None) -> Undecodable | None:
@@ -206,7 +205,10 @@ def _is_sound(event: OutputEvent | FeedbackEvent, max_depth: int) -> bool:
     """Whether the parts that may hold any JSON are flat enough, and their numbers finite."""
     if isinstance(event, FeedbackEvent):
         return True
-    return _are_sound((event.output, event.context), max_depth)
+    output = event.output
+    if type(output) is not str and output is not None and not _are_sound((output,), max_depth):
+        return False
+    return not event.context or _are_sound((event.context,), max_depth)
 
 
 def _are_sound(parts: Iterable[Any], levels: int) -> bool:

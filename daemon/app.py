@@ -44,6 +44,7 @@ from daemon.installation import (
 from daemon.kafka import kafka_connection
 from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
+from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
@@ -108,6 +109,7 @@ class Daemon:
     probes: DaemonProbes
     loop_lag: LoopLag
     pressure: Pressure
+    preflight: Preflight
     letter_topic: DeadLetterTopic | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -138,13 +140,14 @@ class Daemon:
             if self.files is not None:
                 intake.append(tasks.create_task(self.files.run(stopping), name="files"))
             self.probes.watch([serving, *loops, *intake])
+            asking = tasks.create_task(self.preflight.run(), name="preflight")
             log.info("learnd is up", url=self.url, data_dir=str(self.settings.data_dir))
             await stopping.wait()
             log.info("stopping")
             self.probes.drain()
             for source in intake:
                 await _end(source, INTAKE_STOP_SECONDS)
-            for task in reversed(loops):
+            for task in (asking, *reversed(loops)):
                 task.cancel()
                 await asyncio.wait([task])
             self.server.stop()
@@ -278,7 +281,10 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             size_rules=settings.size_rules(),
             clock=utc_now,
         )
-        probes = DaemonProbes(views.overview, source, pressure, utc_now)
+        preflight = Preflight(host, () if settings.simulation_mode else lines)
+        probes = DaemonProbes(
+            views.overview, source, pressure, utc_now, training=lambda: preflight.warning
+        )
         files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
             views=views,
@@ -316,6 +322,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             probes,
             loop_lag,
             pressure,
+            preflight,
             letter_topic,
         )
 

@@ -8,20 +8,27 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from consumers.watched_files import Refused, files_of, root_of
+from daemon.preflight import outlooks
 from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
+from finetune.artifacts import ArtifactStore
+from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
+from learning.lines import ModelLine
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    import sqlite3
+
+    from sqlalchemy import URL, Engine
 
 REACH_SECONDS = 5.0
 FULL_BYTES = 100 * 2**20
@@ -52,7 +59,11 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Try everything, one after the other."""
     yield await asyncio.to_thread(_folder, "data directory", settings.data_dir)
     yield await asyncio.to_thread(_folder, "artifacts directory", settings.artifacts_dir)
-    yield await asyncio.to_thread(_database, settings.database_url)
+    database = await asyncio.to_thread(_database, settings.database_url)
+    yield database
+    if database.grade is Grade.OK:
+        for finding in await asyncio.to_thread(_versions, settings):
+            yield finding
     yield await asyncio.to_thread(_address, settings.http.host, settings.http.port)
     yield await _kafka(settings)
     files = settings.intake.files
@@ -61,8 +72,19 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield await asyncio.to_thread(_followed, kind, watched)
     for finding in _base_models(settings):
         yield finding
-    for provider in sorted({line.provider for line in settings.model_lines()}):
-        yield _provider(provider)
+    lines = list(settings.model_lines())
+    usable = set()
+    for provider in sorted({line.provider for line in lines}):
+        finding = _provider(provider)
+        if finding.grade is Grade.OK:
+            usable.add(provider)
+        yield finding
+    # What is missing has been said by now.
+    can_be_asked = [
+        line for line in lines if line.provider in usable and not _is_no_model(line.base_model)
+    ]
+    async for outlook in _outlooks(can_be_asked):
+        yield outlook
     for name in ("llm_endpoint", "finetune_endpoint"):
         url = getattr(settings.remote, name)
         if url is not None:
@@ -153,12 +175,58 @@ def _postgresql(address: "URL", shown: str) -> Finding:
     return Finding("database", Grade.OK, server)
 
 
+def _versions(settings: Settings) -> Sequence[Finding]:
+    """What the database knows of versions, held against their files; nothing without tables."""
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import DBAPIError
+
+    from daemon.artifact_check import compare, recorded
+
+    subject = "versions"
+    engine = _reading(settings.database_url)
+    try:
+        with engine.connect() as connection:
+            if not inspect(connection).has_table("versions"):
+                return []
+            record = recorded(connection)
+        found = compare(record, settings.artifacts_dir)
+    except DBAPIError as error:
+        return [Finding(subject, Grade.BAD, " ".join(str(error.orig).split()))]
+    except LearningError as error:
+        return [Finding(subject, Grade.BAD, str(error))]
+    finally:
+        engine.dispose()
+    grade = Grade.NOTE if found.faults_of_refused else Grade.OK
+    return [Finding(subject, Grade.BAD if found.faults else grade, str(found))]
+
+
+def _reading(url: str) -> "Engine":
+    """An engine that changes nothing: a SQLite file that is not there is not made."""
+    from sqlalchemy import NullPool, create_engine
+
+    from daemon.store.database import address_of
+    from daemon.store.postgresql import open_engine
+
+    address = address_of(url)
+    if address.get_backend_name() != "sqlite":
+        return open_engine(address, connections=1)
+    return create_engine(
+        "sqlite://", creator=lambda: _read_only(Path(address.database or "")), poolclass=NullPool
+    )
+
+
+def _read_only(file: Path) -> "sqlite3.Connection":
+    import sqlite3
+
+    return sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True)
+
+
 def _sqlite(file: Path, shown: str) -> Finding:
     import sqlite3
 
     if not file.exists():
         return Finding("database", Grade.OK, f"{shown} will be made at the first start")
-    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+    connection = _read_only(file)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
@@ -231,12 +299,29 @@ def _base_models(settings: Settings) -> Iterator[Finding]:
             yield Finding(of, Grade.NOTE, "none: set finetune.base_model, or nothing is trained")
         elif Path(base_model, "config.json").is_file():
             yield Finding(of, Grade.OK, f"{base_model} is there")
-        elif base_model.startswith((".", "/", "~")) or Path(base_model).exists():
+        elif _is_no_model(base_model):
             yield Finding(of, Grade.BAD, f"{base_model} has no config.json: not a model directory")
         else:
             yield Finding(
                 of, Grade.NOTE, f"{base_model} is a hub name: it is fetched with the first run"
             )
+
+
+def _is_no_model(base_model: str | None) -> bool:
+    """Whether it is a path, and no model lies there."""
+    if base_model is None or Path(base_model, "config.json").is_file():
+        return False
+    return base_model.startswith((".", "/", "~")) or Path(base_model).exists()
+
+
+async def _outlooks(lines: Iterable[ModelLine]) -> AsyncIterator[Finding]:
+    """What this machine can train, as a trainer of its own says."""
+    grades = {True: Grade.OK, False: Grade.BAD, None: Grade.NOTE}
+    with tempfile.TemporaryDirectory(prefix="learnd-check-") as folder:
+        log_file = Path(folder, "trainer.log")
+        async with TrainerHost(ArtifactStore(Path(folder)), log_file) as host:
+            async for outlook in outlooks(host, lines):
+                yield Finding(outlook.of, grades[outlook.possible], outlook.words)
 
 
 def _provider(name: str) -> Finding:

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from daemon.printing import duration, plain
-from daemon.screens import complaints, trainer_state
+from daemon.screens import complaints, trainer_state, warnings
 
 Json = Mapping[str, Any]
 Row = Sequence[Text]
@@ -114,11 +114,7 @@ class Glance:
     def _warnings(self) -> list[Text]:
         told = [(self.trouble, BAD)] if self.trouble is not None else []
         told += [(text, BAD) for text in complaints(self.answers.health)]
-        told += [
-            (f"{name}: {one['detail']}", WARN)
-            for name, one in self.answers.health["checks"].items()
-            if one["ok"] and one["detail"]
-        ]
+        told += [(text, WARN) for text in warnings(self.answers.health)]
         told += [
             (f"{one['line']}: batches of {size['size']}: {size['reason']}", WARN)
             for one in self.answers.status["lines"]

@@ -94,13 +94,13 @@ class Sealer:
             await self._size(line)
         sizes = await self._store.batch_sizes.current()
         for line in lines:
+            if line.base_model is None:
+                continue  # without a base model the events wait where feedback reaches them
             rules = self._batch_rules
             if line.name in sizes:
                 rules = replace(rules, batch_size=sizes[line.name].size)
             queue = await self._store.queue.look(line)
             batch = due(queue, rules, self._clock())
-            if line.base_model is None:
-                continue  # without a base model the events wait where feedback reaches them
             self._tell(line, is_about_to_fill(queue, rules, self._expect_at))
             if batch is None:
                 continue

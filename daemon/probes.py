@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -50,16 +50,24 @@ class DaemonProbes:
     Live: every loop works. Ready: live, not stopping, the consumer reads, the store
     answers and takes writes. A daemon with too many waiting events is ready: only outputs
     have to wait, and who took it out of rotation could not reach what helps. `source` is
-    None where no Kafka is configured.
+    None where no Kafka is configured. `training` says why lines cannot be trained on this
+    machine, if that is known: a warning, which makes nothing red.
     """
 
     def __init__(
-        self, overviews: Overviews, source: Source | None, pressure: Pressure, clock: Clock
+        self,
+        overviews: Overviews,
+        source: Source | None,
+        pressure: Pressure,
+        clock: Clock,
+        *,
+        training: Callable[[], str] = lambda: "",
     ) -> None:
         self._overviews = overviews
         self._source = source
         self._pressure = pressure
         self._clock = clock
+        self._training = training
         self._loops: Sequence[asyncio.Task[Any]] = ()
         self._draining = False
 
@@ -109,7 +117,8 @@ class DaemonProbes:
         full = self._pressure.refusal(EventKind.OUTPUT) if self._pressure.is_full else None
         room = Check("room for events", ok=full is None, detail=full or "")
         orphans = [_orphans(overview)] if overview is not None else []
-        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *orphans]
+        training = Check("training", ok=True, detail=self._training())
+        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *orphans, training]
         return assess(measured, checks, self._clock())
 
     def _stuck_partitions(self) -> Sequence[Check]:

@@ -25,6 +25,13 @@ Json = Mapping[str, Any]
 
 UNREMARKABLE = ("configured", "too_few_runs", "steady", "idle")
 """Causes of a batch size that need no word."""
+REJECTED_USES = {
+    "free": "it waits for a batch of its line",
+    "taken": "a batch took it",
+    "held_out": "never learned from: its prompt or its split group is held out",
+    "unfit": "never learned from: a validator complained, or the same answer was approved",
+}
+"""What becomes of a rejected output, where its line learns from such."""
 STATES = ("queued", "sealed", "held", "rejected", "quarantined", "withdrawn", "expired")
 
 
@@ -38,6 +45,7 @@ def status(url: str, overview: Json, health: Json) -> None:
         [
             ("daemon", url),
             ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(complaints(health))}"),
+            *(("warning", warning) for warning in warnings(health)),
             ("outputs accepted", _rate(health["metrics"]["success_rate"])),
             ("queued", f"{queued} events{age}"),
             (
@@ -85,6 +93,12 @@ def complaints(health: Json) -> Sequence[str]:
     ]
     bad = [f"{name}: {one['detail']}" for name, one in health["checks"].items() if not one["ok"]]
     return [*bad, *low]
+
+
+def warnings(health: Json) -> Sequence[str]:
+    """What a person should know of a daemon that may be healthy, one sentence each."""
+    checks = health["checks"].items()
+    return [f"{name}: {one['detail']}" for name, one in checks if one["ok"] and one["detail"]]
 
 
 def _rate(rate: float | None) -> str:
@@ -162,6 +176,7 @@ def flushed(results: Sequence[Json]) -> None:
                 number("replay"),
                 number("retry"),
                 number("cross-task"),
+                number("rejected"),
                 words(""),
             ],
             [
@@ -174,6 +189,7 @@ def flushed(results: Sequence[Json]) -> None:
                     one["batch"]["n_replay"],
                     one["batch"]["n_retry"],
                     one["batch"]["n_cross_task"],
+                    one["batch"]["n_preference"],
                     one["reason"],
                 )
                 for one in sealed
@@ -668,6 +684,7 @@ def _event_lineage(found: Json) -> None:
             ("task type", event["task_type"]),
             ("state", f"{event['state']}: {event['reason']}"),
             ("held out", _held_out(found)),
+            ("as rejected", REJECTED_USES.get(found["rejected_use"])),
         ]
     )
     say("")
@@ -696,6 +713,11 @@ def _event_lineage(found: Json) -> None:
         ],
         title="Batches that it is in",
     )
+    for one in found["uses"]:
+        if one["better"]:
+            say(f"In {one['batch_id']} the better answer was {one['better']}.")
+        if one["worse"]:
+            say(f"In {one['batch_id']} it was the better answer to {', '.join(one['worse'])}.")
     if not found["known_by"]:
         say("No version knows it.")
         return
@@ -787,7 +809,8 @@ def _members(page: Json, title: str) -> None:
                 one["event_row_id"],
                 one["task_type"],
                 one["role"],
-                f"{one['producer']}/{one['event_id']}",
+                f"{one['producer']}/{one['event_id']}"
+                + (f" (better: {one['better']})" if one["better"] else ""),
             )
             for one in page["items"]
         ],

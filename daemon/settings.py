@@ -38,6 +38,7 @@ from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
 from learning.policy import Policy
+from learning.preferences import Objective
 from learning.sampling import ReplayStrategy, SplitRules
 
 ENV_PREFIX = "LEARND_"
@@ -266,6 +267,8 @@ class PolicySettings(_Section):
     """How strongly feedback moves the bars; the trainer's rate is finetune.training's."""
     max_output_characters: int = Field(100_000, ge=1, le=1_000_000)
     unknown_task_types: Literal["dead_letter", "accept"] = "dead_letter"
+    learn_from_rejected: bool = False
+    """Whether rejected outputs go into batches, to be learned from by dpo or kto."""
 
 
 class QueueSettings(_Section):
@@ -332,6 +335,8 @@ class SplitSettings(_Section):
     """Of a batch's training rows, from related task types of other lines."""
     cross_task_learning: bool = True
     """Off, nothing of another line is mixed in."""
+    rejected_share: PartialShare = 0.5
+    """Rejected outputs are at most so much of a batch's rows, where a line learns from them."""
 
 
 class GateSettings(_Section):
@@ -408,7 +413,10 @@ class LineSettings(_Section):
     replay_share: PartialShare | None = None
     replay_strategy: ReplayStrategy | None = None
     cross_task_share: PartialShare | None = None
-    """These three as in the split section."""
+    rejected_share: PartialShare | None = None
+    """These four as in the split section."""
+    learn_from_rejected: bool | None = None
+    """As in the policy section."""
 
 
 class RemoteSettings(_Section):
@@ -514,6 +522,7 @@ class Settings(BaseSettings):
         if self.finetune.provider in LOCAL_PROVIDERS:
             training = self.finetune.training
             _require_training(training, training, ("finetune", "training"))
+        self._objectives_have_what_they_need()
         for name, line in self.lines.items():
             task_types = line.task_types or (name,)
             foreign = set(line.system_prompts) - set(task_types)
@@ -536,6 +545,20 @@ class Settings(BaseSettings):
                     f"the task type {name} has no line then: add it here, or rename the line",
                 )
         return self
+
+    def _objectives_have_what_they_need(self) -> None:
+        """That rejected outputs may be learned from is said twice: by objective and by policy."""
+        training, allowed = self.finetune.training, self.policy.learn_from_rejected
+        _require_agreement(training, ("finetune", "training"), allowed, ("policy",))
+        for name, line in self.lines.items():
+            of_line = ("lines", name)
+            own = line.learn_from_rejected
+            _require_agreement(
+                training | line.training,
+                (*of_line, "training"),
+                allowed if own is None else own,
+                of_line,
+            )
 
     def policy_rules(self) -> Policy:
         """The bars of the policy, as the core knows them."""
@@ -629,7 +652,7 @@ class Settings(BaseSettings):
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
     """Raise, naming the key of the section, when the local trainer would not understand it."""
     try:
-        objective = TrainingSettings.model_validate(training).objective
+        TrainingSettings.model_validate(training)
     except ValidationError as error:
         for found in error.errors(include_url=False):
             name = str(found["loc"][0])
@@ -639,13 +662,30 @@ def _require_training(training: dict[str, Any], own: dict[str, Any], section: Ke
                 ) from error
             if name in own:
                 raise _fault((*section, name), in_words(found["msg"], own[name])) from error
-    else:
-        if objective != "sft":
-            raise _fault(
-                (*section, "objective"),
-                f"a daemon's batches hold approved outputs only; {objective} is for"
-                " `learnd finetune`",
-            )
+
+
+def _require_agreement(
+    training: dict[str, Any], section: KeyPath, allowed: bool, policy: KeyPath
+) -> None:
+    """Raise when a line's objective and its policy differ on whether "no" is learned from."""
+    try:
+        objective = Objective(training.get("objective", Objective.SFT))
+    except ValueError:
+        known = ", ".join(Objective)
+        raise _fault((*section, "objective"), f"one of {known} is needed here") from None
+    if objective is not Objective.SFT and not allowed:
+        raise _fault(
+            (*section, "objective"),
+            f"{objective} learns from rejected outputs, which are left out unless the policy lets"
+            f" them in: set {'.'.join(policy)}.learn_from_rejected: true, or objective: sft",
+        )
+    if objective is Objective.SFT and allowed:
+        raise _fault(
+            (*policy, "learn_from_rejected"),
+            "sft learns from approved outputs only: set"
+            f" {'.'.join(section)}.objective to kto (from each rejected output) or dpo (from those"
+            " with a better answer to their prompt), or learn_from_rejected: false",
+        )
 
 
 def _fault(path: KeyPath, message: str) -> PydanticCustomError:

@@ -615,6 +615,7 @@ class Runner:
         """Everything the provider needs; the dataset files are written unless they are there."""
         assert record.parent is not None, "begin() chose it"
         rows = await self._store.training_rows(record.batch_id)
+        preferences = await self._store.preference_rows(record.batch_id)
         held_out = await self._store.held_out_rows(line)
         dataset = await asyncio.to_thread(
             write_dataset,
@@ -624,6 +625,7 @@ class Runner:
             seed=record.seed,
             line=line,
             training=rows,
+            preferences=preferences,
             held_out=held_out,
         )
         return RunSpec(

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from finetune.artifacts import ArtifactError, ArtifactStore
+from finetune.trainer.protocol import ObjectiveName
 from learning.gate import Score, TrainingProof
 from learning.ports import (
     JobFailedError,
@@ -126,6 +127,8 @@ class ScriptedSettings(BaseModel):
 
     plan: Annotated[str, AfterValidator(_require_script)] = "improve"
     method: Literal["lora", "full"] = "lora"
+    objective: ObjectiveName = "sft"
+    """It makes no difference to what is played."""
     steps: int = Field(3, ge=1, le=1_000_000)
     step_seconds: float = Field(0.0, ge=0, le=86_400, allow_inf_nan=False)
 

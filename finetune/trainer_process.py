@@ -44,6 +44,8 @@ from finetune.trainer.protocol import (
     Message,
     ModelRef,
     PingRequest,
+    PreflightRequest,
+    PreflightResult,
     PrepareRequest,
     PrepareResult,
     Ready,
@@ -230,6 +232,10 @@ class TrainerProcess:
     ) -> MakeTinyModelResult: ...
     @overload
     async def request(self, message: PrepareRequest, on_message: OnMessage) -> PrepareResult: ...
+    @overload
+    async def request(
+        self, message: PreflightRequest, on_message: OnMessage
+    ) -> PreflightResult: ...
     async def request(self, message: Request, on_message: OnMessage) -> Result:
         """Ask, and wait for the answer. Raises JobFailedError.
 
@@ -569,6 +575,18 @@ class TrainerHost:
 
         async with self.use() as trainer:
             return (await trainer.request(request, hear)).text
+
+    async def preflight(self, base_model: str, settings: TrainingSettings) -> PreflightResult:
+        """Where a training would be done, and how, as far as can be told before it.
+
+        Raises JobFailedError: `unsupported` with the setting to change, `not_installed`, and
+        those of a trainer that could not be asked.
+        """
+        request = PreflightRequest(
+            id=f"preflight:{uuid.uuid4().hex[:12]}", base_model=base_model, settings=settings
+        )
+        async with self._borrowed() as (trainer, _):
+            return await trainer.request(request, lambda message: None)
 
     async def _prepare(self, request: PrepareRequest) -> None:
         try:

@@ -75,6 +75,8 @@ class BatchSealed:
     n_replay: int
     n_retry: int
     n_cross_task: int = 0
+    n_preference: int = 0
+    """Rejected outputs that it learns from."""
 
 
 @dataclass(frozen=True)

@@ -21,4 +21,8 @@ class Judge:
     def __call__(self, event: OutputEvent, people: tuple[bool, ...] = ()) -> Verdict:
         """The verdict on an output; `people` are the approvals in its feedback, in any order."""
         evidence = Evidence(event.approved, event.confidence, people)
-        return judge(evidence, complaints(event, self._validators), self._policy())
+        return judge(evidence, self.complaints(event), self._policy())
+
+    def complaints(self, event: OutputEvent) -> Sequence[str]:
+        """What the validators have against an output, whatever people say of it."""
+        return complaints(event, self._validators)

@@ -22,6 +22,10 @@ class EventState(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
+REJECTED_STATES = frozenset({EventState.REJECTED, EventState.WITHDRAWN})
+"""Somebody said no before it was sealed, so that it has no primary role and never will."""
+
+
 class FeedbackState(StrEnum):
     """What became of a feedback event."""
 
@@ -88,10 +92,15 @@ class Role(StrEnum):
     RETRY = "retry"
     CROSS_TASK = "cross_task"
     """It trained another line, whose task type is related."""
+    PREFERENCE = "preference"
+    """It was rejected, and what was wrong with it is learned; never as an answer to give."""
 
 
 PRIMARY_ROLES = frozenset({Role.TRAIN, Role.HELD_OUT})
 TRAINING_ROLES = frozenset({Role.TRAIN, Role.REPLAY, Role.RETRY, Role.CROSS_TASK})
+"""Approved, so that its answer is learned."""
+LEARNED_ROLES = TRAINING_ROLES | {Role.PREFERENCE}
+"""Known to the version that the batch makes."""
 
 _EVENT_MOVES: Mapping[EventState, frozenset[EventState]] = {
     EventState.QUEUED: frozenset({EventState.SEALED, EventState.WITHDRAWN}),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from learning.errors import LearningError
+from learning.preferences import Objective
 
 
 class TaskTypeClaimedTwiceError(LearningError):
@@ -30,6 +31,11 @@ class ModelLine:
     """The provider's training settings; the provider validates them."""
     system_prompts: Mapping[str, str] = field(default_factory=dict)
     """By task type; a task type that is missing trains without a system prompt."""
+
+    @property
+    def objective(self) -> Objective:
+        """What its runs learn from. Any but SFT has rejected outputs sealed into its batches."""
+        return Objective(self.training.get("objective", Objective.SFT))
 
 
 class ModelLines:

@@ -50,32 +50,32 @@ def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdic
     producer's own "yes" needs the bar when a confidence came with it. `findings` are
     the complaints of the validators: an output that would train is quarantined by one.
     """
-    if evidence.stated is False or False in evidence.people:
-        who = "the producer" if evidence.stated is False else "feedback"
+    stated, _, people = evidence
+    if stated is False or False in people:
+        who = "the producer" if stated is False else "feedback"
         return Verdict(EventState.REJECTED, f"{who} said it is not approved", by_human=True)
 
     accepted = _acceptance(evidence, policy)
-    if accepted.state is EventState.QUEUED and findings:
+    if findings and accepted.state is EventState.QUEUED:
         return Verdict(EventState.QUARANTINED, "; ".join(findings), by_human=accepted.by_human)
     return accepted
 
 
 def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
-    confidence = evidence.confidence
-    if evidence.people:
+    stated, confidence, people = evidence
+    if people:
         return Verdict(EventState.QUEUED, "approved by feedback", by_human=True)
-    if evidence.stated is True:
+    if stated is True:
         if confidence is None:
             return Verdict(EventState.QUEUED, "approved, no confidence given", by_human=True)
-        if confidence >= policy.min_confidence:
+        bar = policy.min_confidence
+        if confidence >= bar:
             return Verdict(
-                EventState.QUEUED,
-                f"approved, confidence {confidence} >= {policy.min_confidence}",
-                by_human=True,
+                EventState.QUEUED, f"approved, confidence {confidence} >= {bar}", by_human=True
             )
         return Verdict(
             EventState.HELD,
-            f"approved, but confidence {confidence} < {policy.min_confidence}: waits for a verdict",
+            f"approved, but confidence {confidence} < {bar}: waits for a verdict",
             by_human=False,
         )
     if not policy.enable_auto_approval:

@@ -224,13 +224,13 @@ class IntakeStore(Protocol):
         """
         ...
 
-    async def append(self, block: Block) -> EventsStored:
-        """Store a block and move its position, all or nothing.
+    async def append(self, *blocks: Block) -> EventsStored:
+        """Store blocks of one source and move their positions, all of it or nothing.
 
         An event that is stored already is counted as a duplicate; one whose id was used
         for another body becomes a dead letter. Raises PositionFencedError when the
         claim is stale and StoreUnavailableError when the database is: then nothing changed,
-        and the same block may be appended again.
+        and the same blocks may be appended again.
         """
         ...
 
@@ -401,6 +401,17 @@ class TrainingRow:
     role: Role
     task_type: str
     event: OutputEvent
+
+
+@dataclass(frozen=True)
+class PreferenceRow:
+    """One member of a batch that was rejected."""
+
+    event_id: int
+    task_type: str
+    event: OutputEvent
+    preferred_id: int | None
+    """The training row with a better answer to its prompt; None: it is learned from by itself."""
 
 
 @dataclass(frozen=True)
@@ -582,6 +593,10 @@ class RunStore(Protocol):
 
     async def training_rows(self, batch_id: str) -> Sequence[TrainingRow]:
         """The members of a batch that train, in the order of their ids."""
+        ...
+
+    async def preference_rows(self, batch_id: str) -> Sequence[PreferenceRow]:
+        """The rejected members of a batch, in the order of their ids."""
         ...
 
     async def held_out_rows(self, line: ModelLine) -> Sequence[HeldOutRow]:

@@ -69,6 +69,8 @@ class SplitRules:
     """Examples of related task types of other lines, as a share of all training rows."""
     cross_task_learning: bool = True
     """Off, nothing of another line is mixed in, whatever the share."""
+    rejected_share: float = 0.5
+    """Rejected outputs, as a share of all rows: at most so much, where a line learns from them."""
 
 
 SplitRulesOf = Callable[[str], SplitRules]
@@ -140,6 +142,11 @@ def replay_quota(n_training: int, rules: SplitRules) -> int:
 def cross_task_quota(n_training: int, rules: SplitRules) -> int:
     """How many events of related task types join `n_training` rows, replayed ones included."""
     return _quota(n_training, rules.cross_task_share) if rules.cross_task_learning else 0
+
+
+def rejected_quota(n_training: int, rules: SplitRules) -> int:
+    """How many rejected outputs may join `n_training` rows, those of other lines included."""
+    return _quota(n_training, rules.rejected_share)
 
 
 def _quota(n_training: int, share: float) -> int:

@@ -268,6 +268,7 @@ class _Counters:
                     ("replay", fact.n_replay),
                     ("retry", fact.n_retry),
                     ("cross_task", fact.n_cross_task),
+                    ("preference", fact.n_preference),
                 ):
                     self._members.labels(fact.line, role).inc(n)
             case RunLaunched():

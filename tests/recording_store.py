@@ -21,8 +21,8 @@ class RecordingStore:
     async def rewind(self, source: str, claimed: Position, next_offset: int) -> Position:
         raise NotImplementedError
 
-    async def append(self, block: Block) -> EventsStored:
+    async def append(self, *blocks: Block) -> EventsStored:
         if self.failure is not None:
             raise self.failure
-        self.blocks.append(block)
-        return EventsStored(block.source, duplicates=len(self.blocks))
+        self.blocks.extend(blocks)
+        return EventsStored(blocks[0].source, duplicates=len(self.blocks))

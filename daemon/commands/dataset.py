@@ -49,6 +49,13 @@ Near = Annotated[
         help="Likeness from which on rows are near-duplicates; 0 does not look for them.",
     ),
 ]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="DIR", help="Count tokens: a folder of a model."),
+]
+MaxLength = Annotated[
+    int | None, typer.Option("--max-length", min=1, help="Count the rows that are longer.")
+]
 Shown = Annotated[int, typer.Option("--show", min=0, help="So many findings of a kind at most.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Write nothing if a line is bad.")]
@@ -80,13 +87,8 @@ def validate(
         ),
     ] = None,
     near: Near = 0.8,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option("--tokenizer", metavar="DIR", help="Count tokens: a folder of a model."),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", min=1, help="Count the rows that are longer.")
-    ] = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
     format: TheFormat = None,
     fields: Fields = None,
     max_line_bytes: MaxLineBytes = MAX_LINE_BYTES,
@@ -132,13 +134,8 @@ def validate(
 @dataset_app.command()
 def stats(
     file: File,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option("--tokenizer", metavar="DIR", help="Count tokens: a folder of a model."),
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", min=1, help="Count the rows that are longer.")
-    ] = None,
+    tokenizer: Tokenizer = None,
+    max_length: MaxLength = None,
     format: TheFormat = None,
     fields: Fields = None,
     max_line_bytes: MaxLineBytes = MAX_LINE_BYTES,

@@ -16,6 +16,7 @@ from daemon.store.leases import Leases, Tenancy
 from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
+from daemon.store.rejected import RejectedOutputs
 from daemon.store.runs import Runs
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
@@ -80,17 +81,18 @@ class Store:
         """The doors of a database that is open and migrated; closing them closes it."""
         leases = Leases(database, tenancy)
         intake = Intake(database, judge, clock)
+        rejected = RejectedOutputs(judge.complaints)
         return cls(
             database,
             intake,
-            Queue(database),
+            Queue(database, rejected),
             Runs(database, artifacts_dir, leases),
             leases,
             Interventions(database),
             Registry(database, artifacts_dir),
             Outbox(database, clock),
             BatchSizes(database, size_rules or SizeRules()),
-            Imports(intake),
+            Imports(intake, rejected),
         )
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
 
-from daemon.store.bulk import insert_rows
+from daemon.store.bulk import insert_columns
 from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.postgresql import copy_rows
@@ -151,7 +151,8 @@ class SqliteArrivals:
             names = list(itertools.compress(names, is_new))
             new = list(itertools.compress(new, is_new))
         # SQLite numbers the rows by itself, on from the newest one, as `names` does.
-        insert_rows(tx, form.sqlite_insert, form.rows(new))
+        if new:
+            insert_columns(tx, form.table, form.columns(new), form.booleans)
         self._names.add_events(table, names)
         return _inserted(arrivals, new, stored)
 
@@ -231,7 +232,7 @@ class PostgresArrivals:
         if not first:
             return Inserted((), ())
         tx.exec_driver_sql(form.postgres_stage)
-        copy_rows(tx, form.postgres_copy, form.rows(first.values()))
+        copy_rows(tx, form.postgres_copy, zip(*form.columns(first.values()).values(), strict=True))
         inserted = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
         known = self.rows_named(tx, table, first.keys() - inserted)
         return _inserted(
@@ -285,11 +286,12 @@ def _inserted(arrivals: Sequence[A], new: Sequence[A], stored: Mapping[_Key, str
     """What became of arrivals, given the new ones, and the texts that were stored before."""
     if len(new) == len(arrivals):
         return Inserted(new, ())
-    first = {_key_of(arrival): arrival for arrival in new}
+    are_new = set(map(id, new))
+    first = dict(zip(map(_key_of, new), new, strict=True))
     repeated = []
     for arrival in arrivals:
-        key = _key_of(arrival)
-        if first.get(key) is not arrival:
+        if id(arrival) not in are_new:
+            key = _key_of(arrival)
             repeated.append((arrival, stored[key] if key in stored else first[key].text))
     return Inserted(new, repeated)
 
@@ -316,13 +318,13 @@ class _Form(Generic[A]):
     table: str
     types: Mapping[str, str]
     """The columns that are filled, by name, in PostgreSQL's words."""
-    rows: Callable[[Iterable[A]], Sequence[tuple[Any, ...]]]
-    """For each arrival what the columns hold, in their order."""
+    columns: Callable[[Iterable[A]], Mapping[str, Sequence[Any]]]
+    """What the columns hold for each of some arrivals, at least one; in the order of `types`."""
 
     @property
-    def sqlite_insert(self) -> str:
-        """INSERT of rows that stand at `{}`."""
-        return f"INSERT INTO {self.table} ({self._names}) VALUES {{}}"  # noqa: S608  # our own names
+    def booleans(self) -> Collection[str]:
+        """The columns of truth values."""
+        return {name for name, type_ in self.types.items() if type_ == "boolean"}
 
     @property
     def postgres_stage(self) -> str:
@@ -377,17 +379,18 @@ _OF_OUTPUTS = _COMMON | {
 }
 
 
-def _output_rows(outputs: Iterable[JudgedOutput]) -> Sequence[JudgedOutput]:
-    """The outputs as they are: their fields stand in the order of the columns."""
-    return [
-        one if one.reason.isprintable() else one._replace(reason=keepable(one.reason))
-        for one in outputs
-    ]
+def _output_columns(outputs: Iterable[JudgedOutput]) -> Mapping[str, Sequence[Any]]:
+    """The fields of the outputs as they are: they stand in the order of the columns."""
+    columns = dict(zip(_OF_OUTPUTS, zip(*outputs, strict=True), strict=True))
+    columns["reason"] = tuple(map(keepable, columns["reason"]))
+    return columns
 
 
-def _feedback_rows(feedback: Iterable[ReceivedFeedback]) -> Sequence[tuple[Any, ...]]:
-    return [(*one, FeedbackState.WAITING.value) for one in feedback]
+def _feedback_columns(feedback: Iterable[ReceivedFeedback]) -> Mapping[str, Sequence[Any]]:
+    columns = dict(zip(_COMMON, zip(*feedback, strict=True), strict=False))
+    columns["state"] = (FeedbackState.WAITING.value,) * len(columns["payload"])
+    return columns
 
 
-_OUTPUTS = _Form("events", _OF_OUTPUTS, _output_rows)
-_FEEDBACK = _Form("feedback", _COMMON, _feedback_rows)
+_OUTPUTS = _Form("events", _OF_OUTPUTS, _output_columns)
+_FEEDBACK = _Form("feedback", _COMMON, _feedback_columns)

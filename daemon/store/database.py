@@ -30,7 +30,7 @@ SQLITE_BUSY_SECONDS = 15.0
 SQLITE_PAGE_BYTES = 16_384
 SQLITE_WAL_BYTES = 64 * 2**20
 """A page that is written several times meanwhile is copied into the file once."""
-SQLITE_CACHE_BYTES = 16 * 2**20
+SQLITE_CACHE_BYTES = 8 * 2**20
 SQLITE_READER_CACHE_BYTES = 2 * 2**20
 READERS = 4
 ATTEMPTS = 5

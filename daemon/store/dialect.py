@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Insert, Table, func, text
@@ -13,27 +14,40 @@ CHUNK = 500
 """Values in one IN list, well below either database's limit of bound parameters."""
 
 
-def insert_new(tx: Connection, table: Table) -> Insert:
-    """INSERT that passes over rows whose key exists."""
-    if tx.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    return postgresql.insert(table).on_conflict_do_nothing()
+def insert_new(tx: Connection, table: Table, *returned: str) -> Insert:
+    """INSERT that passes over rows whose key exists; of the others it returns some columns."""
+    return _insert_new(tx.dialect.name, table, returned)
+
+
+# Statements are kept: to put one together takes longer than to run it on a few rows.
+
+
+@lru_cache(maxsize=64)
+def _insert_new(dialect: str, table: Table, returned: Sequence[str]) -> Insert:
+    insert: sqlite.Insert | postgresql.Insert
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    insert = insert.on_conflict_do_nothing()
+    return insert.returning(*(table.c[name] for name in returned)) if returned else insert
 
 
 def add_up(
     tx: Connection, table: Table, keys: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Add the other columns of each row to the row with its key; insert it where none is."""
-    if not rows:
-        return
+    if rows:
+        tx.execute(_add_up(tx.dialect.name, table, tuple(keys)), list(rows))
+
+
+@lru_cache(maxsize=64)
+def _add_up(dialect: str, table: Table, keys: Sequence[str]) -> Insert:
     insert: sqlite.Insert | postgresql.Insert
-    insert = sqlite.insert(table) if tx.dialect.name == "sqlite" else postgresql.insert(table)
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
     sums = {
         column.name: func.coalesce(column, 0) + insert.excluded[column.name]
         for column in table.columns
         if column.name not in keys
     }
-    tx.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=sums), list(rows))
+    return insert.on_conflict_do_update(index_elements=list(keys), set_=sums)
 
 
 def replace_all(

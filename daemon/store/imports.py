@@ -13,7 +13,9 @@ from sqlalchemy import Connection, insert, select
 
 from daemon.store.bookkeeping import Move, record
 from daemon.store.intake import Appended, Intake
-from daemon.store.queue import SPLIT, seal_rows
+from daemon.store.queue import seal_rows
+from daemon.store.rejected import RejectedOutputs
+from daemon.store.split_sides import SPLIT
 from daemon.store.tables import imports
 from learning.batching import Trigger
 from learning.facts import BatchSealed, EventsStored
@@ -62,8 +64,9 @@ class StoredImport:
 class Imports:
     """Dataset files in one database."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, rejected: RejectedOutputs) -> None:
         self._intake = intake
+        self._rejected = rejected
 
     async def add(
         self,
@@ -85,7 +88,7 @@ class Imports:
             may_train = [row for row in appended.rows if row.state == EventState.QUEUED]
             share = replace(rules, starting_share=rules.held_out_share)
             batch = (
-                seal_rows(tx, line, may_train, Trigger.IMPORT, share, actor, now)
+                seal_rows(tx, line, may_train, self._rejected, Trigger.IMPORT, share, actor, now)
                 if may_train
                 else None
             )

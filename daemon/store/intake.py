@@ -84,8 +84,13 @@ class Judge(Protocol):
 
     def __call__(self, event: OutputEvent, people: tuple[bool, ...] = ()) -> Verdict: ...
 
+    def complaints(self, event: OutputEvent) -> Sequence[str]:
+        """What the validators have against an output, whatever people say of it."""
+        ...
+
 
 _row_id = attrgetter("id")
+_place = attrgetter("claimed.topic", "claimed.partition")
 
 
 def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
@@ -122,10 +127,10 @@ class Intake:
 
         return await self._database.write(transaction)
 
-    async def append(self, block: Block) -> EventsStored:
+    async def append(self, *blocks: Block) -> EventsStored:
         """See learning.ports.IntakeStore."""
         return await self._database.write(
-            lambda tx: self._append(tx, block)[0], committed=self._arrivals.committed
+            lambda tx: self._append(tx, blocks)[0], committed=self._arrivals.committed
         )
 
     async def append_unknown(
@@ -146,7 +151,7 @@ class Intake:
                 for output in block.outputs
                 if (output.producer, output.event_id) not in known
             ]
-            stored, letters = self._append(tx, replace(block, outputs=unknown))
+            stored, letters = self._append(tx, [replace(block, outputs=unknown)])
             new = self._arrivals.rows_named(tx, events, keys - known.keys())
             return then(tx, Appended(stored, sorted(new.values(), key=_row_id), letters))
 
@@ -197,7 +202,7 @@ class Intake:
         """
 
         def transaction(tx: Connection) -> EventsStored:
-            stored, letters = self._append(tx, block)
+            stored, letters = self._append(tx, [block])
             if len(letters) == len(block.outputs) + len(block.feedback) + len(block.dead_letters):
                 raise ReplayRefusedError(dead_letter_id, letters[0])
             marked = tx.execute(
@@ -232,28 +237,34 @@ class Intake:
         fingerprint: bytes | None,
     ) -> None:
         moved = tx.execute(
-            update(positions)
-            .filter_by(
-                source=source,
-                topic=claimed.topic,
-                partition=claimed.partition,
-                epoch=claimed.epoch,
-            )
-            .where(positions.c.next_offset.is_not_distinct_from(claimed.next_offset))
-            .values(next_offset=next_offset, fingerprint=fingerprint, updated_at=self._clock())
+            _MOVE,
+            {
+                "in_source": source,
+                "in_topic": claimed.topic,
+                "in_partition": claimed.partition,
+                "under_epoch": claimed.epoch,
+                "from_offset": claimed.next_offset,
+                "next_offset": next_offset,
+                "fingerprint": fingerprint,
+                "updated_at": self._clock(),
+            },
         )
         if moved.rowcount != 1:
             raise PositionFencedError(claimed.topic, claimed.partition, claimed.epoch)
 
-    def _append(self, tx: Connection, block: Block) -> tuple[EventsStored, Sequence[DeadLetter]]:
-        if (move := block.move) is not None:
-            self._move(tx, block.source, move.claimed, move.next_offset, move.fingerprint)
+    def _append(
+        self, tx: Connection, blocks: Sequence[Block]
+    ) -> tuple[EventsStored, Sequence[DeadLetter]]:
+        source = blocks[0].source
+        # In one order, so that two consumers cannot wait for each other.
+        for move in sorted((one.move for one in blocks if one.move is not None), key=_place):
+            self._move(tx, source, move.claimed, move.next_offset, move.fingerprint)
         self._arrivals.begin(tx)
-        # As lists of this thread's own: see consumers/reader_process.py.
-        outputs = self._arrivals.insert_outputs(tx, list(block.outputs))
-        received = self._arrivals.insert_feedback(tx, list(block.feedback))
+        # As lists of this thread's own: see consumers/reader_frames.py.
+        outputs = self._arrivals.insert_outputs(tx, [one for b in blocks for one in b.outputs])
+        received = self._arrivals.insert_feedback(tx, [one for b in blocks for one in b.feedback])
         reused = [*_reused(EventKind.OUTPUT, outputs), *_reused(EventKind.FEEDBACK, received)]
-        letters = [*block.dead_letters, *reused]
+        letters = [*(one for block in blocks for one in block.dead_letters), *reused]
         new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
@@ -272,7 +283,7 @@ class Intake:
         tally.write(tx)
         self._arrivals.finish(tx)
         stored = EventsStored(
-            source=block.source,
+            source=source,
             outputs={
                 (task_type, EventState(state)): len(confidences)
                 for (task_type, state), confidences in groups.items()
@@ -299,7 +310,7 @@ class Intake:
         Returns what became of the feedback of each task that has an output, and how many
         outputs moved.
         """
-        if tx.execute(select(feedback.c.id).where(_IS_WAITING).limit(1)).first() is None:
+        if tx.execute(_ANY_WAITING).first() is None:
             return {}, {}
         waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})
         outputs = self._arrivals.outputs_of(tx, waiting)
@@ -380,6 +391,24 @@ def _met_by(output: Row[Any] | None) -> FeedbackState:
 
 
 _IS_WAITING = is_one_of(feedback.c.state, FeedbackState.WAITING)
+
+# Statements of every block: to put one together takes longer than to run it.
+_ANY_WAITING = select(feedback.c.id).where(_IS_WAITING).limit(1)
+_MOVE = (
+    update(positions)
+    .where(
+        positions.c.source == bindparam("in_source"),
+        positions.c.topic == bindparam("in_topic"),
+        positions.c.partition == bindparam("in_partition"),
+        positions.c.epoch == bindparam("under_epoch"),
+        positions.c.next_offset.is_not_distinct_from(bindparam("from_offset")),
+    )
+    .values(
+        next_offset=bindparam("next_offset"),
+        fingerprint=bindparam("fingerprint"),
+        updated_at=bindparam("updated_at"),
+    )
+)
 
 
 def _settle_feedback(
@@ -474,13 +503,7 @@ def _insert_dead_letters(tx: Connection, letters: Sequence[DeadLetter]) -> list[
     if not rows:
         return []
     inserted = tx.execute(
-        insert_new(tx, dead_letters).returning(
-            dead_letters.c.source,
-            dead_letters.c.topic,
-            dead_letters.c.partition,
-            dead_letters.c.offset,
-            dead_letters.c.raw_digest,
-        ),
+        insert_new(tx, dead_letters, "source", "topic", "partition", "offset", "raw_digest"),
         [
             {
                 "kind": letter.kind,

@@ -14,6 +14,7 @@ noticed and read first. PostgreSQL has indexes in the usual way instead (arrival
 
 import hashlib
 import itertools
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,11 +25,12 @@ from daemon.store.bulk import find_in, insert_rows
 from daemon.store.dialect import insert_new
 from daemon.store.tables import event_names, events, feedback, names_covered
 
-MOST_RECENT = 200_000
+MOST_RECENT = 120_000
 """Names kept in memory, at about 100 bytes each, before they begin to move."""
 SEVERAL = -1
 """What a task's name leads to when more than one output has it."""
 
+_NUMBER = struct.Struct(">Q")
 _READ_AT_ONCE = 5_000
 _BITS_CUT = 4
 """60 bits are left, a Python int of two digits. When two names share one, rows decide."""
@@ -46,8 +48,9 @@ def names_of_tasks(keys: Iterable[tuple[str, str]]) -> list[int]:
 
 
 def _hashed(names: Iterable[str]) -> list[int]:
-    blake2b, number = hashlib.blake2b, int.from_bytes  # looked up once: it runs for each event
-    return [number(blake2b(n.encode(), digest_size=8).digest()) >> _BITS_CUT for n in names]
+    blake2b = hashlib.blake2b  # looked up once: it runs for each event
+    digests = b"".join([blake2b(n.encode(), digest_size=8).digest() for n in names])
+    return [number >> _BITS_CUT for (number,) in _NUMBER.iter_unpack(digests)]
 
 
 def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool]:
@@ -84,10 +87,7 @@ class Names:
     def begin(self, tx: Connection) -> None:
         """Forget what was not committed, and learn what was stored without us."""
         last = self._last or _covered(tx)
-        self._newest = {
-            table.name: tx.execute(select(func.max(table.c.id))).scalar() or 0
-            for table in (events, feedback)
-        }
+        self._newest = {name: tx.execute(newest).scalar() or 0 for name, newest in _NEWEST.items()}
         for table in (events, feedback):
             if self._newest[table.name] > last[table.name]:
                 self._recent.read(tx, table, last[table.name])
@@ -228,10 +228,14 @@ class _Recent:
 class _Column:
     """(name, row id) pairs in the order of their names, in 16 bytes each."""
 
-    def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        ordered = sorted(pairs)
-        self._names = array("q", (name for name, _ in ordered))
-        self._row_ids = array("q", (row_id for _, row_id in ordered))
+    def __init__(self, rows: Mapping[int, int], namesakes: Iterable[tuple[int, int]] = ()) -> None:
+        # Sorted without a pair for each: those would take ten times the memory of the arrays.
+        self._names = array("q", sorted(rows))
+        self._row_ids = array("q", map(rows.__getitem__, self._names))
+        for name, row_id in namesakes:
+            at = bisect_left(self._names, name)
+            self._names.insert(at, name)
+            self._row_ids.insert(at, row_id)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -255,8 +259,8 @@ class _Moving:
     def __init__(self, recent: _Recent, last: Mapping[str, int]) -> None:
         self.last = last
         """By table, the row up to which all names are in the tables once these are."""
-        self.events = _Column((*recent.events.items(), *recent.namesakes))
-        self.tasks = _Column(recent.tasks.items())
+        self.events = _Column(recent.events, recent.namesakes)
+        self.tasks = _Column(recent.tasks)
         self._at = 0
 
     def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -291,6 +295,7 @@ class _Moving:
         self._at += n
 
 
+_NEWEST = {table.name: select(func.max(table.c.id)) for table in (events, feedback)}
 _FIND_EVENTS = "SELECT name, row_id FROM event_names WHERE name IN {}"
 _FIND_TASKS = "SELECT name, row_id FROM task_names WHERE name IN {}"
 _INSERT_EVENTS = "INSERT OR IGNORE INTO event_names (name, row_id) VALUES {}"

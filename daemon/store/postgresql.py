@@ -6,15 +6,17 @@ there yet, writers take turns (daemon/store/dialect.py). Readers get one snapsho
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from daemon.store.dialect import take_turns
 from daemon.store.json_text import to_json
 from learning.errors import LearningError
+
+if TYPE_CHECKING:  # imported where it is used: 10 MiB that a daemon on SQLite does without
+    import psycopg
 
 DRIVER = "postgresql+psycopg"
 
@@ -81,7 +83,7 @@ def open_engine(url: URL, connections: int) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def on_connect(connection: psycopg.Connection[Any], _record: Any) -> None:
+    def on_connect(connection: "psycopg.Connection[Any]", _record: Any) -> None:
         limits = {
             "statement_timeout": STATEMENT_SECONDS,
             "lock_timeout": LOCK_SECONDS,
@@ -109,6 +111,8 @@ def prepare_to_migrate(tx: Connection) -> None:
 
 def copy_rows(tx: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
     """Run a COPY FROM STDIN, which SQLAlchemy has no word for. Raises DBAPIError."""
+    import psycopg
+
     session = tx.connection.driver_connection
     assert isinstance(session, psycopg.Connection), "another driver"
     try:
@@ -135,4 +139,6 @@ def was_rolled_back(error: DBAPIError) -> bool:
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
-    return error.orig.sqlstate if isinstance(error.orig, psycopg.Error) else None
+    """PostgreSQL's code for an error; None from another driver, or without an answer."""
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    return state

@@ -8,7 +8,7 @@ import heapq
 import itertools
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,7 +29,9 @@ from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.intake import confirm_event, move_event
+from daemon.store.rejected import RejectedOutputs, spend_rejected
 from daemon.store.replay import draw, rejected_since, remember_batch
+from daemon.store.split_sides import SPLIT, known_sides, split_keys, take_sides
 from daemon.store.tables import (
     batch_members,
     batches,
@@ -38,7 +40,6 @@ from daemon.store.tables import (
     is_one_of,
     returned_events,
     runs,
-    split_sides,
     tallies,
 )
 from learning.batching import Due, LineQueue, Trigger
@@ -58,18 +59,17 @@ from learning.lifecycle import (
 from learning.lines import ModelLine
 from learning.policy import Verdict, confirms, rejudge
 from learning.ports import EventKind
+from learning.preferences import Objective
 from learning.sampling import (
     Candidate,
     ReplayStrategy,
     SplitRules,
     cross_task_quota,
     held_out_quota,
+    rejected_quota,
     replay_quota,
     split,
 )
-
-SPLIT = "split"
-"""The turn to put prompts on a side of the split: sides are for ever, and for all lines."""
 
 _IS_QUEUED = is_one_of(events.c.state, EventState.QUEUED)
 
@@ -118,8 +118,9 @@ class _Member:
 class Queue:
     """Queued and held events of one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, rejected: RejectedOutputs) -> None:
         self._database = database
+        self._rejected = rejected
 
     async def count_waiting(self) -> int:
         """How many events of all task types are queued."""
@@ -166,7 +167,7 @@ class Queue:
             rows = _oldest_queued(tx, line, due.size)
             if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
-            return seal_rows(tx, line, rows, due.trigger, rules, actor, now)
+            return seal_rows(tx, line, rows, self._rejected, due.trigger, rules, actor, now)
 
         return await self._database.write(transaction)
 
@@ -258,11 +259,11 @@ class Queue:
             for number, example, key in examples:
                 group = group_key(example)
                 keys = {key} if group is None else {key, group}
-                if Role.TRAIN in _known_sides(tx, keys).values():
+                if Role.TRAIN in known_sides(tx, keys).values():
                     refused.append((number, "its prompt or its split group has trained already"))
                     continue
                 added += _freeze(tx, task_type, None, example, key, "import", None, now)
-                _take_sides(tx, Role.HELD_OUT, keys)
+                take_sides(tx, Role.HELD_OUT, keys)
             imported = Move("held_out", task_type, None, "imported", f"{added} examples", actor)
             record(tx, [imported], now)
             return HeldOutImport(added, len(examples) - added - len(refused), tuple(refused))
@@ -291,6 +292,7 @@ def spend_batch(tx: Connection, batch_id: str, reason: str, actor: str, now: dat
     """A version came of a batch: what trained in it is remembered, and not tried again."""
     move_batch(tx, batch_id, BatchState.SPENT, reason, actor, now)
     remember_batch(tx, batch_id)
+    spend_rejected(tx, batch_id)
     trained = select(batch_members.c.event_id).where(batch_members.c.batch_id == batch_id)
     tx.execute(delete(returned_events).where(returned_events.c.event_id.in_(trained)))
 
@@ -360,6 +362,7 @@ def seal_rows(
     tx: Connection,
     line: ModelLine,
     rows: Sequence[Row[Any]],
+    rejected: RejectedOutputs,
     trigger: Trigger,
     rules: SplitRules,
     actor: str,
@@ -367,7 +370,8 @@ def seal_rows(
 ) -> BatchSealed:
     """Seal queued events, at least one and in the order of their ids, and plan the run.
 
-    The caller has the turn SPLIT, and the rows are locked.
+    Beside them go in what is tried again, what is repeated, and what the line learns from
+    `rejected`. The caller has the turn SPLIT, and the rows are locked.
     """
     sequence = _next_sequence(tx, line)
     seed = int.from_bytes(digest(f"{line.name}:{sequence}")[:6])
@@ -419,8 +423,16 @@ def seal_rows(
     ]
     if additional:
         tx.execute(insert(batch_members), additional)
+    n_preference = rejected.join_batch(
+        tx,
+        line,
+        batch_id,
+        trained=[m.row.id for m in members if m.role is Role.TRAIN] + retried + replayed,
+        most=rejected_quota(n_training + len(replayed) + len(related), rules),
+    )
     if n_training:
-        _plan_run(tx, run_id, batch_id, line, seed, now)
+        reason = _what_is_learned(line, n_preference)
+        _plan_run(tx, run_id, batch_id, line, seed, reason, now)
     return BatchSealed(
         line=line.name,
         batch_id=batch_id,
@@ -431,7 +443,21 @@ def seal_rows(
         n_replay=len(replayed),
         n_retry=len(retried),
         n_cross_task=len(related),
+        n_preference=n_preference,
     )
+
+
+def _what_is_learned(line: ModelLine, n_preference: int) -> str:
+    """Why the run is planned, and of a line that learns from rejected outputs, by what."""
+    match line.objective, n_preference:
+        case Objective.SFT, _:
+            return "batch sealed"
+        case Objective.DPO, 0:
+            return "batch sealed; by sft, not dpo: it has no rejected answer to a prompt it trains"
+        case Objective.KTO, 0:
+            return "batch sealed; by sft, not kto: it has no rejected output"
+        case objective, _:
+            return f"batch sealed; by {objective}, with {n_preference} rejected outputs"
 
 
 def _next_sequence(tx: Connection, line: ModelLine) -> int:
@@ -446,10 +472,10 @@ def _primary_members(
 ) -> list[_Member]:
     outputs = [OutputEvent.model_validate_json(row.payload) for row in rows]
     candidates = [
-        Candidate(row.id, _split_keys(output), row.by_human)
+        Candidate(row.id, split_keys(output), row.by_human)
         for row, output in zip(rows, outputs, strict=True)
     ]
-    sides = _known_sides(tx, {key for candidate in candidates for key in candidate.keys})
+    sides = known_sides(tx, {key for candidate in candidates for key in candidate.keys})
     quota = held_out_quota(len(rows), _count_frozen(tx, line, rules.wanted_held_out), rules)
     roles = split(candidates, sides, quota, seed)
     return [
@@ -466,11 +492,6 @@ def _primary_members(
     ]
 
 
-def _split_keys(output: OutputEvent) -> tuple[bytes, ...]:
-    group = group_key(output)
-    return (prompt_key(output),) if group is None else (prompt_key(output), group)
-
-
 def _count_frozen(tx: Connection, line: ModelLine, at_most: int) -> int:
     """How many frozen examples a line has; no more are counted than it matters for."""
     some = (
@@ -480,17 +501,6 @@ def _count_frozen(tx: Connection, line: ModelLine, at_most: int) -> int:
         .subquery()
     )
     return tx.execute(select(func.count()).select_from(some)).scalar_one()
-
-
-def _known_sides(tx: Connection, keys: set[bytes]) -> dict[bytes, Role]:
-    wanted = sorted(keys)
-    sides: dict[bytes, Role] = {}
-    for start in range(0, len(wanted), CHUNK):
-        rows = tx.execute(
-            select(split_sides).where(split_sides.c.key.in_(wanted[start : start + CHUNK]))
-        )
-        sides.update((row.key, Role(row.side)) for row in rows)
-    return sides
 
 
 def _take_returned(tx: Connection, line: ModelLine) -> list[int]:
@@ -526,7 +536,7 @@ def _store_members(
         [{"batch_id": batch_id, "event_id": m.row.id, "role": m.role} for m in members],
     )
     for role in PRIMARY_ROLES:
-        _take_sides(tx, role, {key for m in members if m.role is role for key in m.keys})
+        take_sides(tx, role, {key for m in members if m.role is role for key in m.keys})
     tally = Tally()
     for member in members:
         row = member.row
@@ -544,13 +554,6 @@ def _store_members(
             .values(state=EventState.SEALED, state_since=now)
         )
     tally.write(tx)
-
-
-def _take_sides(tx: Connection, side: Role, keys: Iterable[bytes]) -> None:
-    """Put keys on a side of the split; one that stands on a side already stays there."""
-    rows = [{"key": key, "side": side} for key in sorted(keys)]
-    if rows:
-        tx.execute(insert_new(tx, split_sides), rows)
 
 
 def _freeze(
@@ -583,7 +586,13 @@ def _freeze(
 
 
 def _plan_run(
-    tx: Connection, run_id: str, batch_id: str, line: ModelLine, seed: int, now: datetime
+    tx: Connection,
+    run_id: str,
+    batch_id: str,
+    line: ModelLine,
+    seed: int,
+    reason: str,
+    now: datetime,
 ) -> None:
     tx.execute(
         insert(runs),
@@ -600,4 +609,4 @@ def _plan_run(
             "updated_at": now,
         },
     )
-    record(tx, [Move("run", run_id, None, RunState.PLANNED, "batch sealed", "queue")], now)
+    record(tx, [Move("run", run_id, None, RunState.PLANNED, reason, "queue")], now)

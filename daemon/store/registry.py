@@ -87,14 +87,14 @@ class Registry:
 
     async def artifacts_home(self) -> str | None:
         """The id of the directory that all artifacts of this database lie in, once it has one."""
-        return await self._database.read(_artifacts_home)
+        return await self._database.read(recorded_artifacts_home)
 
     async def settle_artifacts(self, home: str) -> str:
         """Take a directory for the artifacts, unless there is one. Returns the id of the one."""
 
         def transaction(tx: Connection) -> str:
             tx.execute(insert_new(tx, deployment).values(name=ARTIFACTS_HOME, value=home))
-            return _artifacts_home(tx) or home
+            return recorded_artifacts_home(tx) or home
 
         return await self._database.write(transaction)
 
@@ -190,7 +190,8 @@ class Registry:
         return await self._database.read(query)
 
 
-def _artifacts_home(tx: Connection) -> str | None:
+def recorded_artifacts_home(tx: Connection) -> str | None:
+    """The id of the directory that all artifacts lie in, once it has one."""
     return tx.execute(
         select(deployment.c.value).where(deployment.c.name == ARTIFACTS_HOME)
     ).scalar()

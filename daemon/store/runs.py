@@ -23,6 +23,7 @@ from daemon.store.database import Database
 from daemon.store.dialect import insert_new
 from daemon.store.leases import Leases
 from daemon.store.queue import move_batch
+from daemon.store.rejected import give_back_rejected, objective_of
 from daemon.store.tables import (
     batch_members,
     batches,
@@ -57,6 +58,7 @@ from learning.ports import (
     HeldOutRow,
     JobProgress,
     ModelReference,
+    PreferenceRow,
     RunRecord,
     TrainingOutcome,
     TrainingRow,
@@ -146,6 +148,9 @@ class Runs:
             # A new base model starts afresh: there is nothing to continue from.
             continues = champion.base_model == line.base_model
             training = dict(line.training)
+            objective = objective_of(tx, row.batch_id)
+            if objective is not line.objective:
+                training["objective"] = objective.value
             move_run(
                 tx,
                 row,
@@ -333,6 +338,33 @@ class Runs:
                     .where(
                         batch_members.c.batch_id == batch_id,
                         batch_members.c.role.in_(TRAINING_ROLES),
+                    )
+                    .order_by(events.c.id)
+                )
+            ]
+        )
+
+    async def preference_rows(self, batch_id: str) -> Sequence[PreferenceRow]:
+        """See learning.ports.RunStore."""
+        return await self._database.read(
+            lambda tx: [
+                PreferenceRow(
+                    row.id,
+                    row.task_type,
+                    OutputEvent.model_validate_json(row.payload),
+                    row.preferred_id,
+                )
+                for row in tx.execute(
+                    select(
+                        events.c.id,
+                        events.c.task_type,
+                        events.c.payload,
+                        batch_members.c.preferred_id,
+                    )
+                    .join(batch_members, batch_members.c.event_id == events.c.id)
+                    .where(
+                        batch_members.c.batch_id == batch_id,
+                        batch_members.c.role == Role.PREFERENCE,
                     )
                     .order_by(events.c.id)
                 )
@@ -586,6 +618,7 @@ def _return_batch(
     ]
     if rows:
         tx.execute(insert_new(tx, returned_events), rows)
+    give_back_rejected(tx, row.batch_id, times)
 
 
 def _batch_state(tx: Connection, row: Row[Any]) -> BatchState:

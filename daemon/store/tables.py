@@ -34,10 +34,12 @@ from learning.clock import EPOCH, microseconds
 from learning.lifecycle import (
     ACTIVE_RUN_STATES,
     PRIMARY_ROLES,
+    REJECTED_STATES,
     UNFINISHED_RUN_STATES,
     EventState,
     FeedbackState,
 )
+from learning.preferences import RejectedUse
 
 _MICROSECOND = timedelta(microseconds=1)
 _UNKEEPABLE = re.compile("[\x00\ud800-\udfff]")
@@ -150,6 +152,13 @@ for _name, _state, _columns in (
         sqlite_where=is_one_of(events.c.state, _state),
         postgresql_where=is_one_of(events.c.state, _state),
     )
+Index(
+    "ix_events_rejected_since",
+    events.c.task_type,
+    events.c.state_since,
+    sqlite_where=is_one_of(events.c.state, *REJECTED_STATES),
+    postgresql_where=is_one_of(events.c.state, *REJECTED_STATES),
+)
 
 feedback = Table(
     "feedback",
@@ -178,6 +187,16 @@ Index(
     feedback.c.task_id,
     sqlite_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
     postgresql_where=is_one_of(feedback.c.state, FeedbackState.WAITING),
+)
+
+IS_LATE_NO = is_one_of(feedback.c.state, FeedbackState.LATE) & feedback.c.approved.is_(False)
+"""Feedback that rejects what a batch has already."""
+Index(
+    "ix_feedback_late_no",
+    feedback.c.task_type,
+    feedback.c.id,
+    sqlite_where=IS_LATE_NO,
+    postgresql_where=IS_LATE_NO,
 )
 
 # Three tables of daemon/store/names.py: on SQLite they hold the names of events, on
@@ -351,6 +370,13 @@ batch_members = Table(
     Column("batch_id", String(32), ForeignKey("batches.id"), nullable=False),
     Column("event_id", _Id, ForeignKey("events.id"), nullable=False),
     Column("role", String(16), nullable=False),
+    Column(
+        "preferred_id",
+        _Id,
+        ForeignKey("events.id"),
+        comment="Of a rejected output in a pair: the member of the batch that is the better"
+        " answer.",
+    ),
     PrimaryKeyConstraint("batch_id", "event_id"),
     Index("ix_batch_members_event", "event_id"),
 )
@@ -360,6 +386,32 @@ Index(
     unique=True,
     sqlite_where=is_one_of(batch_members.c.role, *PRIMARY_ROLES),
     postgresql_where=is_one_of(batch_members.c.role, *PRIMARY_ROLES),
+)
+
+rejected_outputs = Table(
+    "rejected_outputs",
+    metadata,
+    Column("event_id", _Id, ForeignKey("events.id"), primary_key=True, autoincrement=False),
+    Column("task_type", String(64), nullable=False),
+    Column("prompt_key", _Key, nullable=False),
+    Column("use", String(16), nullable=False),
+    comment="What becomes of rejected outputs, in lines that learn from such: known since a batch"
+    " of the line was sealed.",
+)
+Index(
+    "ix_rejected_outputs_free",
+    rejected_outputs.c.task_type,
+    rejected_outputs.c.event_id,
+    sqlite_where=is_one_of(rejected_outputs.c.use, RejectedUse.FREE),
+    postgresql_where=is_one_of(rejected_outputs.c.use, RejectedUse.FREE),
+)
+Index(
+    "ix_rejected_outputs_free_prompt",
+    rejected_outputs.c.task_type,
+    rejected_outputs.c.prompt_key,
+    rejected_outputs.c.event_id,
+    sqlite_where=is_one_of(rejected_outputs.c.use, RejectedUse.FREE),
+    postgresql_where=is_one_of(rejected_outputs.c.use, RejectedUse.FREE),
 )
 
 split_sides = Table(

@@ -5,6 +5,10 @@
     training_data.jsonl   both, train first: the whole dataset in one file
     metadata.json         statistics, digests, seed and sources
 
+A batch with rejected outputs has them in train.jsonl, in the spellings of TRL: KTO's rows each
+have a `label`; DPO's pairs of a `prompt`, `chosen` and `rejected` come after the training rows.
+A rejected answer never stands in a row without saying so.
+
 The same rows make the same bytes. The folder appears complete or not at all.
 """
 
@@ -19,10 +23,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from learning.errors import LearningError
-from learning.events import conversation, key_of_prompt, prompt_key
+from learning.events import OutputEvent, answer_text, conversation, key_of_prompt, prompt_key
 from learning.failpoints import reached
+from learning.lifecycle import Role
 from learning.lines import ModelLine
-from learning.ports import HeldOutRow, TrainingRow
+from learning.ports import HeldOutRow, PreferenceRow, TrainingRow
 
 FORMAT_VERSION: Final = 1
 ALL: Final = "training_data.jsonl"
@@ -90,6 +95,7 @@ def write_dataset(
     seed: int,
     line: ModelLine,
     training: Sequence[TrainingRow],
+    preferences: Sequence[PreferenceRow],
     held_out: Sequence[HeldOutRow],
 ) -> Dataset:
     """Write the dataset of a run, in place of an earlier one in the same folder.
@@ -100,12 +106,14 @@ def write_dataset(
     """
     if not training:
         raise DatasetError(f"run {run_id} has no training row")
-    _require_no_leakage(training, held_out)
-    train = [_prompted(line, row.task_type, conversation(row.event)) for row in training]
+    members = [(row.event_id, row.role, row.task_type, row.event) for row in training] + [
+        (row.event_id, Role.PREFERENCE, row.task_type, row.event) for row in preferences
+    ]
+    _require_no_leakage({event_id: event for event_id, _, _, event in members}, held_out)
     validation = [_prompted(line, row.task_type, row.messages) for row in held_out]
     return write_files(
         folder,
-        train=[{"messages": messages} for messages in train],
+        train=_records(line, training, preferences),
         validation=[{"messages": messages} for messages in validation],
         metadata={
             "run_id": run_id,
@@ -115,16 +123,21 @@ def write_dataset(
             "system_prompts": dict(line.system_prompts),
             "sources": {
                 "events": {
-                    role: [row.event_id for row in training if row.role == role]
-                    for role in sorted({row.role for row in training})
+                    role: [event_id for event_id, of_role, _, _ in members if of_role == role]
+                    for role in sorted({role for _, role, _, _ in members})
                 },
+                "pairs": [
+                    {"chosen": row.preferred_id, "rejected": row.event_id}
+                    for row in preferences
+                    if row.preferred_id is not None
+                ],
                 "held_out_examples": [row.id for row in held_out],
             },
         },
         train_counts={
-            "roles": _counts(row.role for row in training),
-            "task_types": _counts(row.task_type for row in training),
-            "producers": _counts(row.event.producer for row in training),
+            "roles": _counts(role for _, role, _, _ in members),
+            "task_types": _counts(task_type for _, _, task_type, _ in members),
+            "producers": _counts(event.producer for _, _, _, event in members),
         },
         validation_counts={"task_types": _counts(row.task_type for row in held_out)},
     )
@@ -175,14 +188,40 @@ def write_examples(path: Path, line: ModelLine, rows: Sequence[HeldOutRow]) -> N
     path.write_bytes(_jsonl(records))
 
 
-def _require_no_leakage(training: Sequence[TrainingRow], held_out: Sequence[HeldOutRow]) -> None:
+def _records(
+    line: ModelLine, training: Sequence[TrainingRow], preferences: Sequence[PreferenceRow]
+) -> Sequence[Record]:
+    """The lines to train on: approved answers, then what was rejected."""
+    answers = {
+        row.event_id: _prompted(line, row.task_type, conversation(row.event)) for row in training
+    }
+    alone = [row for row in preferences if row.preferred_id is None]
+    if alone:
+        bad = [_prompted(line, row.task_type, conversation(row.event)) for row in alone]
+        return [
+            *({"messages": messages, "label": True} for messages in answers.values()),
+            *({"messages": messages, "label": False} for messages in bad),
+        ]
+    pairs = [
+        {
+            "prompt": answers[row.preferred_id][:-1],
+            "chosen": answers[row.preferred_id][-1]["content"],
+            "rejected": answer_text(row.event),
+        }
+        for row in preferences
+        if row.preferred_id is not None
+    ]
+    return [*({"messages": messages} for messages in answers.values()), *pairs]
+
+
+def _require_no_leakage(learned: Mapping[int, OutputEvent], held_out: Sequence[HeldOutRow]) -> None:
     examples = {
         key_of_prompt(message["content"] for message in row.messages[:-1]): row.id
         for row in held_out
     }
-    for row in training:
-        if (example_id := examples.get(prompt_key(row.event))) is not None:
-            raise LeakageError(row.event_id, example_id)
+    for event_id, event in learned.items():
+        if (example_id := examples.get(prompt_key(event))) is not None:
+            raise LeakageError(event_id, example_id)
 
 
 def _prompted(line: ModelLine, task_type: str, messages: Messages) -> Messages:

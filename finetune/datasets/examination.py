@@ -130,7 +130,7 @@ def examine(
     """
     tally = _Tally(rules)
     places = _Places()
-    with Twins(near=rules.near) as twins:
+    with Twins.opened(near=rules.near) as twins:
         # First, so that of rows that are alike theirs are the ones compared with.
         for other in against:
             places.begin(other.path)

@@ -5,11 +5,10 @@ with about 50 bytes of memory for each of its keys. 128 bits: two texts never sh
 """
 
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +19,18 @@ _RECORDS = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
 
 
 class SameKeys:
-    """Keys of 16 bytes with the numbers of the rows that have them. Closes its files."""
+    """Keys of 16 bytes with the numbers of the rows that have them."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._paths = [folder / f"{name}-{part}" for part in range(PARTS)]
+    def __init__(self, paths: Sequence[Path], files: Sequence[BinaryIO]) -> None:
+        self._paths, self._files = paths, files
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, name: str) -> Iterator[Self]:
+        """With files of that name in a folder."""
+        paths = [folder / f"{name}-{part}" for part in range(PARTS)]
         with ExitStack() as files:
-            self._files = [files.enter_context(path.open("wb")) for path in self._paths]
-            self._closing = files.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
+            yield cls(paths, [files.enter_context(path.open("wb")) for path in paths])
 
     def add(self, key: bytes, row: int) -> None:
         """A row has a key. The same pair may come again."""

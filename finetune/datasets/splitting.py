@@ -65,7 +65,7 @@ def sides_of(
     numbers: dict[str, int] = {}
     stratum = array("I")
     n_bad = 0
-    with Twins(near=plan.near) as twins:
+    with Twins.opened(near=plan.near) as twins:
         for row in dataset.rows(on_bytes):
             if isinstance(row, BadLine):
                 n_bad += 1

@@ -5,12 +5,11 @@ in memory is 8 bytes a row for each answer, and the part of the digests that is 
 Rows are numbered from 0 in the order in which they are added.
 """
 
-import contextlib
-import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from tempfile import TemporaryDirectory
+from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,29 +41,28 @@ class Pair(NamedTuple):
 
 
 class Twins:
-    """Collects rows, then tells which belong together. Removes its files at its end."""
+    """Collects rows, then tells which belong together."""
 
-    def __init__(self, *, near: float | None) -> None:
-        """`near`: the likeness in (0, 1] from which on rows are near-duplicates. None: they are
-        not looked for, which saves most of the time."""
+    def __init__(self, wholes: SameKeys, prompts: SameKeys, alike: "_Alike | None") -> None:
+        self._wholes, self._prompts, self._alike = wholes, prompts, alike
         self._n = 0
-        with contextlib.ExitStack() as opened:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="learnd-")))
-            self._wholes = opened.enter_context(SameKeys(folder, "wholes"))
-            self._prompts = opened.enter_context(SameKeys(folder, "prompts"))
-            self._alike = opened.enter_context(_Alike(folder, near)) if near is not None else None
-            self._closing = opened.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
+    @classmethod
+    @contextmanager
+    def opened(cls, *, near: float | None) -> Iterator[Self]:
+        """With files of its own, which are removed at the end.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
+        `near`: the likeness in (0, 1] from which on rows are near-duplicates. None: they are
+        not looked for, which saves most of the time.
+        """
+        with ExitStack() as opened:
+            folder = Path(opened.enter_context(TemporaryDirectory(prefix="learnd-")))
+            wholes, prompts = (
+                opened.enter_context(SameKeys.opened(folder, name))
+                for name in ("wholes", "prompts")
+            )
+            alike = opened.enter_context(_Alike.opened(folder, near)) if near is not None else None
+            yield cls(wholes, prompts, alike)
 
     def __len__(self) -> int:
         return self._n
@@ -105,25 +103,20 @@ class Twins:
 class _Alike:
     """Signatures on disk, and the bands by which those that may be alike meet."""
 
-    def __init__(self, folder: Path, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(self, threshold: float, bands: SameKeys, signatures: BinaryIO) -> None:
+        self._threshold, self._bands, self._signatures = threshold, bands, signatures
         self._sign = signer()
         self._banding = banding(threshold)
-        with contextlib.ExitStack() as opened:
-            self._bands = opened.enter_context(SameKeys(folder, "bands"))
-            self._signatures = opened.enter_context((folder / "signatures").open("w+b"))
-            self._closing = opened.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, threshold: float) -> Iterator[Self]:
+        """With files in a folder."""
+        with (
+            SameKeys.opened(folder, "bands") as bands,
+            (folder / "signatures").open("w+b") as signatures,
+        ):
+            yield cls(threshold, bands, signatures)
 
     def add(self, text: str, row: int) -> None:
         """The text of the next row."""

@@ -26,6 +26,7 @@ from finetune.trainer.channel import Channel
 from finetune.trainer.cores import limit_threads
 from finetune.trainer.errors import RequestFailed, failure_code
 from finetune.trainer.interruption import Interrupted, Interruption
+from finetune.trainer.libraries import import_libraries
 from finetune.trainer.protocol import (
     MEMORY_ADVICE,
     Done,
@@ -35,6 +36,7 @@ from finetune.trainer.protocol import (
     MakeTinyModelRequest,
     PingRequest,
     PingResult,
+    PreflightRequest,
     PrepareRequest,
     Ready,
     Request,
@@ -106,13 +108,15 @@ def _help(interruption: Interruption) -> NoReturn:
     """Do the first process's training with it, and end. What it can say itself is not said here."""
     _take_streams()  # and say nothing
     _set_environment()
-    from finetune.trainer.bases import Bases
-    from finetune.trainer.ranks import join_others
-    from finetune.trainer.train import train
-
     status = 0
     try:
-        request, ranks = join_others()
+        with interruption.deadly():
+            import_libraries()
+            from finetune.trainer.bases import Bases
+            from finetune.trainer.ranks import join_others
+            from finetune.trainer.train import train
+
+            request, ranks = join_others()
         with interruption.allowed():
             train(request, Reporter(request.id, lambda _: None), interruption, Bases(), ranks)
     except (Interrupted, RequestFailed):
@@ -170,14 +174,16 @@ class _Work:
         self._bases: Bases | None = None
 
     def perform(self, request: Request, reporter: Reporter) -> Result:
-        """Import what the request needs, and do it. Libraries' own state is then put back."""
+        """Do it, with the libraries imported before. Their own state is then put back."""
         if isinstance(request, PingRequest):
             return PingResult()
-        from finetune.trainer.bases import Bases
+        if self._bases is None:
+            import_libraries()
+            from finetune.trainer.bases import Bases
+
+            self._bases = Bases()
         from finetune.trainer.process_state import process_state_restored
 
-        if self._bases is None:
-            self._bases = Bases()
         with process_state_restored():
             return self._perform(request, reporter, self._bases)
 
@@ -187,6 +193,7 @@ class _Work:
         | EvaluateRequest
         | GenerateRequest
         | PrepareRequest
+        | PreflightRequest
         | MakeTinyModelRequest,
         reporter: Reporter,
         bases: Bases,
@@ -196,7 +203,9 @@ class _Work:
                 from finetune.trainer.ranks import join_first
                 from finetune.trainer.train import train
 
-                return train(request, reporter, self._interruption, bases, join_first(request))
+                with self._interruption.deadly():
+                    ranks = join_first(request)
+                return train(request, reporter, self._interruption, bases, ranks)
             case EvaluateRequest():
                 from finetune.trainer.evaluate import evaluate
 
@@ -209,6 +218,10 @@ class _Work:
                 from finetune.trainer.prepare import prepare
 
                 return prepare(request, reporter, bases)
+            case PreflightRequest():
+                from finetune.trainer.preflight import preflight
+
+                return preflight(request, reporter)
             case MakeTinyModelRequest():
                 from finetune.trainer.tiny_model import make_tiny_model
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune.trainer.models import load_base, load_tokenizer
+from finetune.trainer.packing import packs
 from finetune.trainer.protocol import Quantization
 
 _WORD_BYTES = 8
@@ -44,6 +45,8 @@ class _Kept:
     identity: _Identity
     model: PreTrainedModel
     checksum: tuple[int, ...]
+    packs: dict[str, bool] = field(default_factory=dict)
+    """What was found out, by the name of the attention."""
 
 
 class Bases:
@@ -88,6 +91,18 @@ class Bases:
         taken = self._kept.model if self._kept and self._has(identity, note) else None
         self._kept = None
         return taken if taken is not None else load_base(base_model, dtype, device)
+
+    def packs(self, base: PreTrainedModel) -> bool:
+        """Whether the base that was lent or taken last packs, with the attention that it has.
+
+        Tried once for as long as it is kept: the trial goes through all of its weights.
+        """
+        if self._kept is None:
+            return packs(base)
+        found, attention = self._kept.packs, base.config._attn_implementation
+        if attention not in found:
+            found[attention] = packs(base)
+        return found[attention]
 
     def tokenizer(self, base_model: str) -> PreTrainedTokenizerBase:
         """A base's tokenizer, to read and not to change. Raises RequestFailed (bad_model)."""

@@ -22,7 +22,7 @@ def failure_code(error: BaseException) -> FailureCode:
     """
     if isinstance(error, RequestFailed):
         return error.code
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ImportError):  # or installed, and broken
         return "not_installed"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"

@@ -70,6 +70,20 @@ class Interruption:
             self._raises = True
         self.raise_if_requested()
 
+    @contextmanager
+    def deadly(self) -> Iterator[None]:
+        """Inside, SIGTERM ends the process on the spot, also one that waits in a library's C++.
+
+        Python would handle it no sooner than the library returns, which may be never. For a wait
+        before there is anything to lose.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            self.raise_if_requested()  # one that came before
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, self._handle)
+
     @property
     def has_come(self) -> bool:
         """Whether SIGTERM has come, or SIGUSR1 for this request."""

@@ -15,6 +15,7 @@ from finetune.trainer.preferences import (
     EncodedVerdict,
     Model,
     PairObjective,
+    PairsAndAnswersObjective,
     Reading,
     VerdictObjective,
     reference_likelihoods,
@@ -32,9 +33,10 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Preferences:
-    """Better and worse answers to one prompt."""
+    """Better and worse answers to one prompt, and answers that are to be learned beside them."""
 
     pairs: Sequence[Pair]
+    answers: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def read_source(file: str, objective: ObjectiveName) -> Source:
         case "sft":
             return Supervised(read_rows(file))
         case "dpo":
-            return Preferences(read_pairs(file))
+            return Preferences(*read_pairs(file))
         case "kto":
             return Verdicts(read_judged(file))
 
@@ -85,8 +87,8 @@ class Preparation:
         match source:
             case Supervised(rows):
                 return self._supervised(rows)
-            case Preferences(pairs):
-                return self._pairs(pairs)
+            case Preferences(pairs, answers):
+                return self._pairs(pairs, answers)
             case Verdicts(judged):
                 return self._verdicts(judged)
 
@@ -107,7 +109,7 @@ class Preparation:
         objective = SupervisedObjective(encoded, self.pad_id, packed=self.settings.packing)
         return Material(objective, encoded, skipped, len(rows))
 
-    def _pairs(self, pairs: Sequence[Pair]) -> Material:
+    def _pairs(self, pairs: Sequence[Pair], answers: Sequence[Row]) -> Material:
         encoded: list[EncodedPair] = []
         skipped: list[SkippedRow] = []
         for pair in pairs:
@@ -120,13 +122,21 @@ class Preparation:
             else:
                 encoded.append(EncodedPair(chosen, rejected))
         rows = [pair.chosen for pair in encoded] + [pair.rejected for pair in encoded]
-        objective = PairObjective(
+        objective: Objective = PairObjective(
             encoded,
             self._reference(rows),
             self._read,
             beta=self.settings.preference_beta,
         )
-        return Material(objective, rows, skipped, len(pairs))
+        learned, more_skipped = self.rows(answers)
+        if learned:
+            objective = PairsAndAnswersObjective(objective, learned, self._read)
+        return Material(
+            objective,
+            [*rows, *learned],
+            [*skipped, *more_skipped],
+            len(pairs) + len(answers),
+        )
 
     def _verdicts(self, judged: Sequence[JudgedRow]) -> Material:
         kept: list[tuple[JudgedRow, EncodedRow]] = []

@@ -261,9 +261,14 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
         if config.target_modules and not isinstance(config.target_modules, str):
             # Else a set, whose order would make two equal trainings differ in a byte.
             config.target_modules = sorted(config.target_modules)
+    # A README, which nobody publishes, and which takes longer than the weights.
+    model.create_or_update_model_card = _no_model_card  # type: ignore[method-assign]
     # Else peft asks the hub whether the vocabulary was resized.
     model.save_pretrained(str(directory), save_embedding_layers=False)
-    (directory / "README.md").unlink(missing_ok=True)
+
+
+def _no_model_card(output_dir: str) -> None:
+    pass
 
 
 def save_model(model: PreTrainedModel, directory: Path) -> None:

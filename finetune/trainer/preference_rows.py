@@ -55,15 +55,21 @@ class _Line(BaseModel):
     label: bool | None = None
 
 
-def read_pairs(path: str) -> tuple[Pair, ...]:
-    """All pairs of a JSONL file. Raises RequestFailed (bad_dataset) naming the line."""
-    pairs = []
+def read_pairs(path: str) -> tuple[tuple[Pair, ...], tuple[Row, ...]]:
+    """All pairs of a JSONL file, and the conversations beside them, which are simply to be learned.
+
+    Raises RequestFailed (bad_dataset), naming the line that is neither.
+    """
+    pairs, answers = [], []
     for number, line in _lines(path):
         pair = _pair(path, number, line)
-        if pair is None:
+        if pair is not None:
+            pairs.append(pair)
+        elif line.messages is not None and line.label is None:
+            answers.append(_answer(path, number, line))
+        else:
             raise _no_row(path, number, "objective dpo needs prompt, chosen and rejected")
-        pairs.append(pair)
-    return tuple(pairs)
+    return tuple(pairs), tuple(answers)
 
 
 def read_judged(path: str) -> tuple[JudgedRow, ...]:

@@ -4,6 +4,10 @@ Both move the model away from a reference, which is the model that the training 
 its likelihoods are measured once, before the first step, so that no second model is needed. DPO
 is equation 7 of Rafailov et al. (2023, arXiv 2305.18290); KTO equations 7 and 8 of
 Ethayarajh et al. (2024, arXiv 2402.01306).
+
+DPO by itself only widens margins, and often makes the better answer less likely too. So approved
+answers may stand beside the pairs, to be learned as ever: the sum of losses that Pang et al.
+(2024, arXiv 2404.19733) found to be crucial.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from transformers import PreTrainedModel
 from finetune.trainer.encoding import EncodedRow
 from finetune.trainer.likelihood import measure
 from finetune.trainer.models import Compute
+from finetune.trainer.objective import Objective
 
 Model = PreTrainedModel | PeftModel
 
@@ -35,6 +40,11 @@ class Reading:
         measured = measure(model, rows, self.pad_id, packed=self.packed)
         sums = measured.losses.new_zeros(len(rows))
         return -sums.index_add(0, measured.rows, measured.losses)
+
+    def losses(self, model: Model, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Each row's mean over its output tokens, in nats a token; fp32, shape (n_rows,)."""
+        likelihoods = self.log_likelihoods(model, rows)
+        return -likelihoods / likelihoods.new_tensor([row.label_tokens for row in rows])
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,50 @@ class PairObjective:
         margins = [self._reference_margins[index] for index in examples]
         gained = chosen - rejected - chosen.new_tensor(margins)
         return -functional.logsigmoid(self._beta * gained).sum()
+
+
+class PairsAndAnswersObjective:
+    """The mean over pairs of DPO's loss, and over answers of their nats a token, all as one.
+
+    Examples are the pairs, then the answers. Each weighs the same, however long.
+    """
+
+    def __init__(self, pairs: Objective, answers: Sequence[EncodedRow], reading: Reading) -> None:
+        """Each answer has a label token."""
+        self._pairs, self._answers, self._reading = pairs, answers, reading
+        self._n_pairs = len(pairs.lengths)
+        self._lengths = (*pairs.lengths, *(len(row.ids) for row in answers))
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """See Objective."""
+        return self._lengths
+
+    def trained_tokens(self, examples: Sequence[int]) -> int:
+        """See Objective."""
+        pairs, answers = self._parted(examples)
+        return self._pairs.trained_tokens(pairs) + sum(row.label_tokens for row in answers)
+
+    def weight(self, examples: Sequence[int]) -> int:
+        """See Objective."""
+        return len(examples)
+
+    def loss(self, model: Model, examples: Sequence[int]) -> torch.Tensor:
+        """See Objective."""
+        pairs, answers = self._parted(examples)
+        losses = []
+        if pairs:
+            losses.append(self._pairs.loss(model, pairs))
+        if answers:
+            losses.append(self._reading.losses(model, answers).sum())
+        return torch.stack(losses).sum()
+
+    def _parted(self, examples: Sequence[int]) -> tuple[Sequence[int], Sequence[EncodedRow]]:
+        pairs = [index for index in examples if index < self._n_pairs]
+        answers = [
+            self._answers[index - self._n_pairs] for index in examples if index >= self._n_pairs
+        ]
+        return pairs, answers
 
 
 class VerdictObjective:

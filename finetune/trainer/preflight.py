@@ -17,15 +17,30 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from finetune.trainer.errors import RequestFailed
-from finetune.trainer.models import Compute, base_dtype
+from finetune.trainer.models import Compute, base_dtype, choose_compute
 from finetune.trainer.parameters import count_parameters
-from finetune.trainer.protocol import Quantization, TrainingSettings
+from finetune.trainer.protocol import (
+    PreflightRequest,
+    PreflightResult,
+    Quantization,
+    TrainingSettings,
+)
+from finetune.trainer.reporting import Reporter
 
 _QUANTISED_BYTES: Final[dict[Quantization, float]] = {"nf4": 0.52, "fp4": 0.52, "int8": 1.0}
 """Of a weight, its share of the blocks' scales included."""
 _FP32_BYTES: Final = 4
 _MOMENTS_BYTES: Final = {"adamw": 8.0, "adamw_8bit": 2.0}
 _GIB: Final = 2**30
+
+
+def preflight(request: PreflightRequest, reporter: Reporter) -> PreflightResult:
+    """What a training would say first, without one. Raises RequestFailed (unsupported)."""
+    compute = choose_compute(request.settings.precision, request.base_model)
+    require_possible(request.base_model, request.settings, compute, reporter.note)
+    return PreflightResult(
+        device=compute.device.type, precision=compute.arithmetic, notes=tuple(reporter.notes)
+    )
 
 
 def require_possible(

@@ -1,17 +1,14 @@
-"""Get ready for a training that is near: imports first, then the base that will be kept.
+"""Get ready for a training that is near: load the base that will be kept.
 
-A full training takes its base and changes it, and a quantised base is not kept, so for these
-there is nothing to keep but the libraries. What is prepared changes no result; it only saves
-its time later.
+The libraries are imported with a process's first request, which may be this one. A full training
+takes its base and changes it, and a quantised base is not kept, so for these there is nothing to
+load. What is prepared changes no result; it only saves its time later.
 """
 
 from __future__ import annotations
 
 import time
 
-# Imported for what importing costs: the training then finds them in memory.
-import finetune.trainer.evaluate
-import finetune.trainer.train  # noqa: F401
 from finetune.trainer.bases import Bases
 from finetune.trainer.models import base_dtype, choose_compute
 from finetune.trainer.protocol import PrepareRequest, PrepareResult

@@ -323,6 +323,17 @@ class PrepareRequest(_Request):
     settings: TrainingSettings = TrainingSettings()
 
 
+class PreflightRequest(_Request):
+    """Say whether this machine can train so. Nothing is loaded but the libraries.
+
+    What it cannot do fails as ``unsupported``, with the setting to change.
+    """
+
+    do: Literal["preflight"] = "preflight"
+    base_model: str = Field(min_length=1, description="As in ModelRef.")
+    settings: TrainingSettings = TrainingSettings()
+
+
 class PingRequest(_Request):
     """Answer at once, so that the daemon knows that the process still works."""
 
@@ -335,6 +346,7 @@ Request = (
     | GenerateRequest
     | MakeTinyModelRequest
     | PrepareRequest
+    | PreflightRequest
     | PingRequest
 )
 
@@ -473,6 +485,15 @@ class PrepareResult(_Said):
     seconds: float = Field(ge=0)
 
 
+class PreflightResult(_Said):
+    """This machine can train so, as far as can be told before a model is loaded."""
+
+    do: Literal["preflight"] = "preflight"
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    notes: tuple[str, ...] = Field((), description="Settings that do nothing here.")
+
+
 class PingResult(_Said):
     """The process works."""
 
@@ -480,7 +501,13 @@ class PingResult(_Said):
 
 
 Result = (
-    TrainResult | EvaluateResult | GenerateResult | MakeTinyModelResult | PrepareResult | PingResult
+    TrainResult
+    | EvaluateResult
+    | GenerateResult
+    | MakeTinyModelResult
+    | PrepareResult
+    | PreflightResult
+    | PingResult
 )
 
 

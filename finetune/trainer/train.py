@@ -37,7 +37,7 @@ from finetune.trainer.models import (
     save_model,
     stored_dtype,
 )
-from finetune.trainer.packing import attend_by_rows, packs
+from finetune.trainer.packing import attend_by_rows
 from finetune.trainer.preflight import require_possible
 from finetune.trainer.protocol import (
     ModelRef,
@@ -86,8 +86,9 @@ def train(
     compute = choose_compute(settings.precision, request.model.base_model)
     require_possible(request.model.base_model, settings, compute, reporter.note)
     tokenizer = bases.tokenizer(request.model.base_model)
-    model = _load_trainable(request.model, settings, compute, reporter, bases)
-    settings = _as_the_model_can(model, settings, reporter)
+    base = _load_base(request.model, settings, compute, reporter, bases)
+    settings = _as_the_base_can(base, bases, settings, reporter)
+    model = _make_trainable(base, request.model, settings, reporter)
     preparation = Preparation(
         model=model,
         encoder=Encoder(tokenizer),
@@ -149,10 +150,10 @@ def train(
 # --- before -----------------------------------------------------------------------------------
 
 
-def _load_trainable(
+def _load_base(
     ref: ModelRef, settings: TrainingSettings, compute: Compute, reporter: Reporter, bases: Bases
-) -> PreTrainedModel | PeftModel:
-    """The starting model, with exactly those weights trainable that are to be trained."""
+) -> PreTrainedModel:
+    """The base, with the attention that it is to be trained with."""
     where = ref.base_model, base_dtype(settings, compute), compute.device, reporter.note
     if settings.method == "full":
         base = bases.take(*where)
@@ -162,6 +163,27 @@ def _load_trainable(
         base.set_attn_implementation(settings.attention)
     elif settings.packing:
         attend_by_rows(base)
+    return base
+
+
+def _as_the_base_can(
+    base: PreTrainedModel, bases: Bases, settings: TrainingSettings, reporter: Reporter
+) -> TrainingSettings:
+    """The settings, less what the base was not made for. No adapter changes that."""
+    limit = max_positions(base)
+    if limit is not None and settings.max_length > limit:
+        reporter.note(f"max_length is {limit}, as the model was made for no more")
+        settings = settings.model_copy(update={"max_length": limit})
+    if settings.packing and not bases.packs(base):
+        reporter.note("rows are padded, not packed: this model would see from one into another")
+        settings = settings.model_copy(update={"packing": False})
+    return settings
+
+
+def _make_trainable(
+    base: PreTrainedModel, ref: ModelRef, settings: TrainingSettings, reporter: Reporter
+) -> PreTrainedModel | PeftModel:
+    """The starting model, with exactly those weights trainable that are to be trained."""
     # A new adapter's weights are random; so that a resumed training starts
     # from the same ones. After the base: one that was kept drew nothing.
     torch.manual_seed(settings.seed)
@@ -184,20 +206,6 @@ def _load_trainable(
     if ref.adapter is not None:
         base = load_adapter(base, ref.adapter, trainable=False).merge_and_unload(safe_merge=True)
     return base.requires_grad_(True)
-
-
-def _as_the_model_can(
-    model: PreTrainedModel | PeftModel, settings: TrainingSettings, reporter: Reporter
-) -> TrainingSettings:
-    """The settings, less what the model was not made for."""
-    limit = max_positions(model)
-    if limit is not None and settings.max_length > limit:
-        reporter.note(f"max_length is {limit}, as the model was made for no more")
-        settings = settings.model_copy(update={"max_length": limit})
-    if settings.packing and not packs(model):
-        reporter.note("rows are padded, not packed: this model would see from one into another")
-        settings = settings.model_copy(update={"packing": False})
-    return settings
 
 
 def _record(request: TrainRequest, first_step: int) -> TrainingRecord:

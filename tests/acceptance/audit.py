@@ -91,7 +91,7 @@ def one_primary_role(books: Books) -> Iterator[str]:
         wanted = 1 if row["state"] == "sealed" else 0
         if len(primary) != wanted:
             yield f"{name} is {row['state']} and has the primary roles {primary}"
-        if set(roles[row["id"]]) - PRIMARY and primary != ["train"]:
+        if set(roles[row["id"]]) - PRIMARY - {"preference"} and primary != ["train"]:
             yield f"{name} trains again as {roles[row['id']]}, but never trained"
 
 
@@ -130,6 +130,28 @@ def nothing_held_out_trains(books: Books) -> Iterator[str]:
         for what, difference in (("lacks", members - written), ("adds", written - members)):
             if difference:
                 yield f"run {row['id']}: its {file.name} {what} {dict(difference)}"
+
+
+def rejected_outputs_are_only_learned_from_as_such(books: Books) -> Iterator[str]:
+    """Who is learned from as rejected was rejected, is in one batch at a time, and in its file
+    stands under that name."""
+    under_way: Counter[str] = Counter()
+    for row in books.rows(
+        "select e.*, r.id run_id, exists (select 1 from transitions t where t.kind = 'batch'"
+        " and t.ref = m.batch_id and t.to_state = 'returned') given_back from batch_members m"
+        " join events e on e.id = m.event_id join runs r on r.batch_id = m.batch_id"
+        " where m.role = 'preference'"
+    ):
+        name = f"event {row['producer']}/{row['event_id']}"
+        late = "select 1 from feedback where state = 'late' and approved = 0 and output_id = ?"
+        if row["state"] not in ("rejected", "withdrawn") and not books.rows(late, row["id"]):
+            yield f"{name} is {row['state']}, and learned from as rejected"
+        if not row["given_back"]:
+            under_way[name] += 1
+        file = books.data_dir / "datasets" / row["run_id"] / "train.jsonl"
+        if file.exists() and _answer(row["payload"]) not in _rejected_in(file.read_text()):
+            yield f"{name} is not among the rejected answers of run {row['run_id']}"
+    yield from (f"{name} is learned from in {n} batches" for name, n in under_way.items() if n > 1)
 
 
 def one_job_an_attempt(books: Books) -> Iterator[str]:
@@ -284,6 +306,7 @@ _COUNTED: Mapping[str, str] = {
 _CHECKS: tuple[Callable[[Books], Iterable[str]], ...] = (
     one_primary_role,
     nothing_held_out_trains,
+    rejected_outputs_are_only_learned_from_as_such,
     one_job_an_attempt,
     versions_are_complete,
     one_champion_a_line,
@@ -296,8 +319,27 @@ _CHECKS: tuple[Callable[[Books], Iterable[str]], ...] = (
 @lru_cache(maxsize=1_000)
 def _prompts_in(dataset: str) -> Counter[str]:
     """The prompts of a dataset file."""
-    conversations = [json.loads(line)["messages"] for line in dataset.splitlines()]
-    return Counter(_normal(messages[:-1]) for messages in conversations)
+    rows = [json.loads(line) for line in dataset.splitlines()]
+    return Counter(
+        _normal(row["prompt"] if "prompt" in row else row["messages"][:-1]) for row in rows
+    )
+
+
+@lru_cache(maxsize=1_000)
+def _rejected_in(dataset: str) -> frozenset[str]:
+    """The answers that a dataset file names as bad."""
+    rows = [json.loads(line) for line in dataset.splitlines()]
+    return frozenset(
+        row["rejected"] if "rejected" in row else row["messages"][-1]["content"]
+        for row in rows
+        if "rejected" in row or row.get("label") is False
+    )
+
+
+def _answer(payload: str) -> str:
+    """The answer of a stored output, which is a text in these tests."""
+    answer: str = json.loads(payload)["output"]
+    return answer
 
 
 @lru_cache(maxsize=100_000)

@@ -71,9 +71,10 @@ class Installation:
         """Enough for a batch, and one of each kind that does not train."""
         numbers = range(len(self.sent), len(self.sent) + n)
         records = [_output(number, approved=True) for number in numbers]
-        held = len(self.sent) + n
+        held, rejected = len(self.sent) + n, len(self.sent) + n + 1
         records += [_output(held), b"{", _output(held, task_type="chess", approved=True)]
-        self.sent += [f"e-{number}" for number in (*numbers, held)]
+        records.append(_output(rejected, approved=False, prompt=f"question {numbers[0]}"))
+        self.sent += [f"e-{number}" for number in (*numbers, held, rejected)]
         self.undecodable += 1
         self.unknown += 1
         self.kafka.produce(self.outputs, records)
@@ -280,7 +281,8 @@ def here(
             "base_model": "scripted-base",
             "retry_base_seconds": 0.05,
         },
-        "lines": {LINE: {}},
+        # So that each batch has rejected outputs too, unless their prompts are held out.
+        "lines": {LINE: {"learn_from_rejected": True, "training": {"objective": "dpo"}}},
     }
     with Learnd(tmp_path, settings, nursery=nursery) as daemon:
         yield Installation(daemon, database_url, kafka_broker, outputs, topic_names)
@@ -303,6 +305,7 @@ def test_a_crash_at_any_moment_breaks_no_promise(here: Installation) -> None:
     assert Counter(row.reason for row in letters)["not_json"] == here.undecodable
     assert n_unknown(here) == here.unknown
     assert list((here.daemon.data_dir / "artifacts").glob(".staging*")) == []
+    assert here.number("select count(*) from batch_members where role = 'preference'") > 0
 
 
 def live_until(here: Installation, crash: Crash, scene: Scene) -> None:
@@ -390,13 +393,19 @@ def faults_of_jobs(here: Installation) -> Iterator[str]:
     yield from (f"{attempt} got jobs {ids}" for attempt, ids in job_ids.items() if len(ids) > 1)
 
 
-def _output(number: int, *, task_type: str = LINE, approved: bool | None = None) -> bytes:
+def _output(
+    number: int,
+    *,
+    task_type: str = LINE,
+    approved: bool | None = None,
+    prompt: str | None = None,
+) -> bytes:
     event = {
         "event_id": f"e-{number}",
         "producer": "studio" if task_type == LINE else "club",
         "task_type": task_type,
         "task_id": f"t-{number}",
-        "prompt": f"question {number}",
+        "prompt": prompt or f"question {number}",
         "output": f"answer {number}",
         "approved": approved,
     }

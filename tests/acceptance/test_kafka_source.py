@@ -95,9 +95,9 @@ class UnreliableIntake:
         self._maybe_fail()
         return await self._intake.rewind(source, claimed, next_offset)
 
-    async def append(self, block: Block) -> EventsStored:
+    async def append(self, *blocks: Block) -> EventsStored:
         self._maybe_fail()
-        return await self._intake.append(block)
+        return await self._intake.append(*blocks)
 
     def _maybe_fail(self) -> None:
         if self.cut_for > 0:
@@ -148,7 +148,7 @@ class Bench:
     feedback_topic: str
 
     @asynccontextmanager
-    async def reading(self, **client: Any) -> AsyncIterator[Reader]:
+    async def reading(self, *, max_records: int = 2_000, **client: Any) -> AsyncIterator[Reader]:
         """A source that runs inside the block, and has stopped after it."""
         connection = KafkaConnection(
             self.broker.bootstrap,
@@ -156,6 +156,7 @@ class Bench:
             (self.topic,),
             (self.feedback_topic,),
             client=client,
+            max_records=max_records,
             session_timeout_seconds=6.0,
         )
         intake, facts, ahead = UnreliableIntake(self.store.intake), list[Fact](), [0.0]
@@ -485,6 +486,35 @@ async def test_a_source_that_was_fenced_writes_nothing_until_it_joined_again(ben
         await until(lambda: reader.stored == 6)
         assert reader.source.ready
     assert set((await bench.stored_tasks()).values()) == {1}
+    assert reader.duplicates == 0
+
+
+async def test_a_partition_that_is_lost_takes_none_of_its_block_with_it(bench: Bench) -> None:
+    await bench.create_topics(partitions=2)
+    async with bench.reading() as reader:
+        await until(lambda: len(reader.source.assigned) == 3)
+        await bench.store.intake.claim("kafka", [(bench.topic, 0)])
+        for _ in range(5):
+            for partition in (0, 1):
+                await bench.produce(outputs(f"{partition}-{_}-", 20), partition=partition)
+        await until(lambda: reader.stored == 100)
+        await until(lambda: (bench.topic, 0) not in reader.source.assigned)
+    stored = await bench.stored_tasks()
+    assert {task[0] for task in stored} == {"1"}
+    assert set(stored.values()) == {1}
+    assert await bench.stored_positions() == {1: 100}
+
+
+async def test_small_fetches_in_a_row_are_stored_whole_and_once(bench: Bench) -> None:
+    """Each is read while the one before is stored, and several are stored together."""
+    await bench.create_topics(partitions=3)
+    await bench.produce(outputs("a", 900))
+    async with bench.reading(max_records=10) as reader:
+        await until(lambda: reader.stored >= 300)
+        reader.intake.cut_for = 2
+        await until(lambda: reader.stored == 900)
+    assert set((await bench.stored_tasks()).values()) == {1}
+    assert sum((await bench.stored_positions()).values()) == 900
     assert reader.duplicates == 0
 
 

@@ -4,9 +4,7 @@ The model is tiny and random, and the task as easy as can be: one answer to ever
 What is tested is that the training is real, is interrupted, goes on, and is proven.
 """
 
-import asyncio
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -17,11 +15,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from finetune.artifacts import ArtifactStore
-from finetune.trainer.protocol import MakeTinyModelRequest
-from finetune.trainer_process import TrainerHost
 from tests.acceptance.audit import Books, faults_of, require_none
-from tests.services import require
 from tests.services.kafka import KafkaBroker
 from tests.services.learnd import STOP_SECONDS, Learnd
 from tests.waiting import wait_until
@@ -33,24 +27,6 @@ TRAINING = {"minibatch_size": 12, "gradient_accumulation": 1, "learning_rate": 0
 """After 120 such steps the answer to each of these prompts is right, whatever the seed."""
 TRAINING_SECONDS = 120.0
 """The training libraries alone take ten seconds to load, on a machine with nothing else to do."""
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of half a million random weights."""
-    require("PyTorch", None if importlib.util.find_spec("torch") else "it is not installed")
-    folder = tmp_path_factory.mktemp("base")
-
-    async def make() -> None:
-        request = MakeTinyModelRequest(id="make", output_dir=str(folder / "tiny"), steps=0)
-        async with (
-            TrainerHost(ArtifactStore(folder), folder / "trainer.log") as host,
-            host.use() as trainer,
-        ):
-            await trainer.request(request, lambda _: None)
-
-    asyncio.run(make())
-    return folder / "tiny"
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def unasked() -> Policy:
 
 def test_it_ends_with_its_daemon() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "consumers.reader_process", "1000", "1000", "10"],
+        [sys.executable, "-m", "consumers.reader_worker", "1000", "1000", "10"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PATIENCE_SECONDS,

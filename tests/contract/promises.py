@@ -23,6 +23,7 @@ from daemon.store.tables import (
     events,
     feedback,
     model_lines,
+    rejected_outputs,
     replay_memory,
     returned_events,
     run_attempts,
@@ -32,9 +33,11 @@ from daemon.store.tables import (
     transitions,
     versions,
 )
-from learning.events import OutputEvent, group_key, prompt_key
+from learning.events import OutputEvent, answer_text, group_key, prompt_key
 from learning.lifecycle import (
+    LEARNED_ROLES,
     PRIMARY_ROLES,
+    REJECTED_STATES,
     TRAINING_ROLES,
     BatchState,
     EventState,
@@ -42,6 +45,7 @@ from learning.lifecycle import (
     Role,
     VersionState,
 )
+from learning.preferences import RejectedUse
 
 
 def broken_promises(tx: Connection) -> list[str]:
@@ -55,6 +59,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_incomplete_history(tx),
         *_wrong_batches(tx),
         *_wrong_memory(tx),
+        *_wrong_lessons(tx),
     ]
 
 
@@ -109,7 +114,7 @@ def _trained_on_the_exam(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(batch_members.c.event_id, batch_members.c.role)):
         roles[row.event_id].add(row.role)
     rows = {row.id: row for row in tx.execute(select(events))}
-    trained = {id for id in roles if roles[id] & TRAINING_ROLES}
+    trained = {id for id in roles if roles[id] & LEARNED_ROLES}
     for id in trained:
         if Role.HELD_OUT in roles[id]:
             yield f"event {id} is held out and trains"
@@ -238,6 +243,65 @@ def _wrong_batches(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(returned_events)):
         if states[row.batch_id] != BatchState.RETURNED:
             yield f"event {row.event_id} is returned from a batch that is {states[row.batch_id]}"
+
+
+def _wrong_lessons(tx: Connection) -> Iterator[str]:
+    """What is learned from a rejected output is learned once, and never as an answer to give."""
+    rows = {row.id: row for row in tx.execute(select(events))}
+    by_batch: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+    for row in tx.execute(select(batch_members)):
+        by_batch[row.batch_id][row.event_id] = row
+    # A candidate may still be forced after its batch was returned, and its rows went elsewhere.
+    returned = set(
+        tx.execute(
+            select(transitions.c.ref).where(
+                transitions.c.kind == "batch", transitions.c.to_state == BatchState.RETURNED
+            )
+        ).scalars()
+    )
+    trained = {
+        row.event_id for of in by_batch.values() for row in of.values() if row.role == Role.TRAIN
+    }
+    unlearned = trained & set(
+        tx.execute(select(feedback.c.output_id).where(feedback.c.approved.is_(False))).scalars()
+    )
+    unsettled: defaultdict[int, list[str]] = defaultdict(list)
+    uses: Counter[int] = Counter()
+    for batch_id, members in by_batch.items():
+        for member in members.values():
+            if member.role != Role.PREFERENCE:
+                if member.preferred_id is not None:
+                    yield f"event {member.event_id} is {member.role}, and has a better answer"
+                continue
+            event = rows[member.event_id]
+            uses[event.id] += 1
+            if batch_id not in returned:
+                unsettled[event.id].append(batch_id)
+            if event.state not in REJECTED_STATES and event.id not in unlearned:
+                yield f"event {event.id} is {event.state}, and learned from as rejected"
+            if member.preferred_id is None:
+                continue
+            better = rows[member.preferred_id]
+            if members[better.id].role not in TRAINING_ROLES:
+                yield f"event {better.id} is the better answer, and does not train"
+            one, other = (OutputEvent.model_validate_json(row.payload) for row in (event, better))
+            if prompt_key(one) != prompt_key(other) or event.task_type != better.task_type:
+                yield f"events {event.id} and {better.id} are a pair, and answer two prompts"
+            if answer_text(one) == answer_text(other):
+                yield f"events {event.id} and {better.id} are a pair, and say the same"
+    known = {row.event_id: row.use for row in tx.execute(select(rejected_outputs))}
+    for event_id, n in uses.items():
+        if len(unsettled[event_id]) > 1:
+            yield f"event {event_id} is learned from in {unsettled[event_id]}"
+        if n > ABSTENTIONS + 1:
+            yield f"event {event_id} was learned from {n} times"
+        if unsettled[event_id] and known[event_id] != RejectedUse.TAKEN:
+            yield f"event {event_id} is {known[event_id]}, and in {unsettled[event_id]}"
+    for event_id, use in known.items():
+        if rows[event_id].state not in REJECTED_STATES and event_id not in unlearned:
+            yield f"event {event_id} is {rows[event_id].state}, and noted as rejected"
+        if use == RejectedUse.TAKEN and not uses[event_id]:
+            yield f"event {event_id} is taken, and in no batch"
 
 
 def _wrong_memory(tx: Connection) -> Iterator[str]:

@@ -373,11 +373,11 @@ class FailingAppends:
         self._left = good
         self._patch = monkeypatch
 
-        async def append(intake: Intake, block: Block) -> EventsStored:
+        async def append(intake: Intake, *blocks: Block) -> EventsStored:
             if self._left == 0:
                 raise StoreUnavailableError("the database did not answer: locked")
             self._left -= 1
-            return await self._append(intake, block)
+            return await self._append(intake, *blocks)
 
         monkeypatch.setattr(Intake, "append", append)
 

@@ -101,6 +101,32 @@ async def test_a_consumer_whose_partition_was_claimed_writes_nothing(store: Stor
     await store.intake.append(block(output(), move=step(fresh, 1)))
 
 
+async def test_blocks_that_are_appended_together_are_stored_together(store: Store) -> None:
+    zero, one = await store.intake.claim(SOURCE, [(TOPIC, 0), (TOPIC, 1)])
+
+    stored = await store.intake.append(
+        block(output("a"), dead_letter(), move=step(one, 5)),
+        block(output("a"), output("b"), said(), move=step(zero, 7)),
+    )
+
+    assert (sum(stored.outputs.values()), stored.duplicates) == (2, 1)
+    claimed = await store.intake.claim(SOURCE, [(TOPIC, 0), (TOPIC, 1)])
+    assert [position.next_offset for position in claimed] == [7, 5]
+
+
+async def test_of_blocks_together_nothing_is_stored_when_one_is_refused(store: Store) -> None:
+    stale, one = await store.intake.claim(SOURCE, [(TOPIC, 0), (TOPIC, 1)])
+    await claim(store)
+    before = await everything(store.database)
+
+    with pytest.raises(PositionFencedError, match=r"learnd.outputs\[0\]"):
+        await store.intake.append(
+            block(output("a"), move=step(one, 1)), block(output("b"), move=step(stale, 1))
+        )
+
+    assert await everything(store.database) == before
+
+
 @pytest.mark.parametrize("believed", [None, 0, 4, 6])
 async def test_a_consumer_that_is_wrong_about_the_offset_writes_nothing(
     store: Store, believed: int | None

@@ -57,12 +57,19 @@ ON_A_LAPTOP = 10
 """There, one story of so many is played."""
 
 AUTO = Judge(lambda: Policy(enable_auto_approval=True), built_in(max_output_characters=20))
-ARCADE = replace(LINE, name="arcade", task_types=frozenset({"audio", "game"}))
+PLAIN = LINE
+BY_KTO = replace(LINE, training={"epochs": 1, "objective": "kto"})
+ARCADE = replace(
+    LINE,
+    name="arcade",
+    task_types=frozenset({"audio", "game"}),
+    training={"epochs": 1, "objective": "dpo"},
+)
 LINE_OF = {"normalize": LINE, "audio": ARCADE, "game": ARCADE}
 
 task_ids = st.sampled_from([f"t{n}" for n in range(12)])
 task_types = st.sampled_from(sorted(LINE_OF))
-lines = st.sampled_from([LINE, ARCADE])
+lines = st.sampled_from([PLAIN, BY_KTO, ARCADE])
 verdicts = st.none() | st.booleans()
 outcomes = st.sampled_from(Outcome)
 split_rules = st.builds(

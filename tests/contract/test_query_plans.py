@@ -25,6 +25,7 @@ GROWING = {
     "batches",
     "batch_members",
     "split_sides",
+    "rejected_outputs",
     "replay_memory",
     "runs",
     "run_attempts",
@@ -105,6 +106,9 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     await store.queue.try_to_write()
     await store.outbox.mark([letter.id for letter in await store.outbox.take(5)])
     await store.queue.look(drive.line)
+    await drive.send(output("x", approved=False, prompt="normalize a"), output("y", approved=False))
+    await drive.send(feedback("task-11", approved=False))
+    drive.configure(training={"objective": "dpo"})
     run_id = await drive.run_of(output("a"), rules=AS_SHIPPED)
     await store.runs.due(drive.now)
     await store.runs.resume_waiting(drive.now)
@@ -117,8 +121,10 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     await store.runs.held_out_rows(drive.line)
     await drive.decide(run_id, Outcome.REJECT)
     await drive.promote("1.0.1-rc.1")
+    drive.configure(training={"objective": "kto"})
     batch = await drive.batch(output("b"), output("c"), rules=AS_SHIPPED)
     await store.runs.training_rows(batch.batch_id)
+    assert await store.runs.preference_rows(batch.batch_id)
     assert batch.run_id is not None
     await drive.finish(batch.run_id, Outcome.PROMOTE)
     await drive.finish(await drive.run_of(output("d")), Outcome.ABSTAIN)

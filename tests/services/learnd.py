@@ -243,11 +243,13 @@ class Learnd:
             if line.startswith((f"{name} ", f"{name}{{"))
         )
 
-    def command(self, *arguments: str, status: int = 0) -> str:
+    def command(
+        self, *arguments: str, status: int = 0, environment: Mapping[str, str] | None = None
+    ) -> str:
         """What `learnd ARGUMENTS` prints; it must end with this status."""
         done = subprocess.run(
             [sys.executable, "-m", "daemon", *arguments],
-            env=self._environment() | {"LEARND_URL": self._url},
+            env=self._environment() | {"LEARND_URL": self._url, **(environment or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

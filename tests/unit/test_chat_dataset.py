@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finetune.datasets.chat import (
     Dataset,
@@ -19,7 +22,7 @@ from finetune.datasets.chat import (
 from learning.events import Message, OutputEvent
 from learning.lifecycle import Role
 from learning.lines import ModelLine
-from learning.ports import HeldOutRow, TrainingRow
+from learning.ports import HeldOutRow, PreferenceRow, TrainingRow
 
 LINE = ModelLine("queries", frozenset({"normalize", "route"}), "base", "local")
 
@@ -64,6 +67,7 @@ def write(
     training: Sequence[TrainingRow] = TRAINING,
     held_out: Sequence[HeldOutRow] = HELD_OUT,
     line: ModelLine = LINE,
+    preferences: Sequence[PreferenceRow] = (),
 ) -> Dataset:
     return write_dataset(
         folder,
@@ -72,6 +76,7 @@ def write(
         seed=7,
         line=line,
         training=training,
+        preferences=preferences,
         held_out=held_out,
     )
 
@@ -130,6 +135,7 @@ def test_metadata_names_the_sources_the_seed_and_the_counts(tmp_path: Path) -> N
     )
     assert metadata["sources"] == {
         "events": {"replay": [5], "train": [3, 8]},
+        "pairs": [],
         "held_out_examples": [70, 71],
     }
     train = metadata["statistics"]["train"]
@@ -140,6 +146,83 @@ def test_metadata_names_the_sources_the_seed_and_the_counts(tmp_path: Path) -> N
     assert train["prompt_characters"] == {"sum": 12, "min": 4, "mean": 4.0, "max": 4}
     assert train["answer_characters"] == {"sum": 28, "min": 3, "mean": 9.3, "max": 14}
     assert metadata["statistics"]["validation"]["task_types"] == {"normalize": 1, "route": 1}
+
+
+def rejected_row(
+    event_id: int, prompt: str, output: str, preferred_id: int | None = None
+) -> PreferenceRow:
+    event = training_row(event_id, prompt, output).event
+    return PreferenceRow(event_id, "normalize", event, preferred_id)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+
+
+def test_pairs_stand_after_the_training_rows_which_are_as_ever(tmp_path: Path) -> None:
+    line = replace(LINE, system_prompts={"normalize": "Be brief."})
+    system = {"role": "system", "content": "Be brief."}
+    pairs = [rejected_row(9, "Zwei ", "nein", 5), rejected_row(10, "eins", "no", 3)]
+    dataset = write(tmp_path / "r-1", line=line, preferences=pairs)
+    plain = write(tmp_path / "plain", line=line)
+    assert records(dataset.train_file) == [
+        *records(plain.train_file),
+        {
+            "prompt": [system, {"role": "user", "content": "zwei"}],
+            "chosen": '{"a":[1,2]}',
+            "rejected": "nein",
+        },
+        {
+            "prompt": [system, {"role": "user", "content": "eins"}],
+            "chosen": "yes",
+            "rejected": "no",
+        },
+    ]
+    metadata = json.loads(dataset.metadata_file.read_bytes())
+    assert metadata["sources"]["events"] == {"preference": [9, 10], "replay": [5], "train": [3, 8]}
+    assert metadata["sources"]["pairs"] == [
+        {"chosen": 5, "rejected": 9},
+        {"chosen": 3, "rejected": 10},
+    ]
+    assert metadata["statistics"]["train"]["rows"] == 5
+    assert metadata["statistics"]["train"]["roles"] == {"preference": 2, "replay": 1, "train": 2}
+
+
+def test_rejected_answers_by_themselves_have_every_row_labelled(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "r-1", preferences=[rejected_row(9, "neun", "nein")])
+    labels = [(row["messages"][-1]["content"], row["label"]) for row in records(dataset.train_file)]
+    assert labels == [
+        ("yes", True),
+        ('{"a":[1,2]}', True),
+        ("dritte Antwort", True),
+        ("nein", False),
+    ]
+    assert all("label" not in row for row in records(dataset.validation_file))
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.text(min_size=1), st.sampled_from([None, 3, 8])), max_size=8),
+)
+def test_a_rejected_answer_never_stands_where_it_would_be_learned(
+    rejected: list[tuple[str, int | None]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paired = [one for one in rejected if one[1] is not None] or rejected
+        preferences = [
+            rejected_row(100 + n, "eins", f"REJECTED {text}", preferred)
+            for n, (text, preferred) in enumerate(paired)
+        ]
+        dataset = write(Path(folder, "r"), preferences=preferences)
+        for row in records(dataset.train_file):
+            learned = row["chosen"] if "chosen" in row else row["messages"][-1]["content"]
+            assert row.get("label") is False or not learned.startswith("REJECTED")
+        assert "REJECTED" not in dataset.validation_file.read_text("utf-8")
+
+
+def test_a_rejected_output_with_a_held_out_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LeakageError, match="event 9 "):
+        write(tmp_path / "r-1", preferences=[rejected_row(9, "Vier", "nein")])
 
 
 def test_a_dataset_without_held_out_examples_has_an_empty_validation_file(tmp_path: Path) -> None:

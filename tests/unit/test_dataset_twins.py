@@ -30,7 +30,7 @@ def long_text(seed: int, *, changed: int = 0) -> str:
 
 
 def test_rows_with_one_key_are_found_whatever_else_is_there(tmp_path: Path) -> None:
-    with SameKeys(tmp_path, "keys") as keys:
+    with SameKeys.opened(tmp_path, "keys") as keys:
         for row in range(10_000):
             keys.add(digest(str(row % 9_990)), row)
 
@@ -62,7 +62,7 @@ def test_an_exact_duplicate_has_the_same_roles_prompt_and_answers() -> None:
         example("a", rejected="no"),
         example("a"),
     ]
-    with Twins(near=None) as twins:
+    with Twins.opened(near=None) as twins:
         for row in rows:
             twins.add(row)
         assert twins.same().tolist() == [0, 1, 0, 3, 4, 5, 0]
@@ -70,7 +70,7 @@ def test_an_exact_duplicate_has_the_same_roles_prompt_and_answers() -> None:
 
 
 def test_prompts_are_the_same_but_for_case_and_white_space_and_groups_join_them() -> None:
-    with Twins(near=None) as twins:
+    with Twins.opened(near=None) as twins:
         twins.add(example("What  is it?"), "g")
         twins.add(example("other"), None)
         twins.add(example("what is IT?", "no"))
@@ -81,7 +81,7 @@ def test_prompts_are_the_same_but_for_case_and_white_space_and_groups_join_them(
 def test_near_duplicates_are_found_and_strangers_are_not() -> None:
     texts = [long_text(seed) for seed in range(200)]
     texts += [long_text(seed, changed=2) for seed in range(50)]
-    with Twins(near=0.8) as twins:
+    with Twins.opened(near=0.8) as twins:
         for text in texts:
             twins.add(example(text))
         found = {(pair.earlier, pair.later): pair.likeness for pair in twins.near()}
@@ -91,14 +91,14 @@ def test_near_duplicates_are_found_and_strangers_are_not() -> None:
 
 
 def test_short_rows_of_one_template_are_not_near_duplicates() -> None:
-    with Twins(near=0.8) as twins:
+    with Twins.opened(near=0.8) as twins:
         for n in range(200):
             twins.add(example(f"add three to number {n}", f"number {n} and three make {n + 3}"))
         assert list(twins.near()) == []
 
 
 def test_many_that_are_alike_are_all_found_without_comparing_each_with_each() -> None:
-    with Twins(near=0.8) as twins:
+    with Twins.opened(near=0.8) as twins:
         for n in range(500):
             twins.add(example(f"{long_text(1)} {n}"))
         pairs = list(twins.near())

@@ -197,6 +197,39 @@ def test_the_loss_of_verdicts_and_its_gradient_are_those_of_trls_kto(tmp_path: P
     require_same_gradients(gradients(policy, mean), gradients(other, theirs))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_answers_beside_pairs_are_learned_too_and_each_example_weighs_the_same(
+    tmp_path: Path,
+) -> None:
+    pairs = without_line_break(PAIRS)
+    answers = [
+        {"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": said}]}
+        for said in ("yes", "surely, by all means")
+    ]
+    policy = tiny_policy()
+    mixed = ours(
+        policy, write(tmp_path / "mixed.jsonl", [answers[0], *pairs, answers[1]]), "dpo", {}
+    )
+    alone = ours(policy, write(tmp_path / "pairs.jsonl", pairs), "dpo", {})
+    each = [
+        ours(policy, write(tmp_path / f"{n}.jsonl", [answer]), "sft", {})
+        for n, answer in enumerate(answers)
+    ]
+    move(policy)
+    policy.train()
+    of_pairs = alone.loss(policy, range(3)).item()
+    nats = [one.loss(policy, [0]).item() / one.trained_tokens([0]) for one in each]
+    assert mixed.loss(policy, range(5)).item() == pytest.approx(of_pairs + sum(nats), rel=1e-5)
+    assert mixed.loss(policy, [1, 4]).item() == pytest.approx(
+        alone.loss(policy, [1]).item() + nats[1], rel=1e-5
+    )
+    assert mixed.loss(policy, [3]).item() == pytest.approx(nats[0], rel=1e-5)
+    assert (len(mixed.lengths), mixed.weight(range(5))) == (5, 5)
+    assert mixed.trained_tokens(range(5)) == alone.trained_tokens(range(3)) + sum(
+        one.trained_tokens([0]) for one in each
+    )
+
+
 # --- what it does ---------------------------------------------------------------------
 
 
@@ -289,6 +322,12 @@ def test_pairs_and_verdicts_are_read_as_texts_or_as_messages(tmp_path: Path) -> 
     ("objective", "row", "told"),
     [
         ("dpo", {"prompt": "p", "completion": "c", "label": True}, "chosen and rejected"),
+        ("dpo", {"prompt": "p", "completion": "c"}, "chosen and rejected"),
+        (
+            "dpo",
+            {"messages": [{"role": "user", "content": "p"}], "label": False},
+            "chosen and rejected",
+        ),
         ("kto", {"prompt": "p", "completion": "c"}, "needs a label"),
         ("kto", {"prompt": "p", "completion": "c", "label": 1}, "label"),
         ("dpo", {"prompt": "p", "chosen": [], "rejected": "r"}, "one message"),

@@ -16,6 +16,7 @@ from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
 from learning.gate import GateRules
 from learning.policy import Policy
+from learning.preferences import Objective
 from learning.sampling import ReplayStrategy, SplitRules
 
 
@@ -383,8 +384,35 @@ def test_training_settings_of_another_provider_are_passed_as_they_are() -> None:
             "finetune.training.epohcs: no such setting; did you mean epochs?",
         ),
         ("finetune: {training: {epochs: 0}}", "finetune.training.epochs: "),
-        ("finetune: {training: {objective: dpo}}", "approved outputs only"),
-        ("lines: {a: {training: {objective: kto}}}", "lines.a.training.objective: "),
+        (
+            "finetune: {training: {objective: dpo}}",
+            "finetune.training.objective: dpo learns from rejected outputs, which are left out"
+            " unless the policy lets them in: set policy.learn_from_rejected: true",
+        ),
+        (
+            "lines: {a: {training: {objective: kto}}}",
+            "lines.a.training.objective: kto learns from rejected outputs, which are left out"
+            " unless the policy lets them in: set lines.a.learn_from_rejected: true",
+        ),
+        (
+            "policy: {learn_from_rejected: true}",
+            "policy.learn_from_rejected: sft learns from approved outputs only: set"
+            " finetune.training.objective to kto",
+        ),
+        (
+            "lines: {a: {learn_from_rejected: true}}",
+            "lines.a.learn_from_rejected: sft learns from approved outputs only: set"
+            " lines.a.training.objective to kto",
+        ),
+        (
+            "finetune: {training: {objective: kto}}\npolicy: {learn_from_rejected: true}\n"
+            "lines: {a: {learn_from_rejected: false}}",
+            "lines.a.training.objective: kto learns from rejected outputs",
+        ),
+        (
+            "finetune: {provider: other, training: {objective: ppo}}",
+            "finetune.training.objective: one of sft, dpo, kto is needed here",
+        ),
         ("finetune: {provider: huggingface, training: {epohcs: 1}}", "did you mean epochs?"),
         ("lines: {a: {training: {epochs: 0}}}", "lines.a.training.epochs: "),
         ("lines: {a: {traning: {epochs: 1}}}", "did you mean training?"),
@@ -397,6 +425,39 @@ def test_training_settings_of_another_provider_are_passed_as_they_are() -> None:
 def test_a_line_that_cannot_work_is_refused(tmp_path: Path, text: str, said: str) -> None:
     written(tmp_path, text)
     assert said in problems()
+
+
+# --- what is learned from -------------------------------------------------------------
+
+
+def test_as_shipped_no_line_learns_from_rejected_outputs() -> None:
+    assert {line.objective for line in load().model_lines()} == {Objective.SFT}
+
+
+def test_one_line_may_learn_from_rejected_outputs(tmp_path: Path) -> None:
+    text = (
+        "lines: {a: {learn_from_rejected: true, rejected_share: 0.2, training: {objective: dpo}}}"
+    )
+    written(tmp_path, text)
+    settings = load()
+    objectives = {line.name: line.objective for line in settings.model_lines()}
+    assert objectives.pop("a") is Objective.DPO
+    assert set(objectives.values()) == {Objective.SFT}
+    assert (settings.split_rules("a").rejected_share, settings.split_rules().rejected_share) == (
+        0.2,
+        0.5,
+    )
+
+
+def test_all_lines_may_learn_from_rejected_outputs_but_one(tmp_path: Path) -> None:
+    written(
+        tmp_path,
+        "policy: {learn_from_rejected: true}\nfinetune: {training: {objective: kto}}\n"
+        "lines: {audio: {learn_from_rejected: false, training: {objective: sft}}}",
+    )
+    objectives = {line.name: line.objective for line in load().model_lines()}
+    assert objectives.pop("audio") is Objective.SFT
+    assert set(objectives.values()) == {Objective.KTO}
 
 
 # --- the rest -------------------------------------------------------------------------

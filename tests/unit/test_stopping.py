@@ -83,6 +83,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         idle,
         LoopLag(time.monotonic),
         Pressure(time.monotonic),
+        idle,
     )
     stopping = asyncio.Event()
     stopping.set()

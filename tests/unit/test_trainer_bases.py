@@ -192,6 +192,41 @@ def test_another_arithmetic_is_another_base(base: str, loads: list[str], notes: 
     assert loads == [base, base]
 
 
+def test_whether_a_base_packs_is_tried_once_for_each_attention_and_anew_when_it_was_loaded_anew(
+    base: str, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def packs(model: PreTrainedModel) -> bool:
+        tried.append(model.config._attn_implementation)
+        return tried[-1] != "eager"
+
+    monkeypatch.setattr(bases_module, "packs", packs)
+    bases = Bases()
+
+    def ask(attention: str) -> bool:
+        lent = lend(bases, base, notes)
+        lent.set_attn_implementation(attention)
+        return bases.packs(lent)
+
+    assert [ask("sdpa"), ask("sdpa"), ask("eager"), ask("eager"), ask("sdpa")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert tried == ["sdpa", "eager"]
+
+    torch.nn.init.zeros_(next(lend(bases, base, notes).parameters()))
+    assert ask("sdpa")
+    assert tried == ["sdpa", "eager", "sdpa"]
+
+    bases.packs(take(bases, base, notes))  # which is not kept, nor is what is found out of it
+    assert ask("sdpa")
+    assert len(tried) == 5
+
+
 def test_what_a_request_sets_for_the_process_is_put_back() -> None:
     torch.manual_seed(5)
     random.seed(5)

@@ -1,11 +1,13 @@
 """Which versions know an event, and which events made a version: both ways, through parents.
 
 A version knows an event when it, or a version that it was trained from, was made by a run
-on a batch in which the event trained (as train, replay or retry). A held-out event judges
-versions and is known to none; its membership is told apart.
+on a batch in which the event trained (as train, replay or retry), or was learned from as
+rejected (as preference). A held-out event judges versions and is known to none; its membership
+is told apart.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +24,7 @@ from daemon.store.tables import (
     evaluation_examples,
     events,
     imports,
+    rejected_outputs,
     runs,
     versions,
 )
@@ -31,7 +34,7 @@ from daemon.store.views.paging import Page
 from daemon.store.views.runs import members_by_role
 from daemon.store.views.version_numbers import champion_ids, number, numbers_of
 from learning.errors import NotFoundError
-from learning.lifecycle import TRAINING_ROLES, Role
+from learning.lifecycle import LEARNED_ROLES, Role
 
 MOST_VERSIONS = 500
 """How many versions one answer lists, the newest first; the count is always of all."""
@@ -54,6 +57,10 @@ class Use:
     batch_id: str
     line: str
     role: str
+    better: str | None
+    """PRODUCER/EVENT_ID of the better answer, where it is the rejected one of a pair."""
+    worse: Sequence[str]
+    """The rejected answers that this one was the better answer to."""
     sealed_at: datetime
     run_id: str | None
     run_state: str | None
@@ -84,6 +91,8 @@ class EventLineage:
     held_out: bool
     frozen: bool
     """Whether it stands in the frozen held-out set."""
+    rejected_use: str | None
+    """Of a rejected output that its line has looked at; see learning.preferences.RejectedUse."""
     known_by: Sequence[Knowing]
     n_known_by: int
     kind: Literal["event"] = "event"
@@ -98,6 +107,8 @@ class Member:
     event_id: str
     task_type: str
     role: str
+    better: str | None
+    """PRODUCER/EVENT_ID of the better answer, of the rejected one of a pair."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +171,15 @@ class VersionLineage:
     kind: Literal["version"] = "version"
 
 
+_better = events.alias("better")
+_BETTER = (_better.c.producer + "/" + _better.c.event_id).label("better")
 _MEMBER: tuple[ColumnElement[Any], ...] = (
     events.c.id,
     events.c.producer,
     events.c.event_id,
     events.c.task_type,
     batch_members.c.role,
+    _BETTER,
 )
 
 Lineage = EventLineage | BatchLineage | VersionLineage
@@ -208,11 +222,14 @@ def _of_event(tx: Connection, wanted: ColumnElement[bool], text: str) -> EventLi
     row = tx.execute(select(events).where(wanted)).first()
     if row is None:
         raise NotFoundError(f"no event {text}; `learnd events list` shows what is stored")
+    worse = _worse_than(tx, row.id)
     uses = [
         Use(
             batch_id=use.batch_id,
             line=use.line,
             role=use.role,
+            better=use.better,
+            worse=worse.get(use.batch_id, ()),
             sealed_at=use.sealed_at,
             run_id=use.run_id,
             run_state=use.run_state,
@@ -222,8 +239,9 @@ def _of_event(tx: Connection, wanted: ColumnElement[bool], text: str) -> EventLi
         )
         for use in tx.execute(
             _batches_with_results()
-            .add_columns(batch_members.c.role)
+            .add_columns(batch_members.c.role, _BETTER)
             .join(batch_members, batch_members.c.batch_id == batches.c.id)
+            .outerjoin(_better, _better.c.id == batch_members.c.preferred_id)
             .where(batch_members.c.event_id == row.id)
             .order_by(batches.c.sealed_at, batches.c.id)
         )
@@ -237,9 +255,32 @@ def _of_event(tx: Connection, wanted: ColumnElement[bool], text: str) -> EventLi
         uses=uses,
         held_out=any(use.role == Role.HELD_OUT for use in uses),
         frozen=frozen is not None,
+        rejected_use=tx.execute(
+            select(rejected_outputs.c.use).where(rejected_outputs.c.event_id == row.id)
+        ).scalar(),
         known_by=known_by,
         n_known_by=n_known_by,
     )
+
+
+def _worse_than(tx: Connection, event_row_id: int) -> Mapping[str, Sequence[str]]:
+    """The rejected answers that an event was the better one to, by batch."""
+    own, other = batch_members.alias("own"), batch_members.alias("other")
+    rows = tx.execute(
+        select(other.c.batch_id, events.c.producer, events.c.event_id)
+        .select_from(own)
+        .join(
+            other,
+            (other.c.batch_id == own.c.batch_id) & (other.c.preferred_id == own.c.event_id),
+        )
+        .join(events, events.c.id == other.c.event_id)
+        .where(own.c.event_id == event_row_id)
+        .order_by(events.c.id)
+    )
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found[row.batch_id].append(f"{row.producer}/{row.event_id}")
+    return found
 
 
 def _versions_that_know(tx: Connection, event_row_id: int) -> tuple[Sequence[Knowing], int]:
@@ -249,7 +290,7 @@ def _versions_that_know(tx: Connection, event_row_id: int) -> tuple[Sequence[Kno
         .join(batch_members, batch_members.c.batch_id == runs.c.batch_id)
         .where(
             batch_members.c.event_id == event_row_id,
-            batch_members.c.role.in_(TRAINING_ROLES),
+            batch_members.c.role.in_(LEARNED_ROLES),
         )
     )
     direct = set(tx.execute(made_from_it).scalars())
@@ -311,6 +352,7 @@ def _of_batch(
     members = (
         select(*_MEMBER)
         .join(events, events.c.id == batch_members.c.event_id)
+        .outerjoin(_better, _better.c.id == batch_members.c.preferred_id)
         .where(batch_members.c.batch_id == row.batch_id)
     )
     if after is not None:
@@ -343,7 +385,10 @@ def _file_of(tx: Connection, batch_id: str) -> Imported | None:
 
 def _member_page(rows: Sequence[Row[Any]], limit: int) -> Page[Member, int]:
     return Page(
-        [Member(row.id, row.producer, row.event_id, row.task_type, row.role) for row in rows],
+        [
+            Member(row.id, row.producer, row.event_id, row.task_type, row.role, row.better)
+            for row in rows
+        ],
         rows[-1].id if len(rows) == limit else None,
     )
 
@@ -412,7 +457,7 @@ def _events_behind(
         .join(versions, versions.c.run_id == runs.c.id)
         .where(
             versions.c.id.in_(select(chain.c.id)),
-            batch_members.c.role.in_(TRAINING_ROLES),
+            batch_members.c.role.in_(LEARNED_ROLES),
         )
         .group_by(batch_members.c.event_id)
     )
@@ -431,6 +476,7 @@ def _events_behind(
             (batch_members.c.batch_id == runs.c.batch_id)
             & (batch_members.c.event_id == events.c.id),
         )
+        .outerjoin(_better, _better.c.id == batch_members.c.preferred_id)
         .order_by(events.c.id)
     ).all()
     return n_events, _member_page(rows, limit)

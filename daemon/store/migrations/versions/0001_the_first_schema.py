@@ -179,6 +179,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'queued'"),
             postgresql_where=sa.text("state = 'queued'"),
         )
+        batch_op.create_index(
+            "ix_events_rejected_since",
+            ["task_type", "state_since"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('rejected', 'withdrawn')"),
+            postgresql_where=sa.text("state IN ('rejected', 'withdrawn')"),
+        )
     op.create_table(
         "event_names",
         sa.Column("name", sa.BigInteger(), nullable=False),
@@ -254,11 +261,21 @@ def upgrade() -> None:
         sa.Column("batch_id", sa.String(length=32), nullable=False),
         sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column(
+            "preferred_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            nullable=True,
+            comment="Of a rejected output in a pair: the member of the batch that is the better"
+            " answer.",
+        ),
         sa.ForeignKeyConstraint(
             ["batch_id"], ["batches.id"], name=op.f("fk_batch_members_batch_id")
         ),
         sa.ForeignKeyConstraint(
             ["event_id"], ["events.id"], name=op.f("fk_batch_members_event_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["preferred_id"], ["events.id"], name=op.f("fk_batch_members_preferred_id")
         ),
         sa.PrimaryKeyConstraint("batch_id", "event_id", name=op.f("pk_batch_members")),
     )
@@ -270,6 +287,40 @@ def upgrade() -> None:
             unique=True,
             sqlite_where=sa.text("role IN ('held_out', 'train')"),
             postgresql_where=sa.text("role IN ('held_out', 'train')"),
+        )
+
+    op.create_table(
+        "rejected_outputs",
+        sa.Column(
+            "event_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("prompt_key", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("use", sa.String(length=16), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["events.id"], name=op.f("fk_rejected_outputs_event_id")
+        ),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_rejected_outputs")),
+        comment="What becomes of rejected outputs, in lines that learn from such: known since a"
+        " batch of the line was sealed.",
+    )
+    with op.batch_alter_table("rejected_outputs", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_rejected_outputs_free",
+            ["task_type", "event_id"],
+            unique=False,
+            sqlite_where=sa.text("use = 'free'"),
+            postgresql_where=sa.text("use = 'free'"),
+        )
+        batch_op.create_index(
+            "ix_rejected_outputs_free_prompt",
+            ["task_type", "prompt_key", "event_id"],
+            unique=False,
+            sqlite_where=sa.text("use = 'free'"),
+            postgresql_where=sa.text("use = 'free'"),
         )
 
     op.create_table(
@@ -345,6 +396,13 @@ def upgrade() -> None:
         op.create_index("ix_events_task", "events", ["task_type", "task_id"], unique=False)
     with op.batch_alter_table("feedback", schema=None) as batch_op:
         batch_op.create_index("ix_feedback_output", ["output_id"], unique=False)
+        batch_op.create_index(
+            "ix_feedback_late_no",
+            ["task_type", "id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'late' AND approved IS 0"),
+            postgresql_where=sa.text("state = 'late' AND approved IS false"),
+        )
         batch_op.create_index(
             "ix_feedback_waiting",
             ["task_type", "task_id"],
