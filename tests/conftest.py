@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share: the real servers, and names used only once."""
 
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,11 @@ from tests.services.postgres import PostgresServer
 # No test fails because a machine was slow: the first example may import scipy.
 settings.register_profile("learnd", deadline=None)
 settings.load_profile("learnd")
+
+# A shell that runs the tests in the background ignores Ctrl-C for them, and for every program
+# that they start; but some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
