@@ -181,7 +181,11 @@ def _versions(settings: Settings) -> Sequence[Finding]:
     from sqlalchemy.exc import DBAPIError
 
     from daemon.artifact_check import compare, recorded
+    from daemon.store.database import address_of
 
+    address = address_of(settings.database_url)
+    if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
+        return []
     subject = "versions"
     engine = _reading(settings.database_url)
     try:

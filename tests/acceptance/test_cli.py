@@ -411,8 +411,14 @@ async def test_check_shows_every_setting_with_its_source_and_tries_what_it_names
     assert "hunter2" not in ran.out
     assert "not a model directory" in ran.out
     assert "did you mean local?" in ran.out
+
+
+async def test_check_finds_no_fault_with_what_the_first_start_will_make(terminal: Terminal) -> None:
     found = (await terminal.type("check", "--json")).json["findings"]
-    assert {one["subject"]: one["grade"] for one in found}["database"] == "ok"
+    grades = {one["subject"]: one["grade"] for one in found}
+    assert grades["database"] == "ok"
+    assert "versions" not in grades
+    assert not (terminal.folder / "learnd-data").exists()
 
 
 async def test_check_looks_at_the_folders_that_the_settings_name(terminal: Terminal) -> None:
