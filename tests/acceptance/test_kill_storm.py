@@ -278,6 +278,8 @@ class Moment:
 
     def __init__(self, n_stored: int, kind: str) -> None:
         self.n_stored = n_stored
+        self.from_row = n_stored
+        """So many rows were there when it began to look; one transaction may store many more."""
         self._kind = kind
         self._before: int | None = None
 
@@ -286,13 +288,14 @@ class Moment:
 
     def reached(self, books: Books) -> bool:
         """Whether it is time."""
-        if rows_stored(books) < self.n_stored:
+        n_rows = rows_stored(books)
+        if n_rows < self.n_stored:
             return False
         now = books.number(self.KINDS[self._kind])
+        if self._before is None:
+            self._before, self.from_row = now, n_rows
         if self._kind in ("at once", "a run is under way"):
             return now > 0
-        if self._before is None:
-            self._before = now
         return now > self._before
 
 
@@ -491,7 +494,7 @@ def test_nothing_is_lost_or_doubled_however_often_the_daemon_is_killed(
                 kafka_broker.restart()
 
             def send_until(moment: Moment = moment, begun_at: int = rows_stored(books)) -> bool:
-                producer.keep_ahead(records, max(moment.n_stored, begun_at))
+                producer.keep_ahead(records, max(moment.from_row, begun_at))
                 return moment.reached(books)
 
             daemon.wait_until(str(moment), send_until, poll_seconds=0.002)
