@@ -85,19 +85,23 @@ class PackedArrivals(Sequence[A]):
         return len(self._values)
 
     def __iter__(self) -> Iterator[A]:
+        """Raises ValueError on the way when there is not one row for each value."""
+        n = len(self._values)
+        if not n:
+            return iter(())
         source, topic, partition = self._place
         known: dict[str, Any] = {
             "text": map(bytes.decode, self._values),
-            "source": repeat(source),
-            "topic": repeat(topic),
-            "partition": repeat(partition),
+            "source": repeat(source, n),
+            "topic": repeat(topic, n),
+            "partition": repeat(partition, n),
             "offset": self._offsets,
-            "received_at": repeat(self._received_at),
-            "state_since": repeat(self._received_at),
+            "received_at": repeat(self._received_at, n),
+            "state_since": repeat(self._received_at, n),
         }
         packed = iter(marshal.loads(self._packed))  # noqa: S302  # from our own process
         columns = [known[name] if name in known else next(packed, ()) for name in self._fields]
-        return map(self._make, zip(*columns, strict=False))
+        return map(self._make, zip(*columns, strict=True))
 
     def __getitem__(self, index: Any) -> Any:
         return list(self)[index]
