@@ -45,6 +45,10 @@ def _nothing(line: ModelLine) -> None:
     """A provider that has nothing to get ready."""
 
 
+def _nobody(job_id: str) -> None:
+    """A provider that knows by itself when its jobs change."""
+
+
 @dataclass(frozen=True)
 class Workbench:
     """A provider, and the evaluator that can load what it makes."""
@@ -55,6 +59,9 @@ class Workbench:
     """Whether its jobs live in this daemon and on this node's files, as local ones do."""
     expect: Callable[[ModelLine], None] = _nothing
     """A batch of the line is about to fill: what takes time may begin now. Must not block."""
+    nudge: Callable[[str], None] = _nobody
+    """A job of that id may have changed: ask its service now, not at the next poll. Only a
+    hint, maybe a wrong one. Must not block."""
 
 
 ProviderFactory = Callable[[Workshop], AbstractAsyncContextManager[Workbench]]
