@@ -236,6 +236,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             host,
             settings.finetune.training,
             settings.finetune.tensorboard_dir,
+            settings.remote.training_service(),
+            settings.remote.chat_service(),
         )
         workbenches = {
             name: await stack.enter_async_context(factory_of(name)(workshop))

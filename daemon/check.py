@@ -85,7 +85,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     ]
     async for outlook in _outlooks(can_be_asked):
         yield outlook
-    for name in ("llm_endpoint", "finetune_endpoint"):
+    for name in ("llm_endpoint", "openai_endpoint", "finetune_endpoint"):
         url = getattr(settings.remote, name)
         if url is not None:
             yield await _endpoint(name, url)

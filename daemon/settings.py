@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from finetune.remote.access import ServiceAccess
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
@@ -423,10 +424,28 @@ class RemoteSettings(_Section):
     """Services elsewhere, for providers that use them."""
 
     llm_endpoint: HttpUrl | None = None
+    """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: SecretStr | None = None
     finetune_endpoint: HttpUrl | None = None
+    openai_endpoint: HttpUrl | None = None
+    """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
     openai_api_key: SecretStr | None = None
     openai_webhook_secret: SecretStr | None = None
+
+    def training_service(self) -> ServiceAccess | None:
+        """Where the provider `openai` trains; where models answer, unless told otherwise."""
+        return _access(self.openai_endpoint, self.openai_api_key) or _access(
+            self.llm_endpoint, self.llm_api_key
+        )
+
+    def chat_service(self) -> ServiceAccess | None:
+        """Where remote versions answer; where they are trained, unless told otherwise."""
+        return _access(self.llm_endpoint, self.llm_api_key) or self.training_service()
+
+
+def _access(endpoint: HttpUrl | None, key: SecretStr | None) -> ServiceAccess | None:
+    """A key is for the service that it was given for, and for no other."""
+    return None if endpoint is None else ServiceAccess(str(endpoint).rstrip("/"), key)
 
 
 class LogSettings(_Section):

@@ -40,6 +40,7 @@ PLAIN_NAMES: Mapping[str, KeyPath] = {
     "BATCH_SIZE": ("queue", "batch_size"),
     "SIMULATION_MODE": ("simulation_mode",),
     "AUTO_APPROVE": ("policy", "enable_auto_approval"),
+    "OPENAI_BASE_URL": ("remote", "openai_endpoint"),
     "OPENAI_API_KEY": ("remote", "openai_api_key"),
     "OPENAI_WEBHOOK_SECRET": ("remote", "openai_webhook_secret"),
 }

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
+from finetune.remote.access import ServiceAccess
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
@@ -39,6 +40,10 @@ class Workshop:
     """The training settings that hold unless a model line says otherwise."""
     tensorboard_dir: Path | None = None
     """Where a local training writes TensorBoard's event files; None is nowhere."""
+    training_service: ServiceAccess | None = None
+    """Where the provider `openai` trains."""
+    chat_service: ServiceAccess | None = None
+    """Where remote versions answer."""
 
 
 def _nothing(line: ModelLine) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from daemon.settings import QueueSettings, Settings, without_password
 from daemon.settings_sources import PLAIN_NAMES, SettingsError, load
+from finetune.remote.access import ServiceAccess
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
@@ -132,6 +133,7 @@ def test_a_prefixed_name_goes_before_a_plain_one(monkeypatch: pytest.MonkeyPatch
         ("BATCH_SIZE", "50", "queue.batch_size", "50"),
         ("SIMULATION_MODE", "true", "simulation_mode", "true"),
         ("AUTO_APPROVE", "1", "policy.enable_auto_approval", "true"),
+        ("OPENAI_BASE_URL", "https://ai/v1", "remote.openai_endpoint", "https://ai/v1"),
         ("OPENAI_API_KEY", "sk-2", "remote.openai_api_key", "********"),
         ("OPENAI_WEBHOOK_SECRET", "wh", "remote.openai_webhook_secret", "********"),
     ],
@@ -496,3 +498,21 @@ def test_a_batch_size_adapts_between_the_configured_one_and_a_full_queue() -> No
     assert Settings().size_rules() == SizeRules(True, 20, 20, 100, 4)
     queue = QueueSettings(min_batch_size=5, max_batch_size=60, adaptive=False)
     assert Settings(queue=queue).size_rules() == SizeRules(False, 20, 5, 60, 4)
+
+
+def test_a_key_goes_to_the_service_that_it_was_given_for() -> None:
+    both = load(
+        overrides={
+            "remote.openai_endpoint": "https://train/v1/",
+            "remote.openai_api_key": "for-training",
+            "remote.llm_endpoint": "https://answer/v1",
+        }
+    ).remote
+    assert both.training_service() == ServiceAccess("https://train/v1", SecretStr("for-training"))
+    assert both.chat_service() == ServiceAccess("https://answer/v1")
+
+
+def test_one_service_both_trains_and_answers_unless_there_are_two() -> None:
+    one = load(overrides={"remote.llm_endpoint": "https://ai/v1"}).remote
+    assert one.training_service() == one.chat_service() == ServiceAccess("https://ai/v1")
+    assert load().remote.training_service() is None
