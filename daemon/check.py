@@ -21,6 +21,8 @@ from daemon.preflight import outlooks
 from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from finetune.artifacts import ArtifactStore
+from finetune.remote.access import ServiceAccess
+from finetune.remote.address import DEFAULT_PORTS, AddressRefusedError, permitted
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
 from learning.lines import ModelLine
@@ -85,10 +87,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     ]
     async for outlook in _outlooks(can_be_asked):
         yield outlook
-    for name in ("llm_endpoint", "openai_endpoint", "finetune_endpoint"):
-        url = getattr(settings.remote, name)
-        if url is not None:
-            yield await _endpoint(name, url)
+    for name, access in settings.remote.services().items():
+        yield await _endpoint(name, access)
 
 
 def _folder(subject: str, folder: Path) -> Finding:
@@ -344,16 +344,30 @@ def _provider(name: str) -> Finding:
     return Finding(subject, Grade.OK, "can be used")
 
 
-async def _endpoint(name: str, url: str) -> Finding:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    shown = without_password(url)
+async def _endpoint(name: str, access: ServiceAccess) -> Finding:
+    parts = urlsplit(access.base_url)
+    assert parts.hostname is not None, "the settings refuse an address without one"
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     try:
         async with asyncio.timeout(REACH_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-        writer.close()
-        await writer.wait_closed()
+            await _connect(await permitted(access, parts.hostname, port), port)
+    except AddressRefusedError as error:
+        return Finding(name, Grade.BAD, error.fault)
     except (OSError, TimeoutError) as error:
         why = str(error) or "no answer in time"
-        return Finding(name, Grade.BAD, f"{shown} cannot be reached: {why}")
-    return Finding(name, Grade.OK, f"{shown} takes connections")
+        return Finding(name, Grade.BAD, f"{access.base_url} cannot be reached: {why}")
+    return Finding(name, Grade.OK, f"{access.base_url} takes connections")
+
+
+async def _connect(addresses: Sequence[str], port: int) -> None:
+    """Reach one of them, the first that answers. Raises OSError."""
+    for number, address in enumerate(addresses, start=1):
+        try:
+            _, writer = await asyncio.open_connection(address, port)
+        except OSError:
+            if number == len(addresses):
+                raise
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return

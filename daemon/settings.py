@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from finetune.remote.access import ServiceAccess
+from finetune.remote.address import fault_of
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
@@ -427,25 +428,49 @@ class RemoteSettings(_Section):
     """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: SecretStr | None = None
     finetune_endpoint: HttpUrl | None = None
+    """Where the provider `http` trains."""
+    finetune_api_key: SecretStr | None = None
     openai_endpoint: HttpUrl | None = None
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
     openai_api_key: SecretStr | None = None
     openai_webhook_secret: SecretStr | None = None
+    allow_plain_http: bool = False
+    """Whether an endpoint may be http:// where it is not this machine."""
+
+    @model_validator(mode="after")
+    def _addresses_may_be_used(self) -> Self:
+        for name, access in self.services().items():
+            fault = fault_of(access.base_url, allow_plain=self.allow_plain_http)
+            if fault is not None:
+                raise _fault(("remote", name), fault)
+        return self
+
+    def services(self) -> Mapping[str, ServiceAccess]:
+        """Every service that is named, by the name of its setting in this section."""
+        named = {
+            "llm_endpoint": self._access("llm_endpoint", self.llm_api_key),
+            "openai_endpoint": self._access("openai_endpoint", self.openai_api_key),
+            "finetune_endpoint": self._access("finetune_endpoint", self.finetune_api_key),
+        }
+        return {name: access for name, access in named.items() if access is not None}
 
     def training_service(self) -> ServiceAccess | None:
         """Where the provider `openai` trains; where models answer, unless told otherwise."""
-        return _access(self.openai_endpoint, self.openai_api_key) or _access(
-            self.llm_endpoint, self.llm_api_key
-        )
+        named = self.services()
+        return named.get("openai_endpoint") or named.get("llm_endpoint")
 
     def chat_service(self) -> ServiceAccess | None:
         """Where remote versions answer; where they are trained, unless told otherwise."""
-        return _access(self.llm_endpoint, self.llm_api_key) or self.training_service()
+        return self.services().get("llm_endpoint") or self.training_service()
 
-
-def _access(endpoint: HttpUrl | None, key: SecretStr | None) -> ServiceAccess | None:
-    """A key is for the service that it was given for, and for no other."""
-    return None if endpoint is None else ServiceAccess(str(endpoint).rstrip("/"), key)
+    def _access(self, name: str, key: SecretStr | None) -> ServiceAccess | None:
+        """A key is for the service that it was given for, and for no other."""
+        endpoint: str | None = getattr(self, name)
+        if endpoint is None:
+            return None
+        return ServiceAccess(
+            endpoint.rstrip("/"), key, allow_plain=self.allow_plain_http, setting=f"remote.{name}"
+        )
 
 
 class LogSettings(_Section):

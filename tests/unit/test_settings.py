@@ -124,9 +124,10 @@ def test_a_prefixed_name_goes_before_a_plain_one(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "given", "key", "shown"),
     [
-        ("LLM_ENDPOINT", "http://llm:8000/v1", "remote.llm_endpoint", "http://llm:8000/v1"),
+        ("LLM_ENDPOINT", "https://llm:8000/v1", "remote.llm_endpoint", "https://llm:8000/v1"),
         ("LLM_API_KEY", "sk-1", "remote.llm_api_key", "********"),
         ("FINETUNE_ENDPOINT", "https://tune", "remote.finetune_endpoint", "https://tune"),
+        ("FINETUNE_API_KEY", "sk-3", "remote.finetune_api_key", "********"),
         ("DATASET_DIR", "/srv/sets", "dataset_dir", "/srv/sets"),
         ("LEARNING_RATE", "0.2", "policy.learning_rate", "0.2"),
         ("FEEDBACK_THRESHOLD", "0.8", "policy.feedback_threshold", "0.8"),
@@ -301,6 +302,9 @@ def test_a_file_that_is_not_text_is_one_clear_fault(tmp_path: Path) -> None:
         ("split: {held_out_share: 1.0}", "less than 1"),
         ("policy: {min_confidence: .nan}", "finite"),
         ("database_url: /var/lib/learnd.db", "sqlite:///"),
+        ("remote: {llm_endpoint: 'http://llm:8000'}", "remote.llm_endpoint: https is needed"),
+        ("remote: {openai_endpoint: 'https://a:b@ai'}", "remote.openai_endpoint: a name or"),
+        ("remote: {finetune_endpoint: 'https://169.254.169.254'}", "remote.finetune_endpoint: 169"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -516,3 +520,10 @@ def test_one_service_both_trains_and_answers_unless_there_are_two() -> None:
     one = load(overrides={"remote.llm_endpoint": "https://ai/v1"}).remote
     assert one.training_service() == one.chat_service() == ServiceAccess("https://ai/v1")
     assert load().remote.training_service() is None
+
+
+def test_plain_http_to_another_machine_is_for_an_operator_to_allow() -> None:
+    remote = load(
+        overrides={"remote.llm_endpoint": "http://llm:8000", "remote.allow_plain_http": True}
+    ).remote
+    assert remote.chat_service() == ServiceAccess("http://llm:8000", allow_plain=True)
