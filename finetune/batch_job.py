@@ -253,7 +253,7 @@ class BatchJob:
         """How the trained model is loaded."""
         assert trained.artifact is not None, "it was refused"
         folder = self.artifacts.path(trained.artifact)
-        if trained.method == "lora":
+        if trained.method in ("lora", "remote"):
             return ModelReference(self.plan.model.base_model, folder)
         return ModelReference(str(folder))
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
 from finetune.remote.access import ServiceAccess
+from finetune.remote.chat_evaluator import ChatRules
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
@@ -44,6 +45,8 @@ class Workshop:
     """Where the provider `openai` trains."""
     chat_service: ServiceAccess | None = None
     """Where remote versions answer."""
+    chat_rules: ChatRules = field(default_factory=ChatRules)
+    """How remote versions are measured there."""
 
 
 def _nothing(line: ModelLine) -> None:

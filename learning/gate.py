@@ -77,12 +77,22 @@ class TrainingProof:
     all_finite: bool
 
 
+class Measure(StrEnum):
+    """What the loss of an example is made of."""
+
+    LIKELIHOOD = "likelihood"
+    """Nats per byte of the approved answer: how unlikely the model finds it."""
+    ANSWERS = "answers"
+    """1 - score of the model's own answer against the approved one: 0 to 1, often equal."""
+
+
 @dataclass(frozen=True)
 class Score:
-    """One model on one held-out example: nats per byte of the answer, and exact match."""
+    """One model on one held-out example: its loss, smaller is better, and exact match."""
 
     loss: float
     match: bool
+    measure: Measure = Measure.LIKELIHOOD
 
 
 @dataclass(frozen=True)
