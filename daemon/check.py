@@ -23,6 +23,8 @@ from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from finetune.artifacts import ArtifactStore
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import DEFAULT_PORTS, AddressRefusedError, permitted
+from finetune.remote.openai_settings import NAME as OPENAI
+from finetune.remote.openai_settings import training_settings
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
 from learning.lines import ModelLine
@@ -37,6 +39,7 @@ FULL_BYTES = 100 * 2**20
 """With less free space a database soon refuses to write."""
 LITTLE_BYTES = 2 * 2**30
 """A small model and its checkpoints."""
+USABLE = "can be used"
 LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -77,7 +80,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     lines = list(settings.model_lines())
     usable = set()
     for provider in sorted({line.provider for line in lines}):
-        finding = _provider(provider)
+        finding = _provider(provider, settings)
         if finding.grade is Grade.OK:
             usable.add(provider)
         yield finding
@@ -296,6 +299,8 @@ async def _kafka(settings: Settings) -> Finding:
 def _base_models(settings: Settings) -> Iterator[Finding]:
     users: dict[str | None, list[str]] = {}
     for line in settings.model_lines():
+        if line.provider == OPENAI:
+            continue  # what the service can train is for the service to say
         users.setdefault(line.base_model, []).append(line.name)
     for base_model, lines in users.items():
         of = f"base model of {some_of(lines)}"
@@ -328,7 +333,7 @@ async def _outlooks(lines: Iterable[ModelLine]) -> AsyncIterator[Finding]:
                 yield Finding(outlook.of, grades[outlook.possible], outlook.words)
 
 
-def _provider(name: str) -> Finding:
+def _provider(name: str, settings: Settings) -> Finding:
     from finetune.providers import factory_of
 
     subject = f"provider {name}"
@@ -341,7 +346,26 @@ def _provider(name: str) -> Finding:
     if missing:
         advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"
         return Finding(subject, Grade.BAD, advice)
-    return Finding(subject, Grade.OK, "can be used")
+    return _service(subject, settings) if name == OPENAI else Finding(subject, Grade.OK, USABLE)
+
+
+def _service(subject: str, settings: Settings) -> Finding:
+    """What is missing for training at a service that speaks OpenAI's protocol."""
+    from finetune.providers import NoServiceError
+
+    access = settings.remote.training_service()
+    if access is None:
+        return Finding(subject, Grade.BAD, str(NoServiceError.of_openai()))
+    for line in settings.model_lines():
+        if line.provider == OPENAI:
+            try:
+                training_settings(line.training)
+            except ValueError as error:
+                return Finding(subject, Grade.BAD, f"line {line.name}: {error}")
+    if access.api_key is None:
+        advice = f"{USABLE}, if the service asks for no key; otherwise set {access.key_setting}"
+        return Finding(subject, Grade.NOTE, advice)
+    return Finding(subject, Grade.OK, USABLE)
 
 
 async def _endpoint(name: str, access: ServiceAccess) -> Finding:

@@ -17,7 +17,8 @@ from typing import Any, Final
 from daemon.batch_config import BatchConfig
 from daemon.exit_status import ExitStatus
 from daemon.printing import plain, say, show_pairs
-from daemon.settings_sources import SettingsError
+from daemon.settings import LOCAL_PROVIDERS, RemoteSettings
+from daemon.settings_sources import SettingsError, load
 from daemon.training_progress import TrainingProgress
 from finetune.batch_job import BatchJob, Result, Status
 from finetune.datasets.batch import BatchDataset
@@ -105,13 +106,21 @@ async def _workbench(
     job: BatchJob, config: BatchConfig, open_workbench: ProviderFactory
 ) -> AsyncIterator[Workbench]:
     plan = job.plan
+    remote = RemoteSettings() if plan.provider in LOCAL_PROVIDERS else load().remote
     async with TrainerHost(
         job.artifacts,
         job.folder / TRAINER_LOG,
         limits=TrainerLimits(no_progress=NO_PROGRESS),
     ) as host:
         workshop = Workshop(
-            job.folder / PROVIDERS, job.artifacts, host, plan.training, config.tensorboard_dir
+            job.folder / PROVIDERS,
+            job.artifacts,
+            host,
+            plan.training,
+            config.tensorboard_dir,
+            remote.training_service(),
+            remote.chat_service(),
+            openai_rules=remote.openai_rules(),
         )
         async with open_workbench(workshop) as workbench:
             try:

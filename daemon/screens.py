@@ -440,10 +440,9 @@ def forgot(found: Json) -> None:
     summary, trials, proof = found["summary"], found["trials"], found["proof"]
     name = f"{summary['line']} {summary['version']}"
     if proof is not None:
-        say(
-            f"{name}: trained on {proof['trained_tokens']} tokens;"
-            f" the weights moved by {proof['weight_delta_norm'] or float('nan'):.3g}."
-        )
+        moved = proof["weight_delta_norm"]
+        how_far = "" if moved is None else f"; the weights moved by {moved:.3g}"
+        say(f"{name}: trained on {proof['trained_tokens']} tokens{how_far}.")
     changed = trials[0]["report"].get("forgetting") if trials else None
     if changed is None:
         say(f"{name} was never compared with a champion, so nothing is known of what it forgot.")

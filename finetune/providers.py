@@ -12,12 +12,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
 from finetune.remote.access import ServiceAccess
-from finetune.remote.chat_evaluator import ChatRules
+from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules
+from finetune.remote.openai_client import OpenAIClient
+from finetune.remote.openai_provider import OpenAIProvider
+from finetune.remote.openai_settings import NAME as OPENAI
+from finetune.remote.openai_settings import OpenAIRules
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
@@ -47,6 +51,8 @@ class Workshop:
     """Where remote versions answer."""
     chat_rules: ChatRules = field(default_factory=ChatRules)
     """How remote versions are measured there."""
+    openai_rules: OpenAIRules = field(default_factory=OpenAIRules)
+    """How the provider `openai` asks its service."""
 
 
 def _nothing(line: ModelLine) -> None:
@@ -95,6 +101,21 @@ class ProviderNotHereError(LearningError):
             f" that registers it under the entry point group {GROUP}"
         )
         self.name = name
+
+
+class NoServiceError(LearningError):
+    """A provider trains at a service elsewhere, and no setting says where that is."""
+
+    def __init__(self, provider: str, setting: str, variable: str) -> None:
+        super().__init__(
+            f"provider {provider!r} has no service to train at: set {setting} ({variable})"
+        )
+        self.provider, self.setting = provider, setting
+
+    @classmethod
+    def of_openai(cls) -> Self:
+        """Of the provider `openai`."""
+        return cls(OPENAI, "remote.openai_endpoint", "OPENAI_BASE_URL")
 
 
 class BrokenProviderError(LearningError):
@@ -154,13 +175,31 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
     )
 
 
+@contextlib.asynccontextmanager
+async def _openai(workshop: Workshop) -> AsyncIterator[Workbench]:
+    access = workshop.training_service
+    if access is None or workshop.chat_service is None:
+        raise NoServiceError.of_openai()
+    rules = workshop.openai_rules
+    async with OpenAIClient.open(access, rules) as client:
+        provider = OpenAIProvider(
+            client, access, workshop.folder / OPENAI, workshop.artifacts, rules=rules
+        )
+        yield Workbench(
+            provider,
+            ChatEvaluator(workshop.chat_service, workshop.chat_rules),
+            nudge=provider.nudge,
+        )
+
+
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
-_PLANNED: Final = frozenset({"openai", "http"})
+_PLANNED: Final = frozenset({"http"})
 
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,
     "huggingface": _local,
     "scripted": _scripted,
+    OPENAI: _openai,
 }

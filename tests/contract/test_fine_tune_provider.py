@@ -1,12 +1,13 @@
 """What every fine-tune provider and its evaluator keep, whoever trains.
 
-The local provider runs with the real trainer on a tiny model, the scripted one without.
+The local provider runs with the real trainer on a tiny model, the scripted one without; the
+one that speaks OpenAI's protocol with a service at a real port.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +15,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workbench, Workshop, factory_of
+from finetune.remote.access import ServiceAccess
+from finetune.remote.model import FILE
+from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import MakeTinyModelRequest
 from finetune.trainer_process import TrainerHost
 from learning.ports import (
@@ -30,6 +35,8 @@ from learning.ports import (
     RunSpec,
     TrainingOutcome,
 )
+from tests.services.fake_chat import FakeChat, last_words
+from tests.services.fake_openai import FakeOpenAI, Fate, Job, Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,6 +64,11 @@ class Subject:
     """The first attempt goes on after its first progress; a second one ends."""
     resumes: bool
     """Whether a second attempt goes on where the first one was cancelled."""
+    method: str
+    marker: str
+    """A file that the outcome has."""
+    substance: str
+    """The file that is the model."""
 
     @property
     def provider(self) -> FineTuneProvider:
@@ -67,7 +79,36 @@ class Subject:
         return self.bench.evaluator
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "scripted"])
+HASTE = OpenAIRules(
+    poll=timedelta(milliseconds=1),
+    retry_base=timedelta(milliseconds=1),
+    retry_cap=timedelta(milliseconds=20),
+)
+HANGING_EPOCHS = 40
+
+
+def fate(job: Job) -> Fate:
+    """A long training hangs in its first attempt."""
+    epochs = job.body["method"]["supervised"]["hyperparameters"]["n_epochs"]
+    hangs = epochs == HANGING_EPOCHS and job.metadata["learnd_attempt"] == "1"
+    return Fate.HANG if hangs else Fate.SUCCEED
+
+
+@pytest.fixture(scope="module")
+def openai_service() -> Iterator[FakeOpenAI]:
+    chat = FakeChat({"small": 0.0}, last_words)
+
+    def serve(job: Job) -> None:
+        """What was trained knows all."""
+        assert job.model is not None
+        chat.models[job.model] = 1.0
+
+    service = Service(min_examples=4, fate=fate, on_model=serve)
+    with FakeOpenAI(service, chat=chat.app()) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "scripted", "openai"])
 async def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Subject]:
@@ -82,6 +123,7 @@ async def subject(
         base_model = "any-base"
         training: dict[str, Any] = {}
         long_training: dict[str, Any] = {"plan": "hang,improve"}
+        method, marker, substance = "lora", "adapter_config.json", "adapter_model.safetensors"
         if request.param == "local":
             base_model = str(folder / "base")
             tiny = MakeTinyModelRequest(id="tiny", output_dir=base_model, steps=0)
@@ -89,9 +131,28 @@ async def subject(
                 await trainer.request(tiny, lambda message: None)
             training, long_training = QUICK, QUICK | {"max_steps": 40}
         workshop = Workshop(folder, artifacts, host, training)
+        if request.param == "openai":
+            service = await asyncio.to_thread(request.getfixturevalue, "openai_service")
+            access = ServiceAccess(service.url, SecretStr(service.service.api_key))
+            workshop = replace(
+                workshop, training_service=access, chat_service=access, openai_rules=HASTE
+            )
+            base_model, training = "small", {"min_examples": 4}
+            long_training = {"epochs": HANGING_EPOCHS, **training}
+            method, marker, substance = "remote", FILE, FILE
         async with factory_of(request.param)(workshop) as bench:
             resumes = request.param == "local"
-            yield Subject(bench, artifacts, base_model, training, long_training, resumes)
+            yield Subject(
+                bench,
+                artifacts,
+                base_model,
+                training,
+                long_training,
+                resumes,
+                method,
+                marker,
+                substance,
+            )
 
 
 @pytest.fixture
@@ -132,14 +193,14 @@ async def publish(subject: Subject, spec: RunSpec) -> ModelReference:
     """Train, and make an artifact of what comes of it."""
     outcome = await train(subject, spec)
     published = await asyncio.to_thread(subject.artifacts.publish, spec.run_id, outcome.output_dir)
-    assert outcome.method == "lora"
+    assert outcome.method == subject.method
     return ModelReference(subject.base_model, subject.artifacts.path(published.name))
 
 
-def damage(model: ModelReference) -> str:
-    """Flip one bit of the weights; returns the file's name."""
+def damage(subject: Subject, model: ModelReference) -> str:
+    """Flip one bit of the model; returns the file's name."""
     assert model.adapter is not None
-    weights = model.adapter / "adapter_model.safetensors"
+    weights = model.adapter / subject.substance
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.unlink()
@@ -173,7 +234,11 @@ async def test_training_ends_with_proof_and_files_that_can_be_published(
     published = await asyncio.to_thread(subject.artifacts.publish, spec.run_id, outcome.output_dir)
     await asyncio.to_thread(subject.artifacts.verify, published.name)
     assert outcome.proof.trained_tokens > 0
-    assert outcome.proof.weight_delta_norm > 0
+    if subject.method == "remote":
+        assert outcome.proof.weight_delta_norm is None, "nobody but the service knows"
+    else:
+        assert outcome.proof.weight_delta_norm is not None
+        assert outcome.proof.weight_delta_norm > 0
     assert outcome.proof.all_finite
 
 
@@ -196,7 +261,7 @@ async def test_who_waits_again_is_told_the_outcome_again(subject: Subject, spec:
     job = await subject.provider.launch(spec)
     first = await subject.provider.wait(job, ignore)
     assert await subject.provider.wait(job, ignore) == first
-    assert (first.output_dir / "adapter_config.json").exists()
+    assert (first.output_dir / subject.marker).exists()
 
 
 async def test_training_goes_on_from_a_published_model(subject: Subject, spec: RunSpec) -> None:
@@ -211,7 +276,7 @@ async def test_training_does_not_start_from_a_damaged_model(
     subject: Subject, spec: RunSpec
 ) -> None:
     parent = await publish(subject, spec)
-    name = damage(parent)
+    name = damage(subject, parent)
     with pytest.raises(JobFailedError, match=name) as failed:
         await train(subject, replace(spec, attempt=2, parent=parent))
     assert (failed.value.code, failed.value.retryable) == ("bad_model", False)
@@ -321,7 +386,7 @@ async def test_the_evaluator_refuses_a_damaged_model_by_the_name_of_its_file(
     subject: Subject, spec: RunSpec
 ) -> None:
     candidate = await publish(subject, spec)
-    name = damage(candidate)
+    name = damage(subject, candidate)
     with pytest.raises(JobFailedError, match=name) as failed:
         await subject.evaluator.score({"candidate": candidate}, spec.train_file)
     assert (failed.value.code, failed.value.retryable) == ("bad_model", False)

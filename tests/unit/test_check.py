@@ -3,11 +3,14 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine
 from daemon.settings_sources import load
+
+NOWHERE = "http://127.0.0.1:1/v1"
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,33 @@ async def test_a_followed_file_that_may_not_be_read_is_named(
     found = {finding.subject: finding async for finding in examine(settings)}
     assert found["files of outputs"].grade is Grade.BAD
     assert str(secret) in found["files of outputs"].detail
+
+
+@pytest.mark.parametrize(
+    ("told", "grade", "words"),
+    [
+        ({}, Grade.BAD, "remote.openai_endpoint"),
+        ({"remote.openai_endpoint": NOWHERE}, Grade.NOTE, "remote.openai_api_key"),
+        ({"remote.llm_endpoint": NOWHERE}, Grade.NOTE, "remote.llm_api_key"),
+        (
+            {"remote.openai_endpoint": NOWHERE, "remote.openai_api_key": "k"},
+            Grade.OK,
+            "can be used",
+        ),
+        (
+            {"remote.openai_endpoint": NOWHERE, "finetune.training": {"epoch": 2}},
+            Grade.BAD,
+            "did you mean epochs?",
+        ),
+    ],
+)
+async def test_what_a_remote_provider_lacks_is_told_by_its_setting(
+    tmp_path: Path, told: dict[str, Any], grade: Grade, words: str
+) -> None:
+    settings = load(
+        None, {"data_dir": tmp_path, "http.port": 0, "finetune.provider": "openai", **told}
+    )
+    found = {finding.subject: finding async for finding in examine(settings)}
+    finding = found["provider openai"]
+    assert (finding.grade, words in finding.detail) == (grade, True), finding.detail
+    assert not [one for one in found if one.startswith("base model of")]

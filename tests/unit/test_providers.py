@@ -14,12 +14,14 @@ from finetune.artifacts import ArtifactStore
 from finetune.providers import (
     GROUP,
     BrokenProviderError,
+    NoServiceError,
     UnknownProviderError,
     Workbench,
     Workshop,
     factory_of,
     provider_names,
 )
+from finetune.remote.access import ServiceAccess
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer_process import TrainerHost
 
@@ -68,7 +70,7 @@ def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownProviderError) as unknown:
         factory_of("locla")
     assert "did you mean local?" in str(unknown.value)
-    assert "huggingface, local, scripted" in str(unknown.value)
+    assert "huggingface, local, openai, scripted" in str(unknown.value)
 
 
 @pytest.mark.usefixtures("outside_packages")
@@ -94,6 +96,23 @@ async def test_a_workbench_is_open_while_it_is_used(workshop: Workshop) -> None:
         assert bench.provider.name == "scripted"
         assert opened == ["opened"]
     assert opened == ["opened", "closed"]
+
+
+async def test_a_provider_without_a_service_says_which_setting_to_set(workshop: Workshop) -> None:
+    with pytest.raises(NoServiceError, match=r"set remote\.openai_endpoint \(OPENAI_BASE_URL\)"):
+        async with factory_of("openai")(workshop):
+            pass
+
+
+async def test_opening_a_remote_provider_asks_nothing_and_writes_nothing(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    nowhere = ServiceAccess("http://127.0.0.1:1/v1")
+    there = replace(workshop, training_service=nowhere, chat_service=nowhere)
+    async with factory_of("openai")(there) as bench:
+        assert bench.provider.name == "openai"
+        assert not bench.needs_node
+        assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["huggingface", "local", "scripted"])
