@@ -22,6 +22,7 @@ GIVE_UP_AT: Final = "learnd_give_up_at"
 ROWS: Final = "learnd_rows"
 LEFT_OUT: Final = "learnd_rows_left_out"
 MOST_SUFFIX: Final = 64
+MOST_METADATA: Final = 512
 SEEDS: Final = 2**31
 
 
@@ -57,7 +58,7 @@ def request_for(
         "metadata": {
             RUN: spec.run_id,
             ATTEMPT: str(spec.attempt),
-            LINE: spec.line,
+            LINE: spec.line[:MOST_METADATA],
             GIVE_UP_AT: f"{(now + spec.timeout).timestamp():.3f}",
             ROWS: str(files.n_rows),
             LEFT_OUT: str(files.n_left_out),

@@ -11,7 +11,7 @@ A model name, a price or an address of any service stands nowhere in here.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from finetune.remote import model as remote_model
 from finetune.remote.access import ServiceAccess
 from finetune.remote.model import NotARemoteModelError, RemoteModel
 from finetune.remote.openai_client import (
+    Event,
     Job,
     OpenAIClient,
     ServiceBusyError,
@@ -252,7 +253,7 @@ class OpenAIProvider:
             raise self._cannot_tell(error) from error
         return any(one.id == job.job_id for one in jobs)
 
-    async def _events(self, job: Job, diary: JobDiary) -> Any:
+    async def _events(self, job: Job, diary: JobDiary) -> Sequence[Event]:
         try:
             return await self._client.events(job.id, diary.known)
         except ServiceRefusedError:
@@ -355,7 +356,9 @@ class OpenAIProvider:
         except ServiceRefusedError:
             return []
         return [
-            {"step": one.step_number, "model": one.fine_tuned_model_checkpoint} for one in found
+            {"step": one.step_number, "model": one.fine_tuned_model_checkpoint}
+            for one in found
+            if one.fine_tuned_model_checkpoint is not None
         ]
 
     def _monitoring_url(self, job_id: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -14,8 +15,10 @@ from pydantic import SecretStr
 from finetune.artifacts import ArtifactStore
 from finetune.remote.access import ServiceAccess
 from finetune.remote.model import RemoteModel, read, write
-from finetune.remote.openai_client import OpenAIClient, seconds_until
+from finetune.remote.openai_client import Event, OpenAIClient, seconds_until
+from finetune.remote.openai_client import Job as ServiceJob
 from finetune.remote.openai_jobs import MOST_SUFFIX, suffix_of
+from finetune.remote.openai_progress import JobDiary
 from finetune.remote.openai_provider import OpenAIProvider
 from finetune.remote.openai_settings import OpenAIRules
 from learning.ports import JobFailedError, JobHandle, JobProgress, ModelReference, RunSpec
@@ -438,3 +441,42 @@ async def test_a_pause_longer_than_the_cap_is_not_waited_for_here(bench: Bench) 
         with pytest.raises(ConnectionError, match="429"):
             await provider.lookup("r-1", 1)
     assert len(bench.service.requests) == 1
+
+
+# --- services that do not keep to the letter ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"created_at": "2026-11-21T00:00:00Z", "metadata": [], "error": "none", "model": None},
+        {"created_at": None, "metadata": {"owner": 7}, "error": 0, "result_files": None},
+    ],
+)
+def test_other_peoples_jobs_may_look_as_they_like(odd: dict[str, Any]) -> None:
+    job = ServiceJob.model_validate({"id": "j", "status": "paused", **odd})
+    assert not job.has_ended
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_step_is_told_once_in_whichever_order_a_service_lists_them(
+    bench: Bench, newest_first: bool
+) -> None:
+    bench.service.newest_first_events = newest_first
+    told: list[JobProgress] = []
+    async with bench.provider() as provider:
+        await provider.wait(await provider.launch(bench.spec()), told.append)
+    assert [progress.step for progress in told] == [1, 2, 3]
+
+
+async def test_a_loss_that_is_no_number_is_told_to_the_gate(bench: Bench) -> None:
+    diary = JobDiary()
+    events = [
+        Event.model_validate({"id": "e1", "data": {"step": 1, "train_loss": float("nan")}}),
+        Event.model_validate({"id": "e2", "data": {"step": 2, "train_loss": 0.5}}),
+        Event.model_validate({"id": "e3", "data": ["odd"]}),
+    ]
+    steps = diary.read(events)
+    assert [(one.step, dict(one.numbers)) for one in steps] == [(1, {}), (2, {"loss": 0.5})]
+    assert not diary.all_finite

@@ -145,6 +145,7 @@ class Service:
         self.models = ["small", "large"]
         self.knows_filter = True
         """Whether jobs are listed by their metadata; some services show all of them."""
+        self.newest_first_events = True
         self.files: dict[str, File] = {}
         self.jobs: dict[str, Job] = {}
         self.created: list[Job] = []
@@ -307,7 +308,7 @@ class Service:
             {
                 "id": f"ftevent-{next(self._numbers)}",
                 "object": "fine_tuning.job.event",
-                "created_at": NOW,
+                "created_at": NOW + len(job.events),
                 "level": "info",
                 "message": message,
                 "type": "message" if metrics is None else "metrics",
