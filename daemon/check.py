@@ -77,7 +77,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     lines = list(settings.model_lines())
     usable = set()
     for provider in sorted({line.provider for line in lines}):
-        finding = _provider(provider)
+        finding = _provider(provider, settings)
         if finding.grade is Grade.OK:
             usable.add(provider)
         yield finding
@@ -328,7 +328,7 @@ async def _outlooks(lines: Iterable[ModelLine]) -> AsyncIterator[Finding]:
                 yield Finding(outlook.of, grades[outlook.possible], outlook.words)
 
 
-def _provider(name: str) -> Finding:
+def _provider(name: str, settings: Settings) -> Finding:
     from finetune.providers import factory_of
 
     subject = f"provider {name}"
@@ -341,6 +341,13 @@ def _provider(name: str) -> Finding:
     if missing:
         advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"
         return Finding(subject, Grade.BAD, advice)
+    if name == "http":
+        needs = {
+            "remote.finetune_endpoint (FINETUNE_ENDPOINT)": settings.fine_tune_endpoint(),
+            "remote.llm_endpoint (LLM_ENDPOINT)": settings.remote.chat_service(),
+        }
+        if unset := [key for key, service in needs.items() if service is None]:
+            return Finding(subject, Grade.BAD, f"set {' and '.join(unset)}")
     return Finding(subject, Grade.OK, "can be used")
 
 

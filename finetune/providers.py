@@ -10,6 +10,7 @@ import difflib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,8 @@ from typing import Any, Final
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
 from finetune.remote.access import ServiceAccess
-from finetune.remote.chat_evaluator import ChatRules
+from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules
+from finetune.remote.http_mapping import FineTuneEndpoint
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
@@ -47,6 +49,8 @@ class Workshop:
     """Where remote versions answer."""
     chat_rules: ChatRules = field(default_factory=ChatRules)
     """How remote versions are measured there."""
+    fine_tune_endpoint: FineTuneEndpoint | None = None
+    """Where and how the provider `http` trains."""
 
 
 def _nothing(line: ModelLine) -> None:
@@ -95,6 +99,14 @@ class ProviderNotHereError(LearningError):
             f" that registers it under the entry point group {GROUP}"
         )
         self.name = name
+
+
+class ServiceNotNamedError(LearningError):
+    """A provider needs a service that no setting names."""
+
+    def __init__(self, provider: str, setting: str, purpose: str) -> None:
+        super().__init__(f"provider {provider!r} needs {setting}: {purpose}")
+        self.provider, self.setting = provider, setting
 
 
 class BrokenProviderError(LearningError):
@@ -154,13 +166,43 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
     )
 
 
+@contextlib.asynccontextmanager
+async def _http(workshop: Workshop) -> AsyncIterator[Workbench]:
+    # Imported here: most daemons train themselves, and need no client.
+    from finetune.remote.http_endpoint import HttpEndpoint
+    from finetune.remote.http_provider import HttpProvider
+
+    configured, serving = workshop.fine_tune_endpoint, workshop.chat_service
+    if configured is None:
+        raise ServiceNotNamedError(
+            "http", "remote.finetune_endpoint (FINETUNE_ENDPOINT)", "where it trains"
+        )
+    if serving is None:
+        raise ServiceNotNamedError(
+            "http", "remote.llm_endpoint (LLM_ENDPOINT)", "where what it trains answers"
+        )
+    async with HttpEndpoint.connect(configured) as endpoint:
+        yield Workbench(
+            HttpProvider(
+                configured,
+                endpoint,
+                serving=serving.base_url,
+                folder=workshop.folder / "http",
+                artifacts=workshop.artifacts,
+                clock=lambda: datetime.now(UTC),
+            ),
+            ChatEvaluator(serving, workshop.chat_rules),
+        )
+
+
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
-_PLANNED: Final = frozenset({"openai", "http"})
+_PLANNED: Final = frozenset({"openai"})
 
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,
     "huggingface": _local,
+    "http": _http,
     "scripted": _scripted,
 }
