@@ -1,15 +1,17 @@
 """What every fine-tune provider and its evaluator keep, whoever trains.
 
 The local provider runs with the real trainer on a tiny model, the scripted one without; the
-one over HTTP with services on real ports.
+one over HTTP with services on real ports, and the example of docs/providers.md as it is there.
 """
 
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from finetune import providers
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workbench, Workshop, factory_of
 from finetune.remote import model as remote_model
@@ -80,7 +83,9 @@ class Subject:
         return self.bench.evaluator
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["local", "scripted", "http"])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["local", "scripted", "http", "memo"]
+)
 async def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Subject]:
@@ -107,9 +112,28 @@ async def subject(
             base_model, long_training = BASE, {"parameters": {"hangs": True}}
             workshop = replace(workshop, **request.getfixturevalue("services_over_http"))
             kept = {"method": "remote", "weights": remote_model.FILE}
+        elif request.param == "memo":
+            request.getfixturevalue("provider_of_the_guide")
+            long_training = {"epochs": 40, "pause_seconds": 0.01}
+            kept = {"weights": "learned.json"}
         async with factory_of(request.param)(workshop) as bench:
             resumes = request.param == "local"
             yield Subject(bench, artifacts, base_model, training, long_training, resumes, **kept)
+
+
+@pytest.fixture(scope="module")
+def provider_of_the_guide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The example of docs/providers.md, as a package outside that is installed meanwhile."""
+    guide = Path(__file__).parents[2] / "docs" / "providers.md"
+    found = re.search(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    assert found is not None
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "learnd_memo.py").write_text(found[1])
+    registered = EntryPoints([EntryPoint("memo", "learnd_memo:memo", providers.GROUP)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setattr(providers, "entry_points", registered.select)
+        yield
 
 
 @pytest.fixture(scope="module")
