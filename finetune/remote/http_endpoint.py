@@ -173,8 +173,8 @@ class HttpEndpoint:
         try:
             return json.loads(self._without_key(content))
         except (ValueError, RecursionError):
-            kind = response.headers.get("content-type", "no content type")
-            raise self._junk(f"that is no JSON ({in_one_line(kind)[:100]})") from None
+            kind = response.headers.get("content-type", "no content type").encode()
+            raise self._junk(f"that is no JSON{self._words(kind)}") from None
 
     def _headers(self) -> Mapping[str, str]:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}

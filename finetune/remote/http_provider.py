@@ -156,19 +156,26 @@ class HttpProvider:
         _settings(training)
 
     async def launch(self, spec: RunSpec) -> JobHandle:
-        """See learning.ports.FineTuneProvider."""
+        """See learning.ports.FineTuneProvider.
+
+        Where there is a list too it is asked first: a service forgets its keys one day.
+        """
         try:
             settings = _settings(spec.training)
         except ValueError as error:
             raise JobFailedError("bad_request", str(error), retryable=False) from error
         parent = await asyncio.to_thread(self._name_of, spec.parent)
         request = await asyncio.to_thread(self._submission, spec, parent, settings)
-        note = _Note(
-            self._clock(), spec.timeout.total_seconds(), parent, spec.train_file.stat().st_size
-        )
-        note = await asyncio.to_thread(self._keep, spec.run_id, spec.attempt, note)
+        await asyncio.to_thread(self._keep_note, spec, parent)
+        known = None
+        if self.recovery is Recovery.IDEMPOTENCY and self._mapping.lookup is not None:
+            known = await self.lookup(spec.run_id, spec.attempt)
+        return known or JobHandle(spec.run_id, spec.attempt, await self._submit(request))
+
+    async def _submit(self, request: Request) -> str:
+        """The id of the job that is made. Raises as `launch`."""
         try:
-            job_id = await self._endpoint.ask(
+            return await self._endpoint.ask(
                 request,
                 lambda content: job_id_in(content, self._mapping),
                 repeatable=self.recovery is Recovery.IDEMPOTENCY,
@@ -179,7 +186,6 @@ class HttpProvider:
             if self.recovery is not Recovery.NONE:
                 raise  # whoever asked asks again, for as long as it takes
             raise JobFailedError("unreachable", str(error), retryable=True) from error
-        return JobHandle(spec.run_id, spec.attempt, job_id)
 
     async def lookup(self, run_id: str, attempt: int) -> JobHandle | None:
         """See learning.ports.FineTuneProvider. Surplus jobs of the attempt are cancelled.
@@ -405,14 +411,15 @@ class HttpProvider:
         except (FileNotFoundError, ValidationError):
             return None  # cut short by a kill, at worst: a job does without
 
-    def _keep(self, run_id: str, attempt: int, note: _Note) -> _Note:
-        """Note an attempt, unless it was noted before. Blocks."""
-        if (known := self._note(run_id, attempt)) is not None:
-            return known
-        file = self._note_file(run_id, attempt)
+    def _keep_note(self, spec: RunSpec, parent: str) -> None:
+        """Note when an attempt began, unless it was noted before. Blocks."""
+        if self._note(spec.run_id, spec.attempt) is not None:
+            return
+        file = self._note_file(spec.run_id, spec.attempt)
         file.parent.mkdir(parents=True, exist_ok=True)
+        n_bytes = spec.train_file.stat().st_size
+        note = _Note(self._clock(), spec.timeout.total_seconds(), parent, n_bytes)
         file.write_text(json.dumps(asdict(note), default=datetime.isoformat), encoding="utf-8")
-        return note
 
 
 _note: Final = TypeAdapter(_Note)

@@ -423,6 +423,16 @@ async def test_a_repeated_launch_under_a_key_returns_the_first_job(
             assert await provider.launch(spec) == first
 
 
+async def test_where_keys_are_forgotten_the_list_still_knows_the_first_job(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    with FakeEndpoint(heeds_keys=False).serving() as fake:
+        async with provider_of(fake, tmp_path, {**KEYED, **LISTED}) as provider:
+            assert provider.recovery is Recovery.IDEMPOTENCY
+            assert await provider.launch(spec) == await provider.launch(spec)
+    assert len(fake.jobs) == 1
+
+
 async def test_a_lookup_believes_only_what_names_the_attempt_and_ends_what_is_surplus(
     spec: RunSpec, tmp_path: Path
 ) -> None:
