@@ -346,16 +346,23 @@ def _provider(name: str, settings: Settings) -> Finding:
     if missing:
         advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"
         return Finding(subject, Grade.BAD, advice)
-    return _service(subject, settings) if name == OPENAI else Finding(subject, Grade.OK, USABLE)
+    if name == OPENAI:
+        return _openai(subject, settings)
+    if name == "http":
+        needs = {
+            "remote.finetune_endpoint (FINETUNE_ENDPOINT)": settings.fine_tune_endpoint(),
+            "remote.llm_endpoint (LLM_ENDPOINT)": settings.remote.chat_service(),
+        }
+        if unset := [key for key, service in needs.items() if service is None]:
+            return Finding(subject, Grade.BAD, f"set {' and '.join(unset)}")
+    return Finding(subject, Grade.OK, USABLE)
 
 
-def _service(subject: str, settings: Settings) -> Finding:
+def _openai(subject: str, settings: Settings) -> Finding:
     """What is missing for training at a service that speaks OpenAI's protocol."""
-    from finetune.providers import NoServiceError
-
     access = settings.remote.training_service()
     if access is None:
-        return Finding(subject, Grade.BAD, str(NoServiceError.of_openai()))
+        return Finding(subject, Grade.BAD, "set remote.openai_endpoint (OPENAI_BASE_URL)")
     for line in settings.model_lines():
         if line.provider == OPENAI:
             try:

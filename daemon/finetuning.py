@@ -17,7 +17,7 @@ from typing import Any, Final
 from daemon.batch_config import BatchConfig
 from daemon.exit_status import ExitStatus
 from daemon.printing import plain, say, show_pairs
-from daemon.settings import LOCAL_PROVIDERS, RemoteSettings
+from daemon.settings import LOCAL_PROVIDERS
 from daemon.settings_sources import SettingsError, load
 from daemon.training_progress import TrainingProgress
 from finetune.batch_job import BatchJob, Result, Status
@@ -106,7 +106,6 @@ async def _workbench(
     job: BatchJob, config: BatchConfig, open_workbench: ProviderFactory
 ) -> AsyncIterator[Workbench]:
     plan = job.plan
-    remote = RemoteSettings() if plan.provider in LOCAL_PROVIDERS else load().remote
     async with TrainerHost(
         job.artifacts,
         job.folder / TRAINER_LOG,
@@ -118,9 +117,7 @@ async def _workbench(
             host,
             plan.training,
             config.tensorboard_dir,
-            remote.training_service(),
-            remote.chat_service(),
-            openai_rules=remote.openai_rules(),
+            **_services(plan.provider),
         )
         async with open_workbench(workshop) as workbench:
             try:
@@ -128,6 +125,22 @@ async def _workbench(
             except ValueError as error:
                 raise SettingsError([f"training: {error}"]) from error
             yield workbench
+
+
+def _services(provider: str) -> Mapping[str, Any]:
+    """What a workshop knows of services elsewhere: as a daemon, from its settings.
+
+    Who trains on this machine needs none of them. Raises SettingsError.
+    """
+    if provider in LOCAL_PROVIDERS:
+        return {}
+    settings = load()
+    return {
+        "training_service": settings.remote.training_service(),
+        "chat_service": settings.remote.chat_service(),
+        "openai_rules": settings.remote.openai_rules(),
+        "fine_tune_endpoint": settings.fine_tune_endpoint(),
+    }
 
 
 def show(result: Result, command: str) -> None:

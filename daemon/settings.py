@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import fault_of
+from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
@@ -83,6 +84,14 @@ def _database(url: str) -> str:
     return url
 
 
+def _sendable(key: SecretStr) -> SecretStr:
+    stripped = key.get_secret_value().strip()
+    # What no header can carry would be told by whoever fails to send it, key and all.
+    if re.fullmatch(r"[!-~]+", stripped) is None:
+        raise PydanticCustomError("key", "a key has letters, digits and signs of ASCII, no spaces")
+    return SecretStr(stripped)
+
+
 def _listed(value: object) -> object:
     """An environment variable lists its items with commas."""
     if isinstance(value, str):
@@ -103,6 +112,8 @@ Topic = Annotated[
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
+"""Goes into a header. White space around it, as at the end of a file, is no part of it."""
 
 
 def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
@@ -427,13 +438,15 @@ class RemoteSettings(_Section):
 
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
-    llm_api_key: SecretStr | None = None
+    llm_api_key: ApiKey | None = None
     finetune_endpoint: HttpUrl | None = None
     """Where the provider `http` trains."""
-    finetune_api_key: SecretStr | None = None
+    finetune_api_key: ApiKey | None = None
+    http: HttpMapping = HttpMapping()
+    """How the provider `http` speaks to its endpoint."""
     openai_endpoint: HttpUrl | None = None
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
-    openai_api_key: SecretStr | None = None
+    openai_api_key: ApiKey | None = None
     openai_webhook_secret: SecretStr | None = None
     openai_poll_seconds: Seconds = 30.0
     """Between two looks at a job of the provider `openai`."""
@@ -664,6 +677,14 @@ class Settings(BaseSettings):
     def gate_rules(self) -> GateRules:
         """What a candidate has to prove, as the core knows it."""
         return GateRules(**self.gate.model_dump())
+
+    def fine_tune_endpoint(self) -> FineTuneEndpoint | None:
+        """Where and how the provider `http` trains."""
+        access = self.remote.services().get("finetune_endpoint")
+        if access is None:
+            return None
+        timeout = timedelta(seconds=self.finetune.timeout_seconds)
+        return FineTuneEndpoint(access, self.remote.http, timeout)
 
     def model_lines(self) -> ModelLines:
         """The configured lines, and one of its own name for each built-in task type left over.

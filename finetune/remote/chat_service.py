@@ -17,6 +17,7 @@ import stamina
 from pydantic import ValidationError
 
 from finetune.remote.access import ServiceAccess
+from finetune.remote.address import AddressRefusedError
 from finetune.remote.chat_protocol import COMPLETION, ChatCompletion, TokenLikelihood
 from learning.ports import JobFailedError
 
@@ -93,7 +94,7 @@ class ChatService:
             base_url=access.base_url,
             api_key=access.api_key.get_secret_value() if access.api_key else NO_KEY,
             max_retries=0,  # they are ours, with the waits that the service asks for
-            http_client=_http_client(),
+            http_client=_http_client(access, limits),
         ) as client:
             yield cls(client, access, limits)
 
@@ -174,6 +175,9 @@ class ChatService:
         except APIStatusError as error:
             raise self._refusal(model, body, error.response) from None
         except APIConnectionError as error:
+            if isinstance(error.__cause__, AddressRefusedError):
+                refused = str(error.__cause__)
+                raise JobFailedError("service_refused", refused, retryable=False) from error
             cause = type(error.__cause__ or error).__name__
             message = f"{self._access.base_url} cannot be reached: {cause}"
             raise _PassingError("service_unreachable", message) from error
@@ -221,9 +225,11 @@ def _seconds(retry_after: str | None) -> float | None:
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
-def _http_client() -> "httpx2.AsyncClient":
-    """Follows no redirect, and reads no more of an answer than MOST_RESPONSE_BYTES."""
+def _http_client(access: ServiceAccess, limits: ChatLimits) -> "httpx2.AsyncClient":
+    """Reads no more of an answer than MOST_RESPONSE_BYTES; see connection.py for the rest."""
     import httpx2
+
+    from finetune.remote.connection import sdk_client
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, stream: httpx2.AsyncByteStream) -> None:
@@ -247,9 +253,9 @@ def _http_client() -> "httpx2.AsyncClient":
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = Bounded(response.stream)
 
-    return httpx2.AsyncClient(
-        follow_redirects=False,
-        timeout=None,
+    return sdk_client(
+        access,
+        timeout=limits.timeout,
         headers={"accept-encoding": "identity"},
         event_hooks={"response": [bound]},
     )

@@ -40,14 +40,18 @@ def http_client(
 
 
 def sdk_client(
-    access: ServiceAccess, *, timeout: timedelta, resolve: Resolve | None = None
+    access: ServiceAccess, *, timeout: timedelta, resolve: Resolve | None = None, **told: Any
 ) -> httpx2.AsyncClient:
-    """The same as the OpenAI SDK takes it: `AsyncOpenAI(http_client=...)`."""
+    """The same as the OpenAI SDK takes it: `AsyncOpenAI(http_client=...)`.
+
+    `told` is whatever else httpx2's client should know, such as `event_hooks`.
+    """
     return httpx2.AsyncClient(
         transport=_GuardedSdkTransport(_Guard(access, resolve)),
         timeout=timeout.total_seconds(),
         follow_redirects=False,
         trust_env=False,
+        **told,
     )
 
 

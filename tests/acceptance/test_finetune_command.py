@@ -233,7 +233,7 @@ def test_only_the_dataset_is_prepared_without_a_model(shop: Path) -> None:
         (("rows.jsonl", "--model", "m", "--provider", "openai"), ExitStatus.REFUSED,
          "set remote.openai_endpoint"),
         (("rows.jsonl", "--model", "m", "--provider", "http"), ExitStatus.REFUSED,
-         "entry point group learnd.providers"),
+         "needs remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
         (("rows.jsonl", "--model", "m", "--provider", "locla"), ExitStatus.REFUSED,
          "did you mean local?"),
         (("rows.jsonl", "--model", "m", "--epochs", "0"), ExitStatus.USAGE, "training.epochs"),

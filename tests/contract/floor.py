@@ -118,6 +118,14 @@ class Floor:
                 self._news.clear()
                 await self._news.wait()
 
+    async def until_one_of(self, *kinds: type[Fact]) -> Fact:
+        """The latest fact of some kinds, as soon as there is one."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (found := [fact for fact in self.facts if isinstance(fact, kinds)]):
+                self._news.clear()
+                await self._news.wait()
+        return found[-1]
+
     async def launch_unheard(self, run_id: str) -> None:
         """A daemon launched the run's job, and died before it heard the reply."""
         record = await self.drive.begin(run_id)

@@ -31,6 +31,7 @@ from tests.services.fake_openai import (
 )
 
 KEY = "sk-not-to-be-seen"
+SERVING = "http://answers/v1"
 JOBS = "/fine_tuning/jobs"
 RULES = OpenAIRules(
     poll=timedelta(0), tries=3, retry_base=timedelta(0), retry_cap=timedelta(milliseconds=20)
@@ -65,6 +66,7 @@ class Bench:
                 access,
                 self.folder / "openai",
                 self.artifacts,
+                serving=SERVING,
                 rules=self.rules,
                 clock=self.clock,
             )
@@ -276,7 +278,7 @@ async def test_a_poll_that_failed_is_repeated(bench: Bench, fault: Fault) -> Non
         bench.faults.plan("GET", job.job_id, fault, fault)
         outcome = await provider.wait(job, ignore)
     model = read(outcome.output_dir)
-    assert model == RemoteModel("openai", bench.url, bench.service.created[0].model or "")
+    assert model == RemoteModel("openai", SERVING, bench.service.created[0].model or "")
     assert outcome.method == "remote"
 
 
@@ -441,6 +443,18 @@ async def test_a_pause_longer_than_the_cap_is_not_waited_for_here(bench: Bench) 
         with pytest.raises(ConnectionError, match="429"):
             await provider.lookup("r-1", 1)
     assert len(bench.service.requests) == 1
+
+
+async def test_a_service_that_tells_no_tokens_is_believed_that_it_trained(bench: Bench) -> None:
+    bench.service.tells_tokens = False
+    spec = bench.spec()
+    async with bench.provider() as provider:
+        outcome = await provider.wait(await provider.launch(spec), ignore)
+    assert outcome.proof.trained_tokens == spec.train_file.stat().st_size // 4
+    assert outcome.measurements["trained_tokens"] is None
+    assert outcome.measurements["notes"] == [
+        "the service does not tell the trained tokens: estimated"
+    ]
 
 
 # --- services that do not keep to the letter ------------------------------------------

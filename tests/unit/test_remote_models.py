@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from daemon.commands import models
 from daemon.exit_status import ExitStatus
 from daemon.remote_models import ServiceNotAskedError
-from finetune.providers import NoServiceError
+from finetune.providers import ServiceNotNamedError
 from tests.services.fake_openai import FakeOpenAI, Service
 
 
@@ -49,7 +49,7 @@ def test_models_that_came_of_jobs_are_listed_with_their_lines(
 
 
 def test_without_a_service_the_setting_is_named() -> None:
-    with pytest.raises(NoServiceError, match=r"remote\.openai_endpoint"):
+    with pytest.raises(ServiceNotNamedError, match=r"remote\.openai_endpoint"):
         typed()
 
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 from daemon.settings import QueueSettings, Settings, without_password
 from daemon.settings_sources import PLAIN_NAMES, SettingsError, load
 from finetune.remote.access import ServiceAccess
+from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
@@ -89,7 +90,7 @@ def test_settings_cannot_be_changed() -> None:
 def test_there_is_no_model_endpoint_or_key_in_the_code() -> None:
     settings = Settings()
     assert settings.finetune.base_model is None
-    told = settings.remote.model_dump()
+    told = settings.remote.model_dump(exclude={"http"})
     places = [name for name in told if name.endswith(("_endpoint", "_key", "_secret", "_url"))]
     assert len(places) > 6
     assert not any(told[name] for name in places)
@@ -530,3 +531,69 @@ def test_plain_http_to_another_machine_is_for_an_operator_to_allow() -> None:
         overrides={"remote.llm_endpoint": "http://llm:8000", "remote.allow_plain_http": True}
     ).remote
     assert remote.chat_service() == ServiceAccess("http://llm:8000", allow_plain=True)
+
+
+# --- a plain fine-tune endpoint -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "submit: {body: {base: '{modell}'}}",
+            "remote.http.submit.body: no value is called modell",
+        ),
+        ("submit: {body: {a: [{b: '{x}'}]}}", "remote.http.submit.body: no value is called x"),
+        ("status: {path: '/jobs/{run_id}'}", "remote.http.status.path: no value is called run_id"),
+        ("status: {path: 'jobs/{job_id}'}", "remote.http.status.path: "),
+        ("lookup: {path: '/jobs/{job_id}'}", "remote.http.lookup.path: no value is called job_id"),
+        ("lookup: {}", "remote.http.lookup.path: "),
+        ("dataset_address: 's3://x/{name}'", "remote.http.dataset_address: no value is called"),
+        ("dataset: carrier_pigeon", "remote.http.dataset: "),
+        ("answer: {state: 'a..b'}", "remote.http.answer.state: "),
+        ("retries: 21", "remote.http.retries: "),
+        ("idempotency_header: 'a b'", "remote.http.idempotency_header: "),
+        ("lokup: {path: /}", "remote.http.lokup: no such setting; did you mean lookup?"),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_refused_by_its_key(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    written(tmp_path, f"remote: {{http: {{{text}}}}}")
+    assert said in problems()
+
+
+def test_a_body_replaces_the_default_one_and_words_may_be_listed_with_commas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEARND_REMOTE__HTTP__SUBMIT__BODY", '{"base": "{model}"}')
+    monkeypatch.setenv("LEARND_REMOTE__HTTP__STATES__SUCCEEDED", "ready, deployed")
+    mapping = load().remote.http
+    assert mapping.submit.body == {"base": "{model}"}
+    assert mapping.states.succeeded == ("ready", "deployed")
+
+
+def test_the_endpoint_brings_its_key_its_mapping_and_the_runs_patience() -> None:
+    settings = load(
+        overrides={
+            "remote.finetune_endpoint": "https://tune/v1/",
+            "remote.finetune_api_key": "for-tuning",
+            "finetune.timeout_seconds": 60,
+        }
+    )
+    assert settings.fine_tune_endpoint() == FineTuneEndpoint(
+        ServiceAccess("https://tune/v1", SecretStr("for-tuning")),
+        HttpMapping(),
+        timedelta(minutes=1),
+    )
+    assert load().fine_tune_endpoint() is None
+
+
+def test_a_key_loses_the_end_of_its_line_and_may_hold_nothing_that_no_header_carries() -> None:
+    assert load(
+        overrides={"remote.llm_api_key": "hunter2-hunter2\n"}
+    ).remote.llm_api_key == SecretStr("hunter2-hunter2")
+    for key in ("hunter2\nX-Other: 1", "hunter2 é", " "):
+        said = problems(overrides={"remote.llm_api_key": key})
+        assert said.startswith("command line: remote.llm_api_key: a key has letters")
+        assert "hunter2" not in said
