@@ -238,6 +238,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             settings.finetune.tensorboard_dir,
             settings.remote.training_service(),
             settings.remote.chat_service(),
+            settings.remote.chat_rules(),
         )
         workbenches = {
             name: await stack.enter_async_context(factory_of(name)(workshop))
