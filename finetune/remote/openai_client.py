@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 PAGE: Final = 100
 MOST_PAGES: Final = 1_000
+YEAR_9999: Final = 253_370_764_800
 NO_KEY: Final = "none"
 """What a service without keys is told, because the SDK insists on one."""
+MOST_STEPS: Final = 10
+"""A request as a whole may take so many times as long as one step of it."""
 MOST_WORDS: Final = 500
 """So many characters of what a service said are repeated."""
 
@@ -43,31 +46,42 @@ class _Answer(BaseModel):
     id: str = Field(min_length=1)
 
 
+def _text(told: Any) -> Any:
+    return None if told is None else str(told)
+
+
+def _fields(told: Any) -> Any:
+    return told if isinstance(told, dict) else None
+
+
+def _error(told: Any) -> Any:
+    return {"message": told} if isinstance(told, str) else _fields(told)
+
+
+def _moment(told: Any) -> float:
+    known = isinstance(told, (int, float)) and 0 <= told < YEAR_9999
+    return float(told) if known else 0.0
+
+
+def _count(told: Any) -> Any:
+    return told if isinstance(told, int) and told >= 0 else None
+
+
+Text = Annotated[str | None, BeforeValidator(_text)]
+Fields = Annotated[Mapping[str, Any] | None, BeforeValidator(_fields)]
+Count = Annotated[int | None, BeforeValidator(_count)]
+Moment = Annotated[float, BeforeValidator(_moment)]
+"""Seconds since 1970; 0 where a service says it in another way."""
+
+
 class JobError(BaseModel):
     """Why a job failed, in the service's words. Of a job that did not, nothing is set."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    code: str | None = None
-    message: str | None = None
-    param: str | None = None
-
-
-def _in_words(error: Any) -> Any:
-    return {"message": error} if isinstance(error, str) else _words_only(error)
-
-
-def _words_only(told: Any) -> Any:
-    return told if isinstance(told, dict) else None
-
-
-def _moment(told: Any) -> float:
-    return float(told) if isinstance(told, (int, float)) else 0.0
-
-
-Words = Annotated[Mapping[str, Any] | None, BeforeValidator(_words_only)]
-Moment = Annotated[float, BeforeValidator(_moment)]
-"""Seconds since 1970; 0 where a service says it in another way."""
+    code: Text = None
+    message: Text = None
+    param: Text = None
 
 
 class Job(_Answer):
@@ -77,14 +91,14 @@ class Job(_Answer):
     """
 
     status: str
-    model: str | None = None
+    model: Text = None
     created_at: Moment = 0.0
-    training_file: str | None = None
-    validation_file: str | None = None
-    fine_tuned_model: str | None = None
-    trained_tokens: int | None = None
-    error: Annotated[JobError | None, BeforeValidator(_in_words)] = None
-    metadata: Words = None
+    training_file: Text = None
+    validation_file: Text = None
+    fine_tuned_model: Text = None
+    trained_tokens: Count = None
+    error: Annotated[JobError | None, BeforeValidator(_error)] = None
+    metadata: Fields = None
 
     @property
     def has_begun(self) -> bool:
@@ -101,27 +115,22 @@ class Event(_Answer):
     """Something that happened to a job; a step of the training has numbers in `data`."""
 
     created_at: Moment = 0.0
-    data: Words = None
+    data: Fields = None
 
 
 class Checkpoint(_Answer):
     """A model of an earlier step, that can be used too."""
 
-    fine_tuned_model_checkpoint: str | None = None
-    step_number: int | None = None
+    fine_tuned_model_checkpoint: Text = None
+    step_number: Count = None
 
 
 class UploadedFile(_Answer):
     """A file at the service."""
 
-    bytes: int
-    filename: str = ""
-
-
-class Model(_Answer):
-    """A model that the service offers."""
-
-    owned_by: str | None = None
+    bytes: Count = None
+    """None where the service does not count them."""
+    filename: Text = None
 
 
 class ServiceRefusedError(LearningError):
@@ -265,12 +274,12 @@ class OpenAIClient:
 
         async def bring() -> UploadedFile:
             for file in await self.files(name):
-                if file.bytes == len(content):
+                if file.bytes in (len(content), None):
                     return file
                 await self.delete_file(file.id)
             sent = await self._once(lambda: files.create(file=(name, content), purpose="fine-tune"))
             uploaded = self._read(UploadedFile, sent)
-            if uploaded.bytes != len(content):
+            if uploaded.bytes not in (len(content), None):
                 raise ServiceSilentError(
                     f"{uploaded.bytes} of {len(content)} bytes of {name} arrived there"
                 )
@@ -289,7 +298,7 @@ class OpenAIClient:
             if error.is_unsupported:
                 return ()
             raise
-        return [file for file in found if file.filename.startswith(prefix)]
+        return [file for file in found if (file.filename or "").startswith(prefix)]
 
     async def delete_file(self, file_id: str) -> None:
         """Delete a file; one that is gone already is no error."""
@@ -299,13 +308,6 @@ class OpenAIClient:
         except ServiceRefusedError as error:
             if error.status != 404:
                 raise
-
-    # --- models -----------------------------------------------------------------------
-
-    async def models(self) -> Sequence[Model]:
-        """What the service offers."""
-        models = self._sdk.models.with_raw_response
-        return await self._all(Model, lambda after: models.list())
 
     # --- asking -----------------------------------------------------------------------
 
@@ -384,10 +386,12 @@ class OpenAIClient:
 
         try:
             # The SDK's limits are for each step of a request; a trickle would take for ever.
-            async with asyncio.timeout(10 * self._rules.timeout.total_seconds()):
+            async with asyncio.timeout(MOST_STEPS * self._rules.timeout.total_seconds()):
                 answer = await call()
         except OpenAIError as error:
             raise self._translated(error) from None
+        except TimeoutError:
+            raise TimeoutError(f"{self._access.base_url} did not answer in time") from None
         except AddressRefusedError as error:
             raise ServiceRefusedError(None, str(error)) from error
         try:

@@ -317,7 +317,7 @@ class OpenAIProvider:
         prefixes = tuple(files_of(run_id, number) for number in range(1, attempt + 1))
         try:
             uploaded = await self._client.files(files_of(run_id))
-            found = {file.id for file in uploaded if file.filename.startswith(prefixes)}
+            found = {file.id for file in uploaded if (file.filename or "").startswith(prefixes)}
             for file_id in sorted(found | {one for one in own if one is not None}):
                 await self._client.delete_file(file_id)
         except ServiceRefusedError as error:

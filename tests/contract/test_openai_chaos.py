@@ -50,6 +50,7 @@ class Weather(SeededFaults):
         super().__init__(seed, share=FAULT_SHARE, kinds=KINDS)
         chance = random.Random(-seed)
         self.fate = chance.choices([Fate.SUCCEED, Fate.FAIL, Fate.LOST], [8, 1, 1])[0]
+        self.hidden = chance.choices([0, 1], [3, 1])[0]
         self._last_request = chance.randrange(1, 30)
         self._numbers = itertools.count(1)
         self.kill = asyncio.Event()
@@ -111,6 +112,7 @@ async def play(floor: Floor, client: OpenAIClient, line: Line, seed: int) -> "To
 
     service = Service(fate=fate, stride=4)
     service.models.append(TINY)
+    service.hidden = weather.hidden
     line.to = within_process(service, weather)
     run_id = await floor.sealed()
     floor.facts.clear()

@@ -466,6 +466,7 @@ async def test_a_service_that_tells_no_tokens_is_believed_that_it_trained(bench:
         {},
         {"created_at": "2026-11-21T00:00:00Z", "metadata": [], "error": "none", "model": None},
         {"created_at": None, "metadata": {"owner": 7}, "error": 0, "result_files": None},
+        {"created_at": float("nan"), "error": {"code": 500}, "trained_tokens": "many"},
     ],
 )
 def test_other_peoples_jobs_may_look_as_they_like(odd: dict[str, Any]) -> None:

@@ -73,6 +73,8 @@ class Job:
     error: dict[str, str | None] = field(default_factory=dict)
     events: list[dict[str, Any]] = field(default_factory=list)
     trained_tokens: int | None = None
+    hidden: int = 0
+    """From so many more lists it is missing, as where a service's parts do not agree yet."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -145,6 +147,8 @@ class Service:
         self.models = ["small", "large"]
         self.knows_filter = True
         """Whether jobs are listed by their metadata; some services show all of them."""
+        self.hidden = 0
+        """So many lists a new job is missing from."""
         self.newest_first_events = True
         self.tells_tokens = True
         self.files: dict[str, File] = {}
@@ -194,7 +198,7 @@ class Service:
         self._check_words(body)
         n_bytes = len(self.files[body["training_file"]].content)
         job = Job(f"ftjob-{next(self._numbers)}", body, n_bytes)
-        job.fate = self.fate(job)
+        job.fate, job.hidden = self.fate(job), self.hidden
         self.jobs[job.id] = job
         self.created.append(job)
         return job
@@ -207,7 +211,10 @@ class Service:
 
     def newest_first(self) -> list[Job]:
         """As the protocol lists them."""
-        return list(reversed(self.jobs.values()))
+        listed = [job for job in reversed(self.jobs.values()) if not job.hidden]
+        for job in self.jobs.values():
+            job.hidden = max(0, job.hidden - 1)
+        return listed
 
     def cancel(self, job_id: str) -> Job:
         """End a job. Raises ProtocolError when it has ended."""
