@@ -34,6 +34,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import fault_of
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
+from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
@@ -447,6 +448,16 @@ class RemoteSettings(_Section):
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
     openai_api_key: ApiKey | None = None
     openai_webhook_secret: SecretStr | None = None
+    openai_poll_seconds: Seconds = 30.0
+    """Between two looks at a job of the provider `openai`."""
+    openai_timeout_seconds: Seconds = 60.0
+    openai_tries: int = Field(5, ge=1, le=100)
+    """Of one request to that service, the first included; each pause is twice the one before."""
+    openai_retry_seconds: Seconds = 0.5
+    openai_retry_max_seconds: Seconds = 60.0
+    openai_delete_files: bool = True
+    openai_monitoring_url: HttpUrl | None = None
+    """Where a person looks at a job; `{job_id}` stands for its id."""
     allow_plain_http: bool = False
     """Whether an endpoint may be http:// where it is not this machine."""
 
@@ -466,6 +477,18 @@ class RemoteSettings(_Section):
             "finetune_endpoint": self._access("finetune_endpoint", self.finetune_api_key),
         }
         return {name: access for name, access in named.items() if access is not None}
+
+    def openai_rules(self) -> OpenAIRules:
+        """How the service of the provider `openai` is asked."""
+        return OpenAIRules(
+            poll=timedelta(seconds=self.openai_poll_seconds),
+            timeout=timedelta(seconds=self.openai_timeout_seconds),
+            tries=self.openai_tries,
+            retry_base=timedelta(seconds=self.openai_retry_seconds),
+            retry_cap=timedelta(seconds=self.openai_retry_max_seconds),
+            delete_files=self.openai_delete_files,
+            monitoring_url=self.openai_monitoring_url,
+        )
 
     def training_service(self) -> ServiceAccess | None:
         """Where the provider `openai` trains; where models answer, unless told otherwise."""

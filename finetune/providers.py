@@ -13,13 +13,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
 from finetune.remote.access import ServiceAccess
 from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules
+from finetune.remote.http_endpoint import HttpEndpoint
 from finetune.remote.http_mapping import FineTuneEndpoint
+from finetune.remote.http_provider import HttpProvider
+from finetune.remote.http_training import NAME as HTTP
+from finetune.remote.openai_client import OpenAIClient
+from finetune.remote.openai_provider import OpenAIProvider
+from finetune.remote.openai_settings import NAME as OPENAI
+from finetune.remote.openai_settings import OpenAIRules
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
@@ -51,6 +58,8 @@ class Workshop:
     """How remote versions are measured there."""
     fine_tune_endpoint: FineTuneEndpoint | None = None
     """Where and how the provider `http` trains."""
+    openai_rules: OpenAIRules = field(default_factory=OpenAIRules)
+    """How the provider `openai` asks its service."""
 
 
 def _nothing(line: ModelLine) -> None:
@@ -90,23 +99,31 @@ class UnknownProviderError(LearningError):
         self.name, self.known = name, known
 
 
-class ProviderNotHereError(LearningError):
-    """A provider that is planned, and that no installed package brings."""
+class NoServiceError(LearningError):
+    """A provider needs a service elsewhere, and no setting says where that is."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, provider: str, setting: str, variable: str, purpose: str = "to train at"
+    ) -> None:
         super().__init__(
-            f"provider {name!r} is not available in this version: use `local`, or install a package"
-            f" that registers it under the entry point group {GROUP}"
+            f"provider {provider!r} has no service {purpose}: set {setting} ({variable})"
         )
-        self.name = name
-
-
-class ServiceNotNamedError(LearningError):
-    """A provider needs a service that no setting names."""
-
-    def __init__(self, provider: str, setting: str, purpose: str) -> None:
-        super().__init__(f"provider {provider!r} needs {setting}: {purpose}")
         self.provider, self.setting = provider, setting
+
+    @classmethod
+    def of_openai(cls) -> Self:
+        """Of the provider `openai`."""
+        return cls(OPENAI, "remote.openai_endpoint", "OPENAI_BASE_URL")
+
+    @classmethod
+    def of_http(cls) -> Self:
+        """Of the provider `http`."""
+        return cls(HTTP, "remote.finetune_endpoint", "FINETUNE_ENDPOINT")
+
+    @classmethod
+    def to_answer(cls, provider: str) -> Self:
+        """Of a provider whose service only trains."""
+        return cls(provider, "remote.llm_endpoint", "LLM_ENDPOINT", "that answers for its versions")
 
 
 class BrokenProviderError(LearningError):
@@ -125,7 +142,7 @@ def provider_names() -> Sequence[str]:
 def factory_of(name: str) -> ProviderFactory:
     """The factory of that name; a built-in one cannot be replaced from outside.
 
-    Raises UnknownProviderError, ProviderNotHereError and BrokenProviderError.
+    Raises UnknownProviderError and BrokenProviderError.
     """
     if (built_in := _BUILT_IN.get(name)) is not None:
         return built_in
@@ -135,8 +152,6 @@ def factory_of(name: str) -> ProviderFactory:
         except Exception as error:
             raise BrokenProviderError(name, entry.value, error) from error
         return factory
-    if name in _PLANNED:
-        raise ProviderNotHereError(name)
     raise UnknownProviderError(name, provider_names())
 
 
@@ -168,41 +183,48 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
 
 @contextlib.asynccontextmanager
 async def _http(workshop: Workshop) -> AsyncIterator[Workbench]:
-    # Imported here: most daemons train themselves, and need no client.
-    from finetune.remote.http_endpoint import HttpEndpoint
-    from finetune.remote.http_provider import HttpProvider
-
     configured, serving = workshop.fine_tune_endpoint, workshop.chat_service
     if configured is None:
-        raise ServiceNotNamedError(
-            "http", "remote.finetune_endpoint (FINETUNE_ENDPOINT)", "where it trains"
-        )
+        raise NoServiceError.of_http()
     if serving is None:
-        raise ServiceNotNamedError(
-            "http", "remote.llm_endpoint (LLM_ENDPOINT)", "where what it trains answers"
-        )
+        raise NoServiceError.to_answer(HTTP)
     async with HttpEndpoint.connect(configured) as endpoint:
+        provider = HttpProvider(
+            configured,
+            endpoint,
+            serving=serving.base_url,
+            folder=workshop.folder / HTTP,
+            artifacts=workshop.artifacts,
+            clock=lambda: datetime.now(UTC),
+        )
+        yield Workbench(provider, ChatEvaluator(serving, workshop.chat_rules))
+
+
+@contextlib.asynccontextmanager
+async def _openai(workshop: Workshop) -> AsyncIterator[Workbench]:
+    access = workshop.training_service
+    if access is None or workshop.chat_service is None:
+        raise NoServiceError.of_openai()
+    rules = workshop.openai_rules
+    async with OpenAIClient.open(access, rules) as client:
+        provider = OpenAIProvider(
+            client, access, workshop.folder / OPENAI, workshop.artifacts, rules=rules
+        )
         yield Workbench(
-            HttpProvider(
-                configured,
-                endpoint,
-                serving=serving.base_url,
-                folder=workshop.folder / "http",
-                artifacts=workshop.artifacts,
-                clock=lambda: datetime.now(UTC),
-            ),
-            ChatEvaluator(serving, workshop.chat_rules),
+            provider,
+            ChatEvaluator(workshop.chat_service, workshop.chat_rules),
+            nudge=provider.nudge,
         )
 
 
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
-_PLANNED: Final = frozenset({"openai"})
 
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,
     "huggingface": _local,
-    "http": _http,
     "scripted": _scripted,
+    OPENAI: _openai,
+    HTTP: _http,
 }

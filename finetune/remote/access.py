@@ -16,3 +16,8 @@ class ServiceAccess:
     """Whether `base_url` may be http where it is not this machine; see remote/address.py."""
     setting: str = field(default="base_url", compare=False)
     """The key of the setting that `base_url` comes from, for who has to change it."""
+
+    @property
+    def key_setting(self) -> str:
+        """The key of the setting that `api_key` comes from."""
+        return self.setting.removesuffix("endpoint") + "api_key"

@@ -15,7 +15,7 @@ from finetune.artifacts import ArtifactStore
 from finetune.providers import (
     GROUP,
     BrokenProviderError,
-    ServiceNotNamedError,
+    NoServiceError,
     UnknownProviderError,
     Workbench,
     Workshop,
@@ -72,7 +72,7 @@ def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownProviderError) as unknown:
         factory_of("locla")
     assert "did you mean local?" in str(unknown.value)
-    assert "http, huggingface, local, scripted" in str(unknown.value)
+    assert "http, huggingface, local, openai, scripted" in str(unknown.value)
 
 
 @pytest.mark.usefixtures("outside_packages")
@@ -101,33 +101,41 @@ async def test_a_workbench_is_open_while_it_is_used(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "missing"),
+    ("name", "known", "missing"),
     [
-        ({}, "remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
+        ("openai", {}, "remote.openai_endpoint (OPENAI_BASE_URL)"),
+        ("http", {}, "remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
         (
+            "http",
             {"fine_tune_endpoint": FineTuneEndpoint(ServiceAccess("https://tune"))},
             "remote.llm_endpoint (LLM_ENDPOINT)",
         ),
     ],
 )
-async def test_the_http_provider_names_the_setting_that_it_misses(
-    workshop: Workshop, known: dict[str, Any], missing: str
+async def test_a_provider_without_a_service_says_which_setting_to_set(
+    workshop: Workshop, name: str, known: dict[str, Any], missing: str
 ) -> None:
-    with pytest.raises(ServiceNotNamedError) as found:
-        async with factory_of("http")(replace(workshop, **known)):
+    with pytest.raises(NoServiceError) as found:
+        async with factory_of(name)(replace(workshop, **known)):
             pass
-    assert missing in str(found.value)
+    assert f"set {missing}" in str(found.value)
 
 
-async def test_the_http_provider_opens_without_asking_anybody(workshop: Workshop) -> None:
-    known = replace(
+@pytest.mark.parametrize("name", ["openai", "http"])
+async def test_opening_a_remote_provider_asks_nothing_and_writes_nothing(
+    workshop: Workshop, tmp_path: Path, name: str
+) -> None:
+    nowhere = ServiceAccess("http://127.0.0.1:1/v1")
+    there = replace(
         workshop,
-        fine_tune_endpoint=FineTuneEndpoint(ServiceAccess("https://tune.example")),
-        chat_service=ServiceAccess("https://answer.example/v1"),
+        training_service=nowhere,
+        chat_service=nowhere,
+        fine_tune_endpoint=FineTuneEndpoint(nowhere),
     )
-    async with factory_of("http")(known) as bench:
-        assert bench.provider.name == "http"
+    async with factory_of(name)(there) as bench:
+        assert bench.provider.name == name
         assert not bench.needs_node
+        assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["huggingface", "local", "scripted"])
