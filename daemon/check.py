@@ -374,23 +374,19 @@ def _not_understood(provider: str, settings: Settings) -> str | None:
 
 def _service(subject: str, settings: Settings) -> Finding:
     """What is missing for training at a service that speaks OpenAI's protocol."""
-    from finetune.providers import NoServiceError
-
     access = settings.remote.training_service()
     if access is None:
-        return Finding(subject, Grade.BAD, str(NoServiceError.of_openai()))
+        return Finding(subject, Grade.BAD, "set remote.openai_endpoint (OPENAI_BASE_URL)")
     return _with_key(subject, access)
 
 
 def _plain_endpoint(subject: str, settings: Settings) -> Finding:
     """What is missing for training at an endpoint of any kind."""
-    from finetune.providers import NoServiceError
-
     endpoint = settings.fine_tune_endpoint()
     if endpoint is None:
-        return Finding(subject, Grade.BAD, str(NoServiceError.of_http()))
+        return Finding(subject, Grade.BAD, "set remote.finetune_endpoint (FINETUNE_ENDPOINT)")
     if settings.remote.chat_service() is None:
-        return Finding(subject, Grade.BAD, str(NoServiceError.to_answer(http_training.NAME)))
+        return Finding(subject, Grade.BAD, "set remote.llm_endpoint (LLM_ENDPOINT)")
     return _with_key(subject, endpoint.access)
 
 

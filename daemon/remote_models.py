@@ -11,7 +11,7 @@ from typing import Any
 from daemon.exit_status import ExitStatus
 from daemon.printing import Column, number, show_table
 from daemon.settings import RemoteSettings
-from finetune.providers import NoServiceError
+from finetune.providers import ServiceNotNamedError
 from finetune.remote.openai_client import Job, OpenAIClient, ServiceRefusedError
 from finetune.remote.openai_jobs import ATTEMPT, LINE, RUN
 from learning.errors import LearningError
@@ -29,11 +29,11 @@ class ServiceNotAskedError(LearningError):
 def openai_jobs(remote: RemoteSettings) -> Sequence[Job]:
     """The jobs of the service of the provider `openai`, newest first.
 
-    Raises NoServiceError, ServiceNotAskedError and ServiceRefusedError.
+    Raises ServiceNotNamedError, ServiceNotAskedError and ServiceRefusedError.
     """
     access = remote.training_service()
     if access is None:
-        raise NoServiceError.of_openai()
+        raise ServiceNotNamedError.of_openai()
 
     async def ask() -> Sequence[Job]:
         async with OpenAIClient.open(access, remote.openai_rules()) as client:

@@ -441,8 +441,10 @@ def forgot(found: Json) -> None:
     name = f"{summary['line']} {summary['version']}"
     if proof is not None:
         moved = proof["weight_delta_norm"]
-        how_far = "" if moved is None else f"; the weights moved by {moved:.3g}"
-        say(f"{name}: trained on {proof['trained_tokens']} tokens{how_far}.")
+        say(
+            f"{name}: trained on {proof['trained_tokens']} tokens"
+            f"{'' if moved is None else f'; the weights moved by {moved:.3g}'}."
+        )
     changed = trials[0]["report"].get("forgetting") if trials else None
     if changed is None:
         say(f"{name} was never compared with a champion, so nothing is known of what it forgot.")

@@ -19,12 +19,7 @@ from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
 from finetune.remote.access import ServiceAccess
 from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules
-from finetune.remote.http_endpoint import HttpEndpoint
 from finetune.remote.http_mapping import FineTuneEndpoint
-from finetune.remote.http_provider import HttpProvider
-from finetune.remote.http_training import NAME as HTTP
-from finetune.remote.openai_client import OpenAIClient
-from finetune.remote.openai_provider import OpenAIProvider
 from finetune.remote.openai_settings import NAME as OPENAI
 from finetune.remote.openai_settings import OpenAIRules
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
@@ -56,10 +51,10 @@ class Workshop:
     """Where remote versions answer."""
     chat_rules: ChatRules = field(default_factory=ChatRules)
     """How remote versions are measured there."""
-    fine_tune_endpoint: FineTuneEndpoint | None = None
-    """Where and how the provider `http` trains."""
     openai_rules: OpenAIRules = field(default_factory=OpenAIRules)
     """How the provider `openai` asks its service."""
+    fine_tune_endpoint: FineTuneEndpoint | None = None
+    """Where and how the provider `http` trains."""
 
 
 def _nothing(line: ModelLine) -> None:
@@ -99,31 +94,17 @@ class UnknownProviderError(LearningError):
         self.name, self.known = name, known
 
 
-class NoServiceError(LearningError):
-    """A provider needs a service elsewhere, and no setting says where that is."""
+class ServiceNotNamedError(LearningError):
+    """A provider needs a service that no setting names."""
 
-    def __init__(
-        self, provider: str, setting: str, variable: str, purpose: str = "to train at"
-    ) -> None:
-        super().__init__(
-            f"provider {provider!r} has no service {purpose}: set {setting} ({variable})"
-        )
+    def __init__(self, provider: str, setting: str, purpose: str) -> None:
+        super().__init__(f"provider {provider!r} needs {setting}: {purpose}")
         self.provider, self.setting = provider, setting
 
     @classmethod
     def of_openai(cls) -> Self:
         """Of the provider `openai`."""
-        return cls(OPENAI, "remote.openai_endpoint", "OPENAI_BASE_URL")
-
-    @classmethod
-    def of_http(cls) -> Self:
-        """Of the provider `http`."""
-        return cls(HTTP, "remote.finetune_endpoint", "FINETUNE_ENDPOINT")
-
-    @classmethod
-    def to_answer(cls, provider: str) -> Self:
-        """Of a provider whose service only trains."""
-        return cls(provider, "remote.llm_endpoint", "LLM_ENDPOINT", "that answers for its versions")
+        return cls(OPENAI, "remote.openai_endpoint (OPENAI_BASE_URL)", "where it trains")
 
 
 class BrokenProviderError(LearningError):
@@ -182,49 +163,62 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
 
 
 @contextlib.asynccontextmanager
-async def _http(workshop: Workshop) -> AsyncIterator[Workbench]:
-    configured, serving = workshop.fine_tune_endpoint, workshop.chat_service
-    if configured is None:
-        raise NoServiceError.of_http()
-    if serving is None:
-        raise NoServiceError.to_answer(HTTP)
-    async with HttpEndpoint.connect(configured) as endpoint:
-        provider = HttpProvider(
-            configured,
-            endpoint,
+async def _openai(workshop: Workshop) -> AsyncIterator[Workbench]:
+    # Imported here: most daemons train themselves, and need no client.
+    from finetune.remote.openai_client import OpenAIClient
+    from finetune.remote.openai_provider import OpenAIProvider
+
+    access, serving = workshop.training_service, workshop.chat_service
+    if access is None or serving is None:
+        raise ServiceNotNamedError.of_openai()
+    async with OpenAIClient.open(access, workshop.openai_rules) as client:
+        provider = OpenAIProvider(
+            client,
+            access,
+            workshop.folder / OPENAI,
+            workshop.artifacts,
             serving=serving.base_url,
-            folder=workshop.folder / HTTP,
-            artifacts=workshop.artifacts,
-            clock=lambda: datetime.now(UTC),
+            rules=workshop.openai_rules,
         )
-        yield Workbench(provider, ChatEvaluator(serving, workshop.chat_rules))
+        yield Workbench(provider, ChatEvaluator(serving, workshop.chat_rules), nudge=provider.nudge)
 
 
 @contextlib.asynccontextmanager
-async def _openai(workshop: Workshop) -> AsyncIterator[Workbench]:
-    access = workshop.training_service
-    if access is None or workshop.chat_service is None:
-        raise NoServiceError.of_openai()
-    rules = workshop.openai_rules
-    async with OpenAIClient.open(access, rules) as client:
-        provider = OpenAIProvider(
-            client, access, workshop.folder / OPENAI, workshop.artifacts, rules=rules
+async def _http(workshop: Workshop) -> AsyncIterator[Workbench]:
+    # Imported here: most daemons train themselves, and need no client.
+    from finetune.remote.http_endpoint import HttpEndpoint
+    from finetune.remote.http_provider import HttpProvider
+
+    configured, serving = workshop.fine_tune_endpoint, workshop.chat_service
+    if configured is None:
+        raise ServiceNotNamedError(
+            "http", "remote.finetune_endpoint (FINETUNE_ENDPOINT)", "where it trains"
         )
+    if serving is None:
+        raise ServiceNotNamedError(
+            "http", "remote.llm_endpoint (LLM_ENDPOINT)", "where what it trains answers"
+        )
+    async with HttpEndpoint.connect(configured) as endpoint:
         yield Workbench(
-            provider,
-            ChatEvaluator(workshop.chat_service, workshop.chat_rules),
-            nudge=provider.nudge,
+            HttpProvider(
+                configured,
+                endpoint,
+                serving=serving.base_url,
+                folder=workshop.folder / "http",
+                artifacts=workshop.artifacts,
+                clock=lambda: datetime.now(UTC),
+            ),
+            ChatEvaluator(serving, workshop.chat_rules),
         )
 
 
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
-
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,
     "huggingface": _local,
+    "http": _http,
     "scripted": _scripted,
     OPENAI: _openai,
-    HTTP: _http,
 }

@@ -74,7 +74,7 @@ class TrainingProof:
 
     trained_tokens: int
     weight_delta_norm: float | None
-    """None where the trainer does not say, as services elsewhere: then it proves nothing."""
+    """None where whoever trained does not say, as a service elsewhere."""
     all_finite: bool
 
 
@@ -159,7 +159,7 @@ def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]
 def refusal_of(proof: TrainingProof) -> Refusal | None:
     """The name under which a candidate is refused unseen, or None."""
     moved = proof.weight_delta_norm
-    if not proof.all_finite or (moved is not None and not _is_finite(moved)):
+    if not proof.all_finite or not (moved is None or _is_finite(moved)):
         return Refusal.NOT_FINITE
     if proof.trained_tokens <= 0:
         return Refusal.NO_TOKENS

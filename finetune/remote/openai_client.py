@@ -54,21 +54,37 @@ class JobError(BaseModel):
 
 
 def _in_words(error: Any) -> Any:
-    return {"message": error} if isinstance(error, str) else error
+    return {"message": error} if isinstance(error, str) else _words_only(error)
+
+
+def _words_only(told: Any) -> Any:
+    return told if isinstance(told, dict) else None
+
+
+def _moment(told: Any) -> float:
+    return float(told) if isinstance(told, (int, float)) else 0.0
+
+
+Words = Annotated[Mapping[str, Any] | None, BeforeValidator(_words_only)]
+Moment = Annotated[float, BeforeValidator(_moment)]
+"""Seconds since 1970; 0 where a service says it in another way."""
 
 
 class Job(_Answer):
-    """A fine-tuning job, as it is at the service. Other people's may be among those listed."""
+    """A fine-tuning job, as it is at the service.
+
+    Other people's may be among those listed: what is not needed of them may be anything.
+    """
 
     status: str
     model: str | None = None
-    created_at: float = 0
+    created_at: Moment = 0.0
     training_file: str | None = None
     validation_file: str | None = None
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
     error: Annotated[JobError | None, BeforeValidator(_in_words)] = None
-    metadata: Mapping[str, Any] | None = None
+    metadata: Words = None
 
     @property
     def has_begun(self) -> bool:
@@ -84,15 +100,15 @@ class Job(_Answer):
 class Event(_Answer):
     """Something that happened to a job; a step of the training has numbers in `data`."""
 
-    message: str = ""
-    data: Mapping[str, Any] | None = None
+    created_at: Moment = 0.0
+    data: Words = None
 
 
 class Checkpoint(_Answer):
     """A model of an earlier step, that can be used too."""
 
-    fine_tuned_model_checkpoint: str
-    step_number: int
+    fine_tuned_model_checkpoint: str | None = None
+    step_number: int | None = None
 
 
 class UploadedFile(_Answer):
@@ -218,11 +234,18 @@ class OpenAIClient:
         return [job for job in found if wanted.items() <= dict(job.metadata or {}).items()]
 
     async def events(self, job_id: str, known: set[str]) -> Sequence[Event]:
-        """What happened to a job, newest first, as far back as something in `known`."""
+        """What happened to a job that is not in `known`, in the service's order."""
         jobs = self._sdk.fine_tuning.jobs.with_raw_response
-        return await self._all(
-            Event, lambda after: jobs.list_events(job_id, limit=PAGE, **after), until=known
-        )
+        found: list[Event] = []
+        async for page in self._pages(
+            Event, lambda after: jobs.list_events(job_id, limit=PAGE, **after)
+        ):
+            new = [event for event in page if event.id not in known]
+            found += new
+            # Where the newest come first, what follows is known too.
+            if len(new) < len(page) and page[0].created_at >= page[-1].created_at:
+                break
+        return found
 
     async def checkpoints(self, job_id: str) -> Sequence[Checkpoint]:
         """The models of earlier steps of a job."""
@@ -295,29 +318,26 @@ class OpenAIClient:
         return await self._repeated(ask)
 
     async def _all(
-        self,
-        kind: type[T],
-        call: Callable[[dict[str, Any]], Awaitable[Any]],
-        *,
-        until: set[str] | None = None,
+        self, kind: type[T], call: Callable[[dict[str, Any]], Awaitable[Any]]
     ) -> Sequence[T]:
-        """Every page of a list, or those before the first item whose id is in `until`.
+        """Every item of a list."""
+        return [one async for page in self._pages(kind, call) for one in page]
 
-        A page that brings nothing new ends it: then the service does not know pages.
-        """
-        found: dict[str, T] = {}
+    async def _pages(
+        self, kind: type[T], call: Callable[[dict[str, Any]], Awaitable[Any]]
+    ) -> AsyncIterator[Sequence[T]]:
+        """A list page by page. One that brings nothing new ends it: it knows no pages then."""
+        seen: set[str] = set()
         after: dict[str, Any] = {}
         for _ in range(MOST_PAGES):
             page = await self._page(kind, call, after)
-            new = [one for one in page.data if one.id not in found]
-            for one in new:
-                if until is not None and one.id in until:
-                    return list(found.values())
-                found[one.id] = one
+            new = [one for one in page.data if one.id not in seen]
+            if new:
+                yield new
             if not new or page.has_more is False:
-                break
+                return
+            seen |= {one.id for one in new}
             after = {"after": new[-1].id}
-        return list(found.values())
 
     async def _page(
         self, kind: type[T], call: Callable[[dict[str, Any]], Awaitable[Any]], after: dict[str, Any]

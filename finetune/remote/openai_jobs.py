@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from finetune.remote.openai_client import Job
+from finetune.remote.openai_dataset import Upload
 from finetune.remote.openai_settings import OpenAITraining
 from learning.ports import RunSpec
 
@@ -19,9 +20,11 @@ RUN: Final = "learnd_run"
 ATTEMPT: Final = "learnd_attempt"
 LINE: Final = "learnd_line"
 GIVE_UP_AT: Final = "learnd_give_up_at"
+BYTES: Final = "learnd_bytes"
 ROWS: Final = "learnd_rows"
 LEFT_OUT: Final = "learnd_rows_left_out"
 MOST_SUFFIX: Final = 64
+MOST_METADATA: Final = 512
 SEEDS: Final = 2**31
 
 
@@ -31,8 +34,8 @@ class Files:
 
     training: str
     validation: str | None
-    n_rows: int
-    n_left_out: int
+    content: Upload
+    """What is trained on."""
 
 
 def request_for(
@@ -57,10 +60,11 @@ def request_for(
         "metadata": {
             RUN: spec.run_id,
             ATTEMPT: str(spec.attempt),
-            LINE: spec.line,
+            LINE: spec.line[:MOST_METADATA],
             GIVE_UP_AT: f"{(now + spec.timeout).timestamp():.3f}",
-            ROWS: str(files.n_rows),
-            LEFT_OUT: str(files.n_left_out),
+            BYTES: str(len(files.content.content)),
+            ROWS: str(files.content.n_rows),
+            LEFT_OUT: str(files.content.n_left_out),
         },
     }
     if files.validation is not None:

@@ -11,7 +11,7 @@ A model name, a price or an address of any service stands nowhere in here.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -23,18 +23,21 @@ from finetune.remote import model as remote_model
 from finetune.remote.access import ServiceAccess
 from finetune.remote.model import NotARemoteModelError, RemoteModel
 from finetune.remote.openai_client import (
+    Event,
     Job,
     OpenAIClient,
     ServiceBusyError,
     ServiceRefusedError,
 )
 from finetune.remote.openai_dataset import (
+    BYTES_PER_TOKEN,
     RowsRefusedError,
     Upload,
     training_upload,
     validation_upload,
 )
 from finetune.remote.openai_jobs import (
+    BYTES,
     LEFT_OUT,
     ROWS,
     RUN,
@@ -73,6 +76,7 @@ class OpenAIProvider:
     """Implements learning.ports.FineTuneProvider.
 
     `folder` gets a small folder for each job that ended well: what stands for its model.
+    `serving` is the base address at which such a model answers.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class OpenAIProvider:
         folder: Path,
         artifacts: ArtifactStore,
         *,
+        serving: str,
         rules: OpenAIRules,
         clock: Clock = _now,
         draw: Callable[[], float] = random.random,
@@ -90,6 +95,7 @@ class OpenAIProvider:
         self._access = access
         self._folder = folder
         self._artifacts = artifacts
+        self._serving = serving
         self._rules = rules
         self._clock = clock
         self._draw = draw
@@ -130,8 +136,7 @@ class OpenAIProvider:
             files = Files(
                 await self._upload(spec, "train", training),
                 None if validation is None else await self._upload(spec, "validation", validation),
-                training.n_rows,
-                training.n_left_out,
+                training,
             )
             request = request_for(spec, model, settings, files, self._clock())
             job = await self._client.create_job(request)
@@ -252,7 +257,7 @@ class OpenAIProvider:
             raise self._cannot_tell(error) from error
         return any(one.id == job.job_id for one in jobs)
 
-    async def _events(self, job: Job, diary: JobDiary) -> Any:
+    async def _events(self, job: Job, diary: JobDiary) -> Sequence[Event]:
         try:
             return await self._client.events(job.id, diary.known)
         except ServiceRefusedError:
@@ -326,11 +331,14 @@ class OpenAIProvider:
         if not ended.fine_tuned_model:
             message = f"{job.job_id} succeeded, and the service names no model of it"
             raise JobFailedError("no_model", message, retryable=False)
-        model = RemoteModel(NAME, self._access.base_url, ended.fine_tuned_model)
+        if ended.fine_tuned_model == ended.model:
+            message = f"{job.job_id} succeeded, and its model is the one that it began with"
+            raise JobFailedError("unchanged_model", message, retryable=False)
+        model = RemoteModel(NAME, self._serving, ended.fine_tuned_model)
         output_dir = self._folder / f"{job.run_id}-{job.attempt}"
         await asyncio.to_thread(remote_model.write, model, output_dir)
         proof = TrainingProof(
-            trained_tokens=ended.trained_tokens or 0,
+            trained_tokens=_trained_tokens(ended),
             weight_delta_norm=None,
             all_finite=diary.all_finite,
         )
@@ -355,7 +363,9 @@ class OpenAIProvider:
         except ServiceRefusedError:
             return []
         return [
-            {"step": one.step_number, "model": one.fine_tuned_model_checkpoint} for one in found
+            {"step": one.step_number, "model": one.fine_tuned_model_checkpoint}
+            for one in found
+            if one.fine_tuned_model_checkpoint is not None
         ]
 
     def _monitoring_url(self, job_id: str) -> str:
@@ -390,8 +400,19 @@ def _failure(job: Job) -> JobFailedError:
     )
 
 
+def _trained_tokens(job: Job) -> int:
+    """As the service says; where it says nothing, an estimate from what was uploaded."""
+    if job.trained_tokens is not None:
+        return job.trained_tokens
+    return max(1, (number_on(job, BYTES) or 0) // BYTES_PER_TOKEN)
+
+
 def _notes(job: Job) -> list[str]:
-    n_left_out = number_on(job, LEFT_OUT) or 0
-    if not n_left_out:
-        return []
-    return [f"{n_left_out} rows that are no pair were left out: the method dpo takes pairs only"]
+    notes = []
+    if job.trained_tokens is None:
+        notes.append("the service does not tell the trained tokens: estimated")
+    if n_left_out := number_on(job, LEFT_OUT):
+        notes.append(
+            f"{n_left_out} rows that are no pair were left out: the method dpo takes pairs only"
+        )
+    return notes

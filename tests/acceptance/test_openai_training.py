@@ -14,7 +14,7 @@ import pytest
 from daemon.batch_config import read_config
 from daemon.finetuning import Mode, finetune
 from finetune.batch_job import Status
-from finetune.providers import NoServiceError
+from finetune.providers import ServiceNotNamedError
 from finetune.remote.model import read
 from tests.acceptance.audit import faults_of, require_none
 from tests.services.fake_chat import FakeChat
@@ -189,7 +189,7 @@ def test_learnd_finetune_goes_the_whole_way_at_a_failing_service(
     )
     prepared = finetune(config, Mode.PREPARE_ONLY)
     assert prepared.final_status is Status.PREPARED
-    with pytest.raises(NoServiceError, match=r"remote\.openai_endpoint"):
+    with pytest.raises(ServiceNotNamedError, match=r"remote\.openai_endpoint"):
         finetune(config, Mode.FULL)
     assert stormy.service.requests == []
 

@@ -1,7 +1,7 @@
 """What every fine-tune provider and its evaluator keep, whoever trains.
 
 The local provider runs with the real trainer on a tiny model, the scripted one without; the
-ones elsewhere with services on real ports, and the example of docs/providers.md as it is there.
+ones over HTTP with services on real ports, and the example of docs/providers.md as it is there.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from pydantic import SecretStr
 from finetune import providers
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workbench, Workshop, factory_of
+from finetune.remote import model as remote_model
 from finetune.remote.access import ServiceAccess
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
-from finetune.remote.model import FILE
 from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import MakeTinyModelRequest
 from finetune.trainer_process import TrainerHost
@@ -40,7 +40,7 @@ from learning.ports import (
     RunSpec,
     TrainingOutcome,
 )
-from tests.services.fake_chat import FakeChat, Logprobs, last_words
+from tests.services.fake_chat import FakeChat, Logprobs
 from tests.services.fake_finetune_endpoint import FakeEndpoint
 from tests.services.fake_openai import FakeOpenAI, Fate, Job, Service
 from tests.services.loopback import on_loopback
@@ -72,11 +72,9 @@ class Subject:
     """The first attempt goes on after its first progress; a second one ends."""
     resumes: bool
     """Whether a second attempt goes on where the first one was cancelled."""
-    method: str
-    marker: str
-    """A file that the outcome has."""
-    substance: str
-    """The file that is the model."""
+    method: str = "lora"
+    weights: str = "adapter_model.safetensors"
+    """The file of an artifact that is damaged."""
 
     @property
     def provider(self) -> FineTuneProvider:
@@ -103,8 +101,9 @@ def fate(job: Job) -> Fate:
 
 
 @pytest.fixture(scope="module")
-def openai_service() -> Iterator[FakeOpenAI]:
-    chat = FakeChat({"small": 0.0}, last_words)
+def openai_service() -> Iterator[dict[str, Any]]:
+    """What a workshop knows of a service that trains and answers, which serves meanwhile."""
+    chat = FakeChat({"small": 0.0}, right)
 
     def serve(job: Job) -> None:
         """What was trained knows all."""
@@ -113,11 +112,12 @@ def openai_service() -> Iterator[FakeOpenAI]:
 
     service = Service(min_examples=4, fate=fate, on_model=serve)
     with FakeOpenAI(service, chat=chat.app()) as served:
-        yield served
+        access = ServiceAccess(served.url, SecretStr(service.api_key))
+        yield {"training_service": access, "chat_service": access, "openai_rules": HASTE}
 
 
 @pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["local", "scripted", "openai", "http", "memo"]
+    scope="module", loop_scope="module", params=["local", "scripted", "http", "openai", "memo"]
 )
 async def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -133,7 +133,6 @@ async def subject(
         base_model = "any-base"
         training: dict[str, Any] = {}
         long_training: dict[str, Any] = {"plan": "hang,improve"}
-        method, marker, substance = "lora", "adapter_config.json", "adapter_model.safetensors"
         if request.param == "local":
             base_model = str(folder / "base")
             tiny = MakeTinyModelRequest(id="tiny", output_dir=base_model, steps=0)
@@ -141,36 +140,23 @@ async def subject(
                 await trainer.request(tiny, lambda message: None)
             training, long_training = QUICK, QUICK | {"max_steps": 40}
         workshop = Workshop(folder, artifacts, host, training)
-        if request.param == "openai":
-            service = await asyncio.to_thread(request.getfixturevalue, "openai_service")
-            access = ServiceAccess(service.url, SecretStr(service.service.api_key))
-            workshop = replace(
-                workshop, training_service=access, chat_service=access, openai_rules=HASTE
-            )
-            base_model, training = "small", {"min_examples": 4}
-            long_training = {"epochs": HANGING_EPOCHS, **training}
-            method, marker, substance = "remote", FILE, FILE
-        elif request.param == "http":
+        kept: dict[str, Any] = {}
+        if request.param == "http":
             base_model, long_training = BASE, {"parameters": {"hangs": True}}
             workshop = replace(workshop, **request.getfixturevalue("services_over_http"))
-            method, marker, substance = "remote", FILE, FILE
+            kept = {"method": "remote", "weights": remote_model.FILE}
+        elif request.param == "openai":
+            workshop = replace(workshop, **request.getfixturevalue("openai_service"))
+            base_model, training = "small", {"min_examples": 4}
+            long_training = {"epochs": HANGING_EPOCHS, **training}
+            kept = {"method": "remote", "weights": remote_model.FILE}
         elif request.param == "memo":
             request.getfixturevalue("provider_of_the_guide")
             long_training = {"epochs": 40, "pause_seconds": 0.01}
-            marker = substance = "learned.json"
+            kept = {"weights": "learned.json"}
         async with factory_of(request.param)(workshop) as bench:
             resumes = request.param == "local"
-            yield Subject(
-                bench,
-                artifacts,
-                base_model,
-                training,
-                long_training,
-                resumes,
-                method,
-                marker,
-                substance,
-            )
+            yield Subject(bench, artifacts, base_model, training, long_training, resumes, **kept)
 
 
 @pytest.fixture(scope="module")
@@ -250,9 +236,9 @@ async def publish(subject: Subject, spec: RunSpec) -> ModelReference:
 
 
 def damage(subject: Subject, model: ModelReference) -> str:
-    """Flip one bit of the model; returns the file's name."""
+    """Flip one bit of the weights; returns the file's name."""
     assert model.adapter is not None
-    weights = model.adapter / subject.substance
+    weights = model.adapter / subject.weights
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.unlink()
@@ -308,7 +294,7 @@ async def test_who_waits_again_is_told_the_outcome_again(subject: Subject, spec:
     job = await subject.provider.launch(spec)
     first = await subject.provider.wait(job, ignore)
     assert await subject.provider.wait(job, ignore) == first
-    assert (first.output_dir / subject.marker).exists()
+    assert (first.output_dir / subject.weights).exists()
 
 
 async def test_training_goes_on_from_a_published_model(subject: Subject, spec: RunSpec) -> None:

@@ -84,7 +84,12 @@ class Line(httpx2.AsyncBaseTransport):
 async def daemon(floor: Floor, client: OpenAIClient) -> AsyncIterator[None]:
     """A daemon from start to kill: what it knew is gone with it."""
     floor.provider = OpenAIProvider(
-        client, ACCESS, floor.folder / "openai", floor.artifacts, rules=HASTE
+        client,
+        ACCESS,
+        floor.folder / "openai",
+        floor.artifacts,
+        serving=ACCESS.base_url,
+        rules=HASTE,
     )
     async with floor.at_work():
         yield

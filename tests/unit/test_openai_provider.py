@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -14,8 +15,10 @@ from pydantic import SecretStr
 from finetune.artifacts import ArtifactStore
 from finetune.remote.access import ServiceAccess
 from finetune.remote.model import RemoteModel, read, write
-from finetune.remote.openai_client import OpenAIClient, seconds_until
+from finetune.remote.openai_client import Event, OpenAIClient, seconds_until
+from finetune.remote.openai_client import Job as ServiceJob
 from finetune.remote.openai_jobs import MOST_SUFFIX, suffix_of
+from finetune.remote.openai_progress import JobDiary
 from finetune.remote.openai_provider import OpenAIProvider
 from finetune.remote.openai_settings import OpenAIRules
 from learning.ports import JobFailedError, JobHandle, JobProgress, ModelReference, RunSpec
@@ -28,6 +31,7 @@ from tests.services.fake_openai import (
 )
 
 KEY = "sk-not-to-be-seen"
+SERVING = "http://answers/v1"
 JOBS = "/fine_tuning/jobs"
 RULES = OpenAIRules(
     poll=timedelta(0), tries=3, retry_base=timedelta(0), retry_cap=timedelta(milliseconds=20)
@@ -62,6 +66,7 @@ class Bench:
                 access,
                 self.folder / "openai",
                 self.artifacts,
+                serving=SERVING,
                 rules=self.rules,
                 clock=self.clock,
             )
@@ -273,7 +278,7 @@ async def test_a_poll_that_failed_is_repeated(bench: Bench, fault: Fault) -> Non
         bench.faults.plan("GET", job.job_id, fault, fault)
         outcome = await provider.wait(job, ignore)
     model = read(outcome.output_dir)
-    assert model == RemoteModel("openai", bench.url, bench.service.created[0].model or "")
+    assert model == RemoteModel("openai", SERVING, bench.service.created[0].model or "")
     assert outcome.method == "remote"
 
 
@@ -438,3 +443,54 @@ async def test_a_pause_longer_than_the_cap_is_not_waited_for_here(bench: Bench) 
         with pytest.raises(ConnectionError, match="429"):
             await provider.lookup("r-1", 1)
     assert len(bench.service.requests) == 1
+
+
+async def test_a_service_that_tells_no_tokens_is_believed_that_it_trained(bench: Bench) -> None:
+    bench.service.tells_tokens = False
+    spec = bench.spec()
+    async with bench.provider() as provider:
+        outcome = await provider.wait(await provider.launch(spec), ignore)
+    assert outcome.proof.trained_tokens == spec.train_file.stat().st_size // 4
+    assert outcome.measurements["trained_tokens"] is None
+    assert outcome.measurements["notes"] == [
+        "the service does not tell the trained tokens: estimated"
+    ]
+
+
+# --- services that do not keep to the letter ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"created_at": "2026-11-21T00:00:00Z", "metadata": [], "error": "none", "model": None},
+        {"created_at": None, "metadata": {"owner": 7}, "error": 0, "result_files": None},
+    ],
+)
+def test_other_peoples_jobs_may_look_as_they_like(odd: dict[str, Any]) -> None:
+    job = ServiceJob.model_validate({"id": "j", "status": "paused", **odd})
+    assert not job.has_ended
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_step_is_told_once_in_whichever_order_a_service_lists_them(
+    bench: Bench, newest_first: bool
+) -> None:
+    bench.service.newest_first_events = newest_first
+    told: list[JobProgress] = []
+    async with bench.provider() as provider:
+        await provider.wait(await provider.launch(bench.spec()), told.append)
+    assert [progress.step for progress in told] == [1, 2, 3]
+
+
+async def test_a_loss_that_is_no_number_is_told_to_the_gate(bench: Bench) -> None:
+    diary = JobDiary()
+    events = [
+        Event.model_validate({"id": "e1", "data": {"step": 1, "train_loss": float("nan")}}),
+        Event.model_validate({"id": "e2", "data": {"step": 2, "train_loss": 0.5}}),
+        Event.model_validate({"id": "e3", "data": ["odd"]}),
+    ]
+    steps = diary.read(events)
+    assert [(one.step, dict(one.numbers)) for one in steps] == [(1, {}), (2, {"loss": 0.5})]
+    assert not diary.all_finite

@@ -15,7 +15,7 @@ from finetune.artifacts import ArtifactStore
 from finetune.providers import (
     GROUP,
     BrokenProviderError,
-    NoServiceError,
+    ServiceNotNamedError,
     UnknownProviderError,
     Workbench,
     Workshop,
@@ -100,42 +100,51 @@ async def test_a_workbench_is_open_while_it_is_used(workshop: Workshop) -> None:
     assert opened == ["opened", "closed"]
 
 
+async def test_the_openai_provider_names_the_setting_that_it_misses(workshop: Workshop) -> None:
+    with pytest.raises(ServiceNotNamedError, match=r"remote\.openai_endpoint \(OPENAI_BASE_URL\)"):
+        async with factory_of("openai")(workshop):
+            pass
+
+
+async def test_opening_a_remote_provider_asks_nothing_and_writes_nothing(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    nowhere = ServiceAccess("http://127.0.0.1:1/v1")
+    there = replace(workshop, training_service=nowhere, chat_service=nowhere)
+    async with factory_of("openai")(there) as bench:
+        assert bench.provider.name == "openai"
+        assert not bench.needs_node
+        assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
-    ("name", "known", "missing"),
+    ("known", "missing"),
     [
-        ("openai", {}, "remote.openai_endpoint (OPENAI_BASE_URL)"),
-        ("http", {}, "remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
+        ({}, "remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
         (
-            "http",
             {"fine_tune_endpoint": FineTuneEndpoint(ServiceAccess("https://tune"))},
             "remote.llm_endpoint (LLM_ENDPOINT)",
         ),
     ],
 )
-async def test_a_provider_without_a_service_says_which_setting_to_set(
-    workshop: Workshop, name: str, known: dict[str, Any], missing: str
+async def test_the_http_provider_names_the_setting_that_it_misses(
+    workshop: Workshop, known: dict[str, Any], missing: str
 ) -> None:
-    with pytest.raises(NoServiceError) as found:
-        async with factory_of(name)(replace(workshop, **known)):
+    with pytest.raises(ServiceNotNamedError) as found:
+        async with factory_of("http")(replace(workshop, **known)):
             pass
-    assert f"set {missing}" in str(found.value)
+    assert missing in str(found.value)
 
 
-@pytest.mark.parametrize("name", ["openai", "http"])
-async def test_opening_a_remote_provider_asks_nothing_and_writes_nothing(
-    workshop: Workshop, tmp_path: Path, name: str
-) -> None:
-    nowhere = ServiceAccess("http://127.0.0.1:1/v1")
-    there = replace(
+async def test_the_http_provider_opens_without_asking_anybody(workshop: Workshop) -> None:
+    known = replace(
         workshop,
-        training_service=nowhere,
-        chat_service=nowhere,
-        fine_tune_endpoint=FineTuneEndpoint(nowhere),
+        fine_tune_endpoint=FineTuneEndpoint(ServiceAccess("https://tune.example")),
+        chat_service=ServiceAccess("https://answer.example/v1"),
     )
-    async with factory_of(name)(there) as bench:
-        assert bench.provider.name == name
+    async with factory_of("http")(known) as bench:
+        assert bench.provider.name == "http"
         assert not bench.needs_node
-        assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["huggingface", "local", "scripted"])

@@ -84,7 +84,8 @@ def protocol(service: Service, chat: ASGIApp | None = None) -> ASGIApp:
 
     async def list_events(request: Request) -> dict[str, Any]:
         job = service.job(request.path_params["job_id"])
-        return _page(request, list(reversed(job.events)), 20)
+        step = -1 if service.newest_first_events else 1
+        return _page(request, job.events[::step], 20)
 
     async def list_checkpoints(request: Request) -> dict[str, Any]:
         return _page(request, service.checkpoints(service.job(request.path_params["job_id"])), 10)

@@ -145,6 +145,8 @@ class Service:
         self.models = ["small", "large"]
         self.knows_filter = True
         """Whether jobs are listed by their metadata; some services show all of them."""
+        self.newest_first_events = True
+        self.tells_tokens = True
         self.files: dict[str, File] = {}
         self.jobs: dict[str, Job] = {}
         self.created: list[Job] = []
@@ -235,7 +237,8 @@ class Service:
                 self._say(job, f"Step {job.step}/{STEPS}: training loss={loss:.2f}", metrics)
             case "running" if job.step >= STEPS:
                 job.status = "succeeded"
-                job.trained_tokens = job.n_bytes * STEPS // 4
+                if self.tells_tokens:
+                    job.trained_tokens = job.n_bytes * STEPS // 4
                 self._say(job, "The job has successfully completed")
                 self._on_model(job)
 
@@ -307,7 +310,7 @@ class Service:
             {
                 "id": f"ftevent-{next(self._numbers)}",
                 "object": "fine_tuning.job.event",
-                "created_at": NOW,
+                "created_at": NOW + len(job.events),
                 "level": "info",
                 "message": message,
                 "type": "message" if metrics is None else "metrics",
