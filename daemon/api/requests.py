@@ -129,6 +129,12 @@ class RunsQuery(_Paged):
     state: RunState | None = None
 
 
+class WebhooksQuery(PageQuery):
+    """Which webhooks to list."""
+
+    type: Annotated[str, StringConstraints(max_length=128, pattern=r"^[!-~]+$")] | None = None
+
+
 class LineageQuery(_Paged):
     """Which page of a lineage's events to show."""
 
