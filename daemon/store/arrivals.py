@@ -5,16 +5,15 @@ Neither decides anything; what is done with an id that was used again is decided
 intake.py, which gets the stored text to compare with.
 """
 
-import itertools
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
 
-from daemon.store.bulk import insert_columns
+from daemon.store.bulk import insert_fields
+from daemon.store.columns import Columns
 from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.postgresql import copy_rows
@@ -36,7 +35,7 @@ class TaskKey(NamedTuple):
 class Inserted(Generic[A]):
     """What became of a block's arrivals of one kind."""
 
-    new: Sequence[A]
+    new: Columns[A]
     repeated: Sequence[tuple[A, str]]
     """Arrivals whose id was taken, each with the text that is stored under it."""
 
@@ -49,13 +48,13 @@ class Arrivals(Protocol):
         ...
 
     def insert_outputs(
-        self, tx: Connection, arrivals: Sequence[JudgedOutput]
+        self, tx: Connection, arrivals: Columns[JudgedOutput]
     ) -> Inserted[JudgedOutput]:
         """Store the outputs whose (producer, id) is new; of several in a block the first."""
         ...
 
     def insert_feedback(
-        self, tx: Connection, arrivals: Sequence[ReceivedFeedback]
+        self, tx: Connection, arrivals: Columns[ReceivedFeedback]
     ) -> Inserted[ReceivedFeedback]:
         """The same for feedback, which is stored as waiting."""
         ...
@@ -92,16 +91,16 @@ class SqliteArrivals:
         self._names.begin(tx)
 
     def insert_outputs(
-        self, tx: Connection, arrivals: Sequence[JudgedOutput]
+        self, tx: Connection, arrivals: Columns[JudgedOutput]
     ) -> Inserted[JudgedOutput]:
         """See Arrivals."""
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
-        self._names.add_tasks(names_of_tasks(map(_task_of, inserted.new)), first_row)
+        self._names.add_tasks(inserted.new.task_names, first_row)
         return inserted
 
     def insert_feedback(
-        self, tx: Connection, arrivals: Sequence[ReceivedFeedback]
+        self, tx: Connection, arrivals: Columns[ReceivedFeedback]
     ) -> Inserted[ReceivedFeedback]:
         """See Arrivals."""
         return self._insert(tx, feedback, arrivals, _FEEDBACK)
@@ -140,27 +139,18 @@ class SqliteArrivals:
         self._names.committed()
 
     def _insert(
-        self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
+        self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        first = _first_of_each(arrivals)
-        names = names_of_events(table, first)
-        stored = self._texts(tx, table, names)
-        new = list(first.values())
-        if stored:
-            is_new = [key not in stored for key in first]
-            names = list(itertools.compress(names, is_new))
-            new = list(itertools.compress(new, is_new))
+        if not arrivals:
+            return Inserted(arrivals, ())
+        names = arrivals.event_names
+        stored = {key: row.payload for key, row in self._rows(tx, table, names).items()}
+        inserted = _sorted_out(arrivals, names, stored, names_of_events(table, stored))
         # SQLite numbers the rows by itself, on from the newest one, as `names` does.
-        if new:
-            insert_columns(tx, form.table, form.columns(new), form.booleans)
-        self._names.add_events(table, names)
-        return _inserted(arrivals, new, stored)
-
-    def _texts(
-        self, tx: Connection, table: Table, names: Sequence[int]
-    ) -> dict[tuple[str, str], str]:
-        """The stored text under each (producer, id) that may have one of some names."""
-        return {key: row.payload for key, row in self._rows(tx, table, names).items()}
+        if inserted.new:
+            insert_fields(tx, form.table, form.columns(inserted.new), form.booleans)
+        self._names.add_events(table, inserted.new.event_names)
+        return inserted
 
     def _rows(
         self, tx: Connection, table: Table, names: Sequence[int]
@@ -178,13 +168,13 @@ class PostgresArrivals:
         """See Arrivals."""
 
     def insert_outputs(
-        self, tx: Connection, arrivals: Sequence[JudgedOutput]
+        self, tx: Connection, arrivals: Columns[JudgedOutput]
     ) -> Inserted[JudgedOutput]:
         """See Arrivals."""
         return self._insert(tx, events, arrivals, _OUTPUTS)
 
     def insert_feedback(
-        self, tx: Connection, arrivals: Sequence[ReceivedFeedback]
+        self, tx: Connection, arrivals: Columns[ReceivedFeedback]
     ) -> Inserted[ReceivedFeedback]:
         """See Arrivals."""
         return self._insert(tx, feedback, arrivals, _FEEDBACK)
@@ -226,20 +216,21 @@ class PostgresArrivals:
         """See Arrivals."""
 
     def _insert(
-        self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
+        self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        first = _first_of_each(arrivals)
-        if not first:
-            return Inserted((), ())
+        if not arrivals:
+            return Inserted(arrivals, ())
+        keys = list(zip(arrivals["producer"], arrivals["event_id"], strict=True))
+        inserted = _sorted_out(arrivals, keys, {}, ())
         tx.exec_driver_sql(form.postgres_stage)
-        copy_rows(tx, form.postgres_copy, zip(*form.columns(first.values()).values(), strict=True))
-        inserted = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
-        known = self.rows_named(tx, table, first.keys() - inserted)
-        return _inserted(
-            arrivals,
-            [arrival for key, arrival in first.items() if key in inserted],
-            {key: row.payload for key, row in known.items()},
-        )
+        rows = zip(*form.columns(inserted.new).values(), strict=True)
+        copy_rows(tx, form.postgres_copy, rows)
+        new = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
+        if len(new) == len(inserted.new):
+            return inserted
+        known = self.rows_named(tx, table, set(keys) - new)
+        texts = {key: row.payload for key, row in known.items()}
+        return _sorted_out(arrivals, keys, texts, texts)
 
 
 def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
@@ -264,36 +255,32 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
     ]
 
 
-_Key = tuple[str, str]
-_key_of = itemgetter(JudgedOutput._fields.index("producer"), JudgedOutput._fields.index("event_id"))
-_task_of = itemgetter(
-    JudgedOutput._fields.index("task_type"), JudgedOutput._fields.index("task_id")
-)
+def _sorted_out(
+    arrivals: Columns[A],
+    marks: Sequence[Hashable],
+    stored: Mapping[tuple[str, str], str],
+    stored_marks: Iterable[Hashable],
+) -> Inserted[A]:
+    """What is new, given the texts that are stored under some (producer, id).
 
-
-def _first_of_each(arrivals: Sequence[A]) -> Mapping[_Key, A]:
-    """The first arrival under each (producer, id), in their order."""
-    keys = list(map(_key_of, arrivals))
-    first = dict(zip(keys, arrivals, strict=True))
-    if len(first) < len(keys):
-        first = {}
-        for key, arrival in zip(keys, arrivals, strict=True):
-            first.setdefault(key, arrival)
-    return first
-
-
-def _inserted(arrivals: Sequence[A], new: Sequence[A], stored: Mapping[_Key, str]) -> Inserted[A]:
-    """What became of arrivals, given the new ones, and the texts that were stored before."""
-    if len(new) == len(arrivals):
-        return Inserted(new, ())
-    are_new = set(map(id, new))
-    first = dict(zip(map(_key_of, new), new, strict=True))
+    Those with equal (producer, id) have equal marks. So only those whose mark is stored, or
+    another one's too, are looked at.
+    """
+    counts = Counter(marks)
+    shared = {mark for mark, n in counts.items() if n > 1}
+    shared.update(counts.keys() & stored_marks)
+    texts = dict(stored)
+    is_new = [True] * len(marks)
     repeated = []
-    for arrival in arrivals:
-        if id(arrival) not in are_new:
-            key = _key_of(arrival)
-            repeated.append((arrival, stored[key] if key in stored else first[key].text))
-    return Inserted(new, repeated)
+    for at in [at for at, mark in enumerate(marks) if mark in shared] if shared else ():
+        arrival = arrivals.one(at)
+        key = (arrival.producer, arrival.event_id)
+        if key in texts:
+            is_new[at] = False
+            repeated.append((arrival, texts[key]))
+        else:
+            texts[key] = arrival.text
+    return Inserted(arrivals.where(is_new) if repeated else arrivals, repeated)
 
 
 def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterable[Row[Any]]:
@@ -318,8 +305,8 @@ class _Form(Generic[A]):
     table: str
     types: Mapping[str, str]
     """The columns that are filled, by name, in PostgreSQL's words."""
-    columns: Callable[[Iterable[A]], Mapping[str, Sequence[Any]]]
-    """What the columns hold for each of some arrivals, at least one; in the order of `types`."""
+    columns: Callable[[Columns[A]], Mapping[str, Sequence[Any]]]
+    """What the columns hold for each of some arrivals; in the order of `types`."""
 
     @property
     def booleans(self) -> Collection[str]:
@@ -379,18 +366,19 @@ _OF_OUTPUTS = _COMMON | {
 }
 
 
-def _output_columns(outputs: Iterable[JudgedOutput]) -> Mapping[str, Sequence[Any]]:
-    """The fields of the outputs as they are: they stand in the order of the columns."""
-    columns = dict(zip(_OF_OUTPUTS, zip(*outputs, strict=True), strict=True))
-    columns["reason"] = tuple(map(keepable, columns["reason"]))
+def _output_columns(outputs: Columns[JudgedOutput]) -> Mapping[str, Sequence[Any]]:
+    columns = {name: outputs[_FIELD.get(name, name)] for name in _OF_OUTPUTS}
+    kept = {reason: keepable(reason) for reason in set(columns["reason"])}
+    columns["reason"] = [kept[reason] for reason in columns["reason"]]
     return columns
 
 
-def _feedback_columns(feedback: Iterable[ReceivedFeedback]) -> Mapping[str, Sequence[Any]]:
-    columns = dict(zip(_COMMON, zip(*feedback, strict=True), strict=False))
-    columns["state"] = (FeedbackState.WAITING.value,) * len(columns["payload"])
-    return columns
+def _feedback_columns(feedback: Columns[ReceivedFeedback]) -> Mapping[str, Sequence[Any]]:
+    columns = {name: feedback[_FIELD.get(name, name)] for name in _COMMON if name != "state"}
+    return columns | {"state": [FeedbackState.WAITING.value] * len(feedback)}
 
 
+_FIELD = {"payload": "text"}
+"""The columns that are not called like the arrival's field."""
 _OUTPUTS = _Form("events", _OF_OUTPUTS, _output_columns)
 _FEEDBACK = _Form("feedback", _COMMON, _feedback_columns)
