@@ -140,9 +140,9 @@ class Client:
         return self._ask("POST", path, content=file.read_bytes(), params=given, timeout=timeout)
 
     def deliver(self, path: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """POST exactly these bytes without the token, as strangers do. Errors as in `get`."""
+        """POST exactly these bytes as a stranger does, without the token. Errors as in `get`."""
         named = {"Content-Type": "application/json", **headers}
-        self._request("POST", path, with_token=False, content=body, headers=named)
+        self._request("POST", path, as_stranger=True, content=body, headers=named)
 
     def post_lines(self, path: str, lines: bytes) -> list[dict[str, Any]]:
         """The answer to each line of an NDJSON body, in order. Errors as in `get`.
@@ -180,12 +180,12 @@ class Client:
         return self._request(method, path, **request).json()
 
     def _request(
-        self, method: str, path: str, *, with_token: bool = True, **given: Any
+        self, method: str, path: str, *, as_stranger: bool = False, **given: Any
     ) -> httpx.Response:
         try:
             request = self._http.build_request(method, path, **given)
-            if not with_token:
-                del request.headers["Authorization"]
+            if as_stranger:
+                del request.headers["Authorization"], request.headers["X-Actor"]
             answer = self._http.send(request)
         except (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise DaemonUnreachableError(self.url, str(error)) from error

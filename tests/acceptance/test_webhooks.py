@@ -46,8 +46,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learnd]:
 
 def sent(daemon: Learnd, name: str, body: bytes) -> httpx.Response:
     """A delivery that is signed now."""
-    headers = KEY.sign(name, datetime.now(UTC), body)
-    return httpx.post(f"{daemon.url}{PATH}", content=body, headers=headers, trust_env=False)
+    return daemon.post_signed(PATH, body, KEY.sign(name, datetime.now(UTC), body))
 
 
 def sent_by_hand(daemon: Learnd, head: bytes, body: bytes) -> bytes:
@@ -114,12 +113,8 @@ def running_job(daemon: Learnd) -> tuple[str, str]:
 def test_a_webhook_ends_the_wait_for_a_job_and_a_forged_one_does_not(daemon: Learnd) -> None:
     run_id, job_id = running_job(daemon)
     body = event(job=job_id)
-    forged = httpx.post(
-        f"{daemon.url}{PATH}",
-        content=body,
-        headers=KEY.sign("wh_forged", datetime.now(UTC), body + b" "),
-        trust_env=False,
-    )
+    of_another = KEY.sign("wh_forged", datetime.now(UTC), body + b" ")
+    forged = daemon.post_signed(PATH, body, of_another)
     assert (forged.status_code, forged.json()["reason"]) == (400, "bad_signature")
     assert daemon.command("webhook", "list") == "No webhook in the last seven days.\n"
     assert daemon.get(f"/v1/runs/{run_id}")["summary"]["state"] == "running"
@@ -183,7 +178,7 @@ def test_bytes_that_no_client_sends_are_no_defect(daemon: Learnd) -> None:
 def test_a_database_that_is_away_asks_the_sender_to_come_again(daemon: Learnd) -> None:
     elsewhere = daemon.database.rename(daemon.database.with_suffix(".away"))
     away = sent(daemon, "wh_away", event())
-    forged = httpx.post(f"{daemon.url}{PATH}", content=event(), trust_env=False)
+    forged = daemon.post_signed(PATH, event(), {})
     elsewhere.rename(daemon.database)
 
     assert (away.status_code, forged.status_code) == (503, 400)

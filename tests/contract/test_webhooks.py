@@ -23,7 +23,6 @@ from daemon.webhooks import (
     WebhookIntake,
     expire_webhooks,
 )
-from finetune.providers import Workbench
 from learning.facts import WebhookReceived, WebhookRefused
 from learning.ports import StoreUnavailableError
 from tests.builders import NOON, later
@@ -199,15 +198,21 @@ async def test_a_forged_webhook_changes_nothing_at_all(door: Door) -> None:
 
 @on_sqlite
 async def test_a_body_that_is_too_long_is_not_read_to_its_end(door: Door) -> None:
-    body = event(pad="x" * LONGEST_BODY_BYTES)
-    unread = iter([body[:40_000], body[40_000:], b"never read"])
+    async def endless() -> AsyncIterator[bytes]:
+        yield b" " * LONGEST_BODY_BYTES
+        yield b" "
+        raise AssertionError("it was read on")
 
-    answer = await door.knock(signed("wh_1", NOON, body), *unread)
+    intake = WebhookIntake(KEY, door.store.webhooks, door.facts.append, door.clock)
+    with pytest.raises(DeliveryRefusedError) as too_long:
+        await intake.take([], endless())
+    assert too_long.value.reason is RefusalReason.TOO_LARGE
 
+    longest = event(pad="x" * (LONGEST_BODY_BYTES - len(event(pad=""))))
+    assert (await deliver(door, "wh_1", longest)).status == 200
+    answer = await deliver(door, "wh_2", longest + b" ")
     assert (answer.status, answer.said["reason"]) == (413, "too_large")
     assert answer.headers["connection"] == "close"
-    longest = event(pad="x" * (LONGEST_BODY_BYTES - len(event(pad=""))))
-    assert (await deliver(door, body=longest)).status == 200
 
 
 @on_sqlite
@@ -359,7 +364,7 @@ async def test_a_provider_that_is_gone_or_raises_ends_nothing(door: Door) -> Non
     def refuse(job_id: str) -> None:
         raise RuntimeError(job_id)
 
-    broken = replace(_workbench_of(door), nudge=refuse)
+    broken = replace(door.workbench, nudge=refuse)
     await JobHints(door.store.webhooks, {"scripted": broken}).tell()
     await JobHints(door.store.webhooks, {}).tell()
 
@@ -367,7 +372,7 @@ async def test_a_provider_that_is_gone_or_raises_ends_nothing(door: Door) -> Non
 @on_sqlite
 async def test_a_hint_that_is_received_here_is_passed_on_at_once(door: Door) -> None:
     nudged = asyncio.Event()
-    workbench = replace(_workbench_of(door), nudge=lambda job_id: nudged.set())
+    workbench = replace(door.workbench, nudge=lambda job_id: nudged.set())
     hints = JobHints(door.store.webhooks, {"scripted": workbench}, every_seconds=3_600)
     await door.run_with_job("ftjob-1")
     async with asyncio.timeout(30):
@@ -384,7 +389,7 @@ async def test_a_hint_that_another_daemon_received_is_found_by_looking(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nudged = asyncio.Event()
-    workbench = replace(_workbench_of(door), nudge=lambda job_id: nudged.set())
+    workbench = replace(door.workbench, nudge=lambda job_id: nudged.set())
     hints = JobHints(door.store.webhooks, {"scripted": workbench}, every_seconds=0.001)
     looked, real = 0, Webhooks.hints
 
@@ -403,10 +408,6 @@ async def test_a_hint_that_another_daemon_received_is_found_by_looking(
         await nudged.wait()
         task.cancel()
         await asyncio.wait([task])
-
-
-def _workbench_of(door: Door) -> Workbench:
-    return door.hints._workbenches["scripted"]
 
 
 # --- what is kept -----------------------------------------------------------------------

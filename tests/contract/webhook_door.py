@@ -65,6 +65,7 @@ class Door:
     store: Store
     clock: StoppedClock
     hints: JobHints
+    workbench: Workbench
     facts: list[Fact]
     nudged: list[str] = field(default_factory=list)
     """The jobs that the provider was told of, in order."""
@@ -124,7 +125,7 @@ async def door_of(
         workbench = _workbench(folder, nudged.append)
         app = _app(store, clock, folder, key, facts)
         hints = JobHints(store.webhooks, {LINE.provider: workbench})
-        yield Door(app, store, clock, hints, facts, nudged)
+        yield Door(app, store, clock, hints, workbench, facts, nudged)
     finally:
         await store.close()
 
