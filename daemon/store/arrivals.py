@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
+from sqlalchemy.exc import IntegrityError
 
 from daemon.store.bulk import insert_fields
 from daemon.store.columns import Columns
@@ -22,6 +23,10 @@ from learning.lifecycle import FeedbackState
 from learning.ports import JudgedOutput, ReceivedFeedback
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
+
+N_LATELY = 32_768
+"""Two to four megabytes of names."""
+LONGEST_DETOUR = 64
 
 
 class TaskKey(NamedTuple):
@@ -75,8 +80,11 @@ class Arrivals(Protocol):
         """Comes last in a transaction."""
         ...
 
-    def committed(self) -> None:
-        """The transaction was committed. Called in the thread that ran it."""
+    def committed(self) -> int:
+        """The transaction was committed; returns about how many bytes the file grew by.
+
+        Called in the thread that ran it.
+        """
         ...
 
 
@@ -85,10 +93,12 @@ class SqliteArrivals:
 
     def __init__(self, most_recent_names: int = MOST_RECENT) -> None:
         self._names = Names(most_recent_names)
+        self._n_characters = 0
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
         self._names.begin(tx)
+        self._n_characters = 0
 
     def insert_outputs(
         self, tx: Connection, arrivals: Columns[JudgedOutput]
@@ -134,9 +144,10 @@ class SqliteArrivals:
         """See Arrivals."""
         self._names.move(tx)
 
-    def committed(self) -> None:
+    def committed(self) -> int:
         """See Arrivals."""
         self._names.committed()
+        return self._n_characters
 
     def _insert(
         self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
@@ -150,6 +161,7 @@ class SqliteArrivals:
         if inserted.new:
             insert_fields(tx, form.table, form.columns(inserted.new), form.booleans)
         self._names.add_events(table, inserted.new.event_names)
+        self._n_characters += sum(map(len, inserted.new["text"]))
         return inserted
 
     def _rows(
@@ -162,7 +174,16 @@ class SqliteArrivals:
 
 
 class PostgresArrivals:
-    """Copies rows in, and leaves it to unique indexes which of them are new."""
+    """Copies rows in, and leaves it to unique indexes to tell which of them are new.
+
+    Straight into the table, as long as that goes well: by way of a staging table, where the
+    known ones can be passed over, it takes half as long again. What is sent twice is mostly
+    sent twice soon, so what was stored lately is looked up first.
+    """
+
+    def __init__(self) -> None:
+        self._lately = _Lately()
+        self._detour = _Detour()
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
@@ -212,8 +233,9 @@ class PostgresArrivals:
     def finish(self, tx: Connection) -> None:
         """See Arrivals."""
 
-    def committed(self) -> None:
-        """See Arrivals."""
+    def committed(self) -> int:
+        """See Arrivals. A server sees to its files by itself."""
+        return 0
 
     def _insert(
         self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
@@ -221,16 +243,80 @@ class PostgresArrivals:
         if not arrivals:
             return Inserted(arrivals, ())
         keys = list(zip(arrivals["producer"], arrivals["event_id"], strict=True))
-        inserted = _sorted_out(arrivals, keys, {}, ())
-        tx.exec_driver_sql(form.postgres_stage)
-        rows = zip(*form.columns(inserted.new).values(), strict=True)
-        copy_rows(tx, form.postgres_copy, rows)
-        new = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
-        if len(new) == len(inserted.new):
+        seen = self._lately.among(arrivals.event_names)
+        self._lately.add(arrivals.event_names)
+        maybe = {key for key, name in zip(keys, arrivals.event_names, strict=True) if name in seen}
+        texts = self._texts(tx, table, maybe)
+        inserted = _sorted_out(arrivals, keys, texts, texts)
+        if not inserted.new or self._copied(tx, form, inserted.new):
             return inserted
-        known = self.rows_named(tx, table, set(keys) - new)
-        texts = {key: row.payload for key, row in known.items()}
+        new = self._copied_by_detour(tx, form, inserted.new)
+        texts = self._texts(tx, table, set(keys) - new)
         return _sorted_out(arrivals, keys, texts, texts)
+
+    def _copied(self, tx: Connection, form: "_Form[A]", arrivals: Columns[A]) -> bool:
+        """Store arrivals when all of them are new; otherwise nothing, and False."""
+        if self._detour.is_due():
+            return False
+        try:
+            with tx.begin_nested():
+                copy_rows(tx, form.postgres_copy(form.table), form.rows(arrivals))
+        except IntegrityError:
+            self._detour.take()
+            return False
+        return True
+
+    def _copied_by_detour(
+        self, tx: Connection, form: "_Form[A]", arrivals: Columns[A]
+    ) -> set[tuple[str, str]]:
+        """Store the arrivals that are new, and return their (producer, id)."""
+        tx.exec_driver_sql(form.postgres_stage)
+        copy_rows(tx, form.postgres_copy(form.stage), form.rows(arrivals))
+        return set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
+
+    def _texts(
+        self, tx: Connection, table: Table, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], str]:
+        return {key: row.payload for key, row in self.rows_named(tx, table, keys).items()}
+
+
+class _Lately:
+    """The names of the last arrivals, `N_LATELY` of them at least, in any thread. Only hints."""
+
+    def __init__(self) -> None:
+        self._names: set[int] = set()
+        self._older: set[int] = set()
+
+    def among(self, names: Sequence[int]) -> set[int]:
+        """Those of some names that came lately."""
+        return self._names.intersection(names) | self._older.intersection(names)
+
+    def add(self, names: Sequence[int]) -> None:
+        """These came."""
+        if len(self._names) >= N_LATELY:
+            self._names, self._older = set(), self._names
+        self._names.update(names)
+
+
+class _Detour:
+    """How long to go the safe way after the quick one failed: longer each time, up to a bound."""
+
+    def __init__(self) -> None:
+        self._length = 1
+        self._left = 0
+
+    def is_due(self) -> bool:
+        """Whether the next block goes the safe way."""
+        if self._left == 0:
+            self._length = max(1, self._length - 1)
+            return False
+        self._left -= 1
+        return True
+
+    def take(self) -> None:
+        """The quick way failed."""
+        self._length = min(LONGEST_DETOUR, 2 * self._length)
+        self._left = self._length
 
 
 def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
@@ -317,18 +403,17 @@ class _Form(Generic[A]):
     def postgres_stage(self) -> str:
         """Make the table, of this session and empty in each transaction, to copy rows into."""
         types = ", ".join(f'"{name}" {type_}' for name, type_ in self.types.items())
-        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._stage} ({types}) ON COMMIT DELETE ROWS"
+        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.stage} ({types}) ON COMMIT DELETE ROWS"
 
-    @property
-    def postgres_copy(self) -> str:
-        """COPY of rows."""
-        return f"COPY {self._stage} FROM STDIN"
+    def postgres_copy(self, table: str) -> str:
+        """COPY of rows into a table."""
+        return f"COPY {table} ({self._names}) FROM STDIN"
 
     @property
     def postgres_insert(self) -> str:
         """INSERT of what is new among the rows that were copied; returns its keys."""
         return (
-            f"INSERT INTO {self.table} ({self._names}) SELECT * FROM {self._stage}"  # noqa: S608
+            f"INSERT INTO {self.table} ({self._names}) SELECT * FROM {self.stage}"  # noqa: S608
             " ON CONFLICT (producer, event_id) DO NOTHING RETURNING producer, event_id"
         )
 
@@ -337,8 +422,13 @@ class _Form(Generic[A]):
         return ", ".join(f'"{name}"' for name in self.types)
 
     @property
-    def _stage(self) -> str:
+    def stage(self) -> str:
+        """The name of that table."""
         return f"arriving_{self.table}"
+
+    def rows(self, arrivals: Columns[A]) -> Iterable[Sequence[Any]]:
+        """The rows of some arrivals."""
+        return zip(*self.columns(arrivals).values(), strict=True)
 
 
 _COMMON = {
