@@ -1,6 +1,7 @@
 """`learnd webhook` (list, test): what a fine-tuning service has told, and whether it can."""
 
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import SplitResult, urlsplit
 
 import typer
 
@@ -32,6 +33,16 @@ class NotReceivedError(LearningError):
         self.address = address
 
 
+def _address(text: str) -> SplitResult:
+    try:
+        address = urlsplit(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise typer.BadParameter(f"{text!r} is no address such as https://learn.example.com/x")
+    return address
+
+
 commands = typer.Typer(
     name="webhook",
     help="Signed webhooks of a fine-tuning service.",
@@ -61,8 +72,12 @@ def send_test(
         str, typer.Option(metavar="ID", help="The job that it is about.")
     ] = "ftjob-of-a-test",
     to: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Where the service sends. [the daemon itself]"),
+        SplitResult | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where the service sends. [the daemon itself]",
+            parser=_address,
+        ),
     ] = None,
     url: Url = None,
     config: Config = None,
@@ -77,7 +92,6 @@ def send_test(
     import json
     import secrets
     from datetime import UTC, datetime
-    from urllib.parse import urlsplit
 
     from daemon import screens
     from daemon.client import Client
@@ -101,12 +115,11 @@ def send_test(
         if to is None:
             daemon.deliver("/webhooks/openai", body, headers)
         else:
-            place = urlsplit(to)
-            with Client(f"{place.scheme}://{place.netloc}", token="") as door:
-                door.deliver(place.path, body, headers)
+            with Client(f"{to.scheme}://{to.netloc}", token="") as door:
+                door.deliver(to._replace(scheme="", netloc="").geturl(), body, headers)
         # Not the answer tells what came of it, but the daemon: somebody else may have answered.
         newest = daemon.pages("/v1/webhooks", NEWEST, type=type)
         kept = next((one for one in newest if one["delivery_id"] == name), None)
     if kept is None:
-        raise NotReceivedError(to or "the daemon")
+        raise NotReceivedError(to.geturl() if to else "the daemon")
     show_json(kept) if as_json else screens.webhook_test(kept)

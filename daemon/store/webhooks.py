@@ -1,7 +1,7 @@
 """Signed webhooks that were received: each delivery once, and whose run each is about.
 
-What a webhook says is not believed and not kept: its type, and the id of what it is about.
-Whether it is signed is daemon/webhook_signature.py's to say.
+Of what one says only its type and the id of what it is about are kept. Whether it is signed,
+daemon/webhook_signature.py says.
 """
 
 from collections.abc import Sequence

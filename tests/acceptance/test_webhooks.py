@@ -142,6 +142,7 @@ def test_what_a_test_says_to_a_person(daemon: Learnd) -> None:
     wrong = {"OPENAI_WEBHOOK_SECRET": OTHER_SECRET}
     daemon.command("webhook", "test", status=1, environment=wrong)
     daemon.command("webhook", "test", "--type", "a b", status=1)
+    daemon.command("webhook", "test", "--to", "learn.example.com", status=2)
     with anybody() as address:
         daemon.command("webhook", "test", "--to", address, status=1)
     through = daemon.command("webhook", "test", "--to", f"{daemon.url}{PATH}", "--json")
