@@ -55,7 +55,8 @@ commands = typer.Typer(
 def list_webhooks(
     daemon: "Client",
     type: Annotated[
-        str | None, typer.Option(help="Only this type, such as fine_tuning.job.succeeded.")
+        list[str] | None,
+        typer.Option(help="Only this type, such as fine_tuning.job.succeeded; may be repeated."),
     ] = None,
     limit: Limit = 20,
 ) -> Answer:

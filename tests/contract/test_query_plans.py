@@ -118,7 +118,7 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     await store.webhooks.hints()
     assert await store.webhooks.expire(later(days=-7)) == 0
     webhooks = views.Webhooks(store.database)
-    assert await webhooks.page(type=webhook.type) == await webhooks.page()
+    assert await webhooks.page(types=[webhook.type]) == await webhooks.page()
     assert await webhooks.one(1) is not None
     await store.runs.due(drive.now)
     await store.runs.resume_waiting(drive.now)

@@ -474,6 +474,8 @@ async def test_webhooks_are_listed_newest_first_by_type_with_their_run(door: Doo
     assert await door.look(f"/v1/webhooks/{first['id']}") == first
     only = await door.look("/v1/webhooks", "type=batch.completed")
     assert only["items"] == [second]
+    both = await door.look("/v1/webhooks", f"type=batch.completed&type={third['type']}")
+    assert both["items"] == [third, second]
     older = await door.look("/v1/webhooks", f"before={third['id']}&limit=1")
     assert older["items"] == [second]
 

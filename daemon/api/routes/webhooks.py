@@ -90,7 +90,7 @@ def router(webhooks: Webhooks) -> APIRouter:
     @routes.get("")
     async def page(query: Annotated[WebhooksQuery, Query()]) -> Page[WebhookSummary, int]:
         """Received webhooks, newest first; each is kept for seven days."""
-        return await webhooks.page(type=query.type, before=query.before, limit=query.limit)
+        return await webhooks.page(types=query.type, before=query.before, limit=query.limit)
 
     @routes.get("/{row_id}")
     async def one(row_id: RowId) -> WebhookSummary:

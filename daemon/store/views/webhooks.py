@@ -1,5 +1,6 @@
 """Webhooks that were received: a list by type, and one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,14 +35,14 @@ class Webhooks:
         self._database = database
 
     async def page(
-        self, *, type: str | None = None, before: int | None = None, limit: int = 50
+        self, *, types: Sequence[str] = (), before: int | None = None, limit: int = 50
     ) -> Page[WebhookSummary, int]:
-        """Webhooks with an id below `before`, newest first."""
+        """Webhooks of some types, or of all, with an id below `before`, newest first."""
 
         def query(tx: Connection) -> Page[WebhookSummary, int]:
             conditions: list[ColumnElement[bool]] = []
-            if type is not None:
-                conditions.append(webhook_deliveries.c.type == type)
+            if types:
+                conditions.append(webhook_deliveries.c.type.in_(types))
             rows = newest(tx, _SUMMARIES, webhook_deliveries.c.id, conditions, before, limit)
             return Page([_summary(row) for row in rows.items], rows.next)
 
