@@ -254,6 +254,7 @@ class HttpProvider:
                     raise _took_too_long(job) from None
                 raise
             else:
+                n_lost = 0
                 if report.step is not None and report.total_steps and report.step >= furthest:
                     furthest = report.step
                     on_progress(JobProgress(report.step, report.total_steps, report.numbers))
@@ -300,7 +301,7 @@ class HttpProvider:
         remote = RemoteModel(self.name, self._serving, model)
         await asyncio.to_thread(_write_anew, remote, output_dir)
         proof = TrainingProof(n_tokens, weight_delta_norm=None, all_finite=report.all_finite)
-        return TrainingOutcome(output_dir, "remote", proof, {**measurements, **report.numbers})
+        return TrainingOutcome(output_dir, "remote", proof, {**report.numbers, **measurements})
 
     async def _ask(self, job: JobHandle, what: str, read: Callable[[Any], T]) -> T:
         """Raises JobFailedError for a job that the service does not know, or does not show."""
