@@ -138,6 +138,7 @@ def _services(provider: str) -> Mapping[str, Any]:
     return {
         "training_service": settings.remote.training_service(),
         "chat_service": settings.remote.chat_service(),
+        "chat_rules": settings.remote.chat_rules(),
         "openai_rules": settings.remote.openai_rules(),
         "fine_tune_endpoint": settings.fine_tune_endpoint(),
     }

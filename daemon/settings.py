@@ -34,6 +34,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.webhook_signature import SigningKey, WeakSecretError
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import fault_of
+from finetune.remote.chat_evaluator import ChatRules, Comparison
+from finetune.remote.chat_service import ChatLimits
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import TrainingSettings
@@ -448,6 +450,20 @@ class RemoteSettings(_Section):
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: ApiKey | None = None
+    compare_by: Comparison = Comparison.AUTO
+    """What remote versions are judged by."""
+    scorer: Name = "chrf"
+    """Which scorer makes a loss of an answer."""
+    max_answer_tokens: int = Field(1_024, ge=1, le=1_048_576)
+    """Of an answer that is judged; the service cuts it there."""
+    chat_timeout_seconds: Seconds = 60.0
+    """For one request to the chat endpoint, and the whole of its answer."""
+    chat_concurrency: int = Field(8, ge=1, le=1_000)
+    """Requests to the chat endpoint at a time, of one evaluation."""
+    chat_retries: int = Field(5, ge=0, le=100)
+    """Of a request that failed for a moment; the run has retries of its own beyond them."""
+    chat_longest_wait_seconds: Seconds = 60.0
+    """Before such a retry, whatever the service asks for."""
     finetune_endpoint: HttpUrl | None = None
     """Where the provider `http` trains."""
     finetune_api_key: ApiKey | None = None
@@ -513,6 +529,20 @@ class RemoteSettings(_Section):
     def chat_service(self) -> ServiceAccess | None:
         """Where remote versions answer; where they are trained, unless told otherwise."""
         return self.services().get("llm_endpoint") or self.training_service()
+
+    def chat_rules(self) -> ChatRules:
+        """How remote versions are measured."""
+        return ChatRules(
+            comparison=self.compare_by,
+            scorer=self.scorer,
+            limits=ChatLimits(
+                timeout=timedelta(seconds=self.chat_timeout_seconds),
+                concurrency=self.chat_concurrency,
+                retries=self.chat_retries,
+                longest_wait=timedelta(seconds=self.chat_longest_wait_seconds),
+                max_answer_tokens=self.max_answer_tokens,
+            ),
+        )
 
     def _access(self, name: str, key: SecretStr | None) -> ServiceAccess | None:
         """A key is for the service that it was given for, and for no other."""

@@ -567,6 +567,7 @@ class Runner:
             "examples": [example.id for example in examples],
             "champion": _columns(champion),
             "candidate": _columns(candidate),
+            "measure": report.measure,
         }
 
     async def _score(

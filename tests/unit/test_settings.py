@@ -12,6 +12,8 @@ from pydantic import SecretStr, ValidationError
 from daemon.settings import QueueSettings, Settings, without_password
 from daemon.settings_sources import PLAIN_NAMES, SettingsError, load
 from finetune.remote.access import ServiceAccess
+from finetune.remote.chat_evaluator import ChatRules, Comparison
+from finetune.remote.chat_service import ChatLimits
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
@@ -519,6 +521,30 @@ def test_a_key_goes_to_the_service_that_it_was_given_for() -> None:
     ).remote
     assert both.training_service() == ServiceAccess("https://train/v1", SecretStr("for-training"))
     assert both.chat_service() == ServiceAccess("https://answer/v1")
+
+
+def test_remote_versions_are_judged_as_the_settings_say() -> None:
+    assert load().remote.chat_rules() == ChatRules()
+    told = {
+        "remote.compare_by": "answers",
+        "remote.scorer": "exact",
+        "remote.chat_timeout_seconds": 5,
+        "remote.chat_retries": 0,
+        "remote.chat_concurrency": 2,
+        "remote.chat_longest_wait_seconds": 3,
+        "remote.max_answer_tokens": 7,
+    }
+    assert load(overrides=told).remote.chat_rules() == ChatRules(
+        Comparison.ANSWERS,
+        "exact",
+        ChatLimits(
+            timeout=timedelta(seconds=5),
+            concurrency=2,
+            retries=0,
+            longest_wait=timedelta(seconds=3),
+            max_answer_tokens=7,
+        ),
+    )
 
 
 def test_one_service_both_trains_and_answers_unless_there_are_two() -> None:
