@@ -21,10 +21,9 @@ from daemon.preflight import outlooks
 from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from finetune.artifacts import ArtifactStore
+from finetune.remote import http_training, openai_settings
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import DEFAULT_PORTS, AddressRefusedError, permitted
-from finetune.remote.openai_settings import NAME as OPENAI
-from finetune.remote.openai_settings import training_settings
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
 from learning.lines import ModelLine
@@ -40,6 +39,11 @@ FULL_BYTES = 100 * 2**20
 LITTLE_BYTES = 2 * 2**30
 """A small model and its checkpoints."""
 USABLE = "can be used"
+REMOTE = {
+    openai_settings.NAME: openai_settings.training_settings,
+    http_training.NAME: http_training.training_settings,
+}
+"""Providers that train at a service, and what reads their training settings."""
 LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -299,7 +303,7 @@ async def _kafka(settings: Settings) -> Finding:
 def _base_models(settings: Settings) -> Iterator[Finding]:
     users: dict[str | None, list[str]] = {}
     for line in settings.model_lines():
-        if line.provider == OPENAI:
+        if line.provider in REMOTE:
             continue  # what the service can train is for the service to say
         users.setdefault(line.base_model, []).append(line.name)
     for base_model, lines in users.items():
@@ -346,29 +350,47 @@ def _provider(name: str, settings: Settings) -> Finding:
     if missing:
         advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"
         return Finding(subject, Grade.BAD, advice)
-    if name == OPENAI:
-        return _openai(subject, settings)
-    if name == "http":
-        needs = {
-            "remote.finetune_endpoint (FINETUNE_ENDPOINT)": settings.fine_tune_endpoint(),
-            "remote.llm_endpoint (LLM_ENDPOINT)": settings.remote.chat_service(),
-        }
-        if unset := [key for key, service in needs.items() if service is None]:
-            return Finding(subject, Grade.BAD, f"set {' and '.join(unset)}")
-    return Finding(subject, Grade.OK, USABLE)
+    if name in REMOTE and (untaught := _not_understood(name, settings)) is not None:
+        return Finding(subject, Grade.BAD, untaught)
+    match name:
+        case openai_settings.NAME:
+            return _service(subject, settings)
+        case http_training.NAME:
+            return _plain_endpoint(subject, settings)
+        case _:
+            return Finding(subject, Grade.OK, USABLE)
 
 
-def _openai(subject: str, settings: Settings) -> Finding:
+def _not_understood(provider: str, settings: Settings) -> str | None:
+    """What of a line's training settings its provider does not understand."""
+    for line in settings.model_lines():
+        if line.provider == provider:
+            try:
+                REMOTE[provider](line.training)
+            except ValueError as error:
+                return f"line {line.name}: {error}"
+    return None
+
+
+def _service(subject: str, settings: Settings) -> Finding:
     """What is missing for training at a service that speaks OpenAI's protocol."""
     access = settings.remote.training_service()
     if access is None:
         return Finding(subject, Grade.BAD, "set remote.openai_endpoint (OPENAI_BASE_URL)")
-    for line in settings.model_lines():
-        if line.provider == OPENAI:
-            try:
-                training_settings(line.training)
-            except ValueError as error:
-                return Finding(subject, Grade.BAD, f"line {line.name}: {error}")
+    return _with_key(subject, access)
+
+
+def _plain_endpoint(subject: str, settings: Settings) -> Finding:
+    """What is missing for training at an endpoint of any kind."""
+    endpoint = settings.fine_tune_endpoint()
+    if endpoint is None:
+        return Finding(subject, Grade.BAD, "set remote.finetune_endpoint (FINETUNE_ENDPOINT)")
+    if settings.remote.chat_service() is None:
+        return Finding(subject, Grade.BAD, "set remote.llm_endpoint (LLM_ENDPOINT)")
+    return _with_key(subject, endpoint.access)
+
+
+def _with_key(subject: str, access: ServiceAccess) -> Finding:
     if access.api_key is None:
         advice = f"{USABLE}, if the service asks for no key; otherwise set {access.key_setting}"
         return Finding(subject, Grade.NOTE, advice)

@@ -18,7 +18,6 @@ from typing import Any, Final, NoReturn, TypeVar
 import httpx
 import stamina
 
-from finetune.remote.access import ServiceAccess
 from finetune.remote.address import AddressRefusedError, Resolve
 from finetune.remote.connection import http_client
 from finetune.remote.http_mapping import BadAnswerError, FineTuneEndpoint, Method, in_one_line
@@ -194,7 +193,7 @@ class HttpEndpoint:
         if status >= 500 or status in (408, 425):
             raise UnclearError(said, wait_seconds)
         if status in (401, 403):
-            raise RefusedError(status, f"{said}; the key is {_key_setting(self._access)}")
+            raise RefusedError(status, f"{said}; the key is {self._access.key_setting}")
         if 300 <= status < 400:
             raise RefusedError(
                 status, f"{said}; redirects are not followed: set {self._access.setting} to its end"
@@ -261,7 +260,3 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _cause(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _key_setting(access: ServiceAccess) -> str:
-    return access.setting.replace("endpoint", "api_key")

@@ -7,7 +7,6 @@ is the name that its model is served under (model.py).
 """
 
 import asyncio
-import difflib
 import json
 import random
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from finetune.artifacts import ArtifactError, ArtifactStore
 from finetune.remote.http_endpoint import (
@@ -42,8 +41,8 @@ from finetune.remote.http_mapping import (
     report_in,
     trained_tokens_in,
 )
+from finetune.remote.http_training import NAME, HttpTraining, training_settings
 from finetune.remote.model import NotARemoteModelError, RemoteModel, name_of, write
-from finetune.trainer.protocol import ObjectiveName
 from learning.clock import Clock
 from learning.gate import TrainingProof
 from learning.ports import (
@@ -74,30 +73,6 @@ _PREFERENCE: Final = (
     State.CANCELLED,
 )
 """Which of several jobs of one attempt is adopted; of equal ones the first that is listed."""
-
-
-class HttpTraining(BaseModel):
-    """What `training` may say for this provider. Lax: environment variables are strings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    objective: ObjectiveName = "sft"
-    epochs: int | None = Field(None, ge=1, le=1_000)
-    minibatch_size: int | None = Field(None, ge=1, le=1_000_000)
-    """Sent as `batch_size`."""
-    learning_rate: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    """Whatever else the service takes as a hyperparameter, as it is."""
-
-    def hyperparameters(self) -> Mapping[str, Any] | None:
-        """What was set, by the names that a service knows; None for nothing."""
-        named = {
-            "epochs": self.epochs,
-            "batch_size": self.minibatch_size,
-            "learning_rate": self.learning_rate,
-        }
-        known = {name: value for name, value in named.items() if value is not None}
-        return {**known, **self.parameters} or None
 
 
 @dataclass(frozen=True)
@@ -142,7 +117,7 @@ class HttpProvider:
     @property
     def name(self) -> str:
         """See learning.ports.FineTuneProvider."""
-        return "http"
+        return NAME
 
     @property
     def recovery(self) -> Recovery:
@@ -153,7 +128,7 @@ class HttpProvider:
 
     def check_training(self, training: Mapping[str, Any]) -> None:
         """See learning.ports.FineTuneProvider."""
-        _settings(training)
+        training_settings(training)
 
     async def launch(self, spec: RunSpec) -> JobHandle:
         """See learning.ports.FineTuneProvider.
@@ -161,7 +136,7 @@ class HttpProvider:
         Where there is a list too it is asked first: a service forgets its keys one day.
         """
         try:
-            settings = _settings(spec.training)
+            settings = training_settings(spec.training)
         except ValueError as error:
             raise JobFailedError("bad_request", str(error), retryable=False) from error
         parent = await asyncio.to_thread(self._name_of, spec.parent)
@@ -279,6 +254,7 @@ class HttpProvider:
                     raise _took_too_long(job) from None
                 raise
             else:
+                n_lost = 0
                 if report.step is not None and report.total_steps and report.step >= furthest:
                     furthest = report.step
                     on_progress(JobProgress(report.step, report.total_steps, report.numbers))
@@ -325,7 +301,7 @@ class HttpProvider:
         remote = RemoteModel(self.name, self._serving, model)
         await asyncio.to_thread(_write_anew, remote, output_dir)
         proof = TrainingProof(n_tokens, weight_delta_norm=None, all_finite=report.all_finite)
-        return TrainingOutcome(output_dir, "remote", proof, {**measurements, **report.numbers})
+        return TrainingOutcome(output_dir, "remote", proof, {**report.numbers, **measurements})
 
     async def _ask(self, job: JobHandle, what: str, read: Callable[[Any], T]) -> T:
         """Raises JobFailedError for a job that the service does not know, or does not show."""
@@ -438,23 +414,6 @@ def _require_hope(job: JobHandle, report: JobReport) -> None:
             raise JobFailedError("job_failed", said, retryable=may_succeed)
         case State.CANCELLED:
             raise JobFailedError("cancelled", f"{job.job_id} was cancelled", retryable=False)
-
-
-def _settings(training: Mapping[str, Any]) -> HttpTraining:
-    try:
-        return HttpTraining.model_validate(dict(training))
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        key = str(fault["loc"][0])
-        if fault["type"] != "extra_forbidden":
-            raise ValueError(f"training setting {key}: {fault['msg']}") from error
-        known = tuple(HttpTraining.model_fields)
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known)}"
-        raise ValueError(
-            f"no training setting {key} of the provider http; {hint}; what only the service knows"
-            " goes below `parameters`"
-        ) from error
 
 
 def _write_anew(model: RemoteModel, folder: Path) -> None:

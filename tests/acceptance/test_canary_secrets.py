@@ -6,6 +6,7 @@ address of the API, metrics, commands, files, the database. A planted leak shows
 sweep finds one.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -102,6 +103,9 @@ class House:
                     headers = {"Authorization": f"Bearer {token}"} if token else {}
                     answer = client.get(path, headers=headers)
                     self.heard[f"GET {path}, {whose}"] = f"{answer.headers}\n{answer.text}"
+            forged = {"webhook-id": "w-1", "webhook-timestamp": "1", "webhook-signature": "v1,x"}
+            answer = client.post("/webhooks/openai", content=b"{}", headers=forged)
+            self.heard["POST /webhooks/openai"] = f"{answer.headers}\n{answer.text}"
 
     def sweep(self) -> dict[str, set[str]]:
         """Which secrets turned up where, in all that was said and kept."""
@@ -152,6 +156,8 @@ def _tables(session: psycopg.Connection[Any]) -> list[str]:
 def every_secret() -> dict[str, str]:
     """One for each setting that is a secret, and for what has no setting of its own."""
     of_settings = {".".join(path): _secret() for path in secret_settings(Settings)}
+    signing = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+    of_settings["remote.openai_webhook_secret"] = signing
     return {**of_settings, "token": _secret(), "database": _secret()}
 
 

@@ -231,7 +231,7 @@ def test_only_the_dataset_is_prepared_without_a_model(shop: Path) -> None:
         (("--model", "m"), ExitStatus.USAGE, "name a dataset file"),
         (("missing.jsonl", "--model", "m"), ExitStatus.REFUSED, "missing.jsonl: cannot be read"),
         (("rows.jsonl", "--model", "m", "--provider", "openai"), ExitStatus.REFUSED,
-         "set remote.openai_endpoint"),
+         "needs remote.openai_endpoint (OPENAI_BASE_URL)"),
         (("rows.jsonl", "--model", "m", "--provider", "http"), ExitStatus.REFUSED,
          "needs remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
         (("rows.jsonl", "--model", "m", "--provider", "locla"), ExitStatus.REFUSED,

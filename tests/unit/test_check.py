@@ -11,6 +11,7 @@ from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine
 from daemon.settings_sources import load
 
 NOWHERE = "http://127.0.0.1:1/v1"
+TWO_SERVICES = {"remote.finetune_endpoint": NOWHERE, "remote.llm_endpoint": NOWHERE}
 
 
 @pytest.mark.parametrize(
@@ -49,17 +50,29 @@ async def test_a_followed_file_that_may_not_be_read_is_named(
 
 
 @pytest.mark.parametrize(
-    ("told", "grade", "words"),
+    ("provider", "told", "grade", "words"),
     [
-        ({}, Grade.BAD, "remote.openai_endpoint"),
-        ({"remote.openai_endpoint": NOWHERE}, Grade.NOTE, "remote.openai_api_key"),
-        ({"remote.llm_endpoint": NOWHERE}, Grade.NOTE, "remote.llm_api_key"),
+        ("openai", {}, Grade.BAD, "remote.openai_endpoint"),
+        ("openai", {"remote.openai_endpoint": NOWHERE}, Grade.NOTE, "remote.openai_api_key"),
+        ("openai", {"remote.llm_endpoint": NOWHERE}, Grade.NOTE, "remote.llm_api_key"),
+        ("http", {}, Grade.BAD, "remote.finetune_endpoint"),
+        ("http", {"remote.finetune_endpoint": NOWHERE}, Grade.BAD, "remote.llm_endpoint"),
+        ("http", TWO_SERVICES, Grade.NOTE, "remote.finetune_api_key"),
+        ("http", {**TWO_SERVICES, "remote.finetune_api_key": "k"}, Grade.OK, "can be used"),
         (
+            "http",
+            {**TWO_SERVICES, "lines.coding.training": {"epohcs": 2}},
+            Grade.BAD,
+            "line coding: no training setting epohcs",
+        ),
+        (
+            "openai",
             {"remote.openai_endpoint": NOWHERE, "remote.openai_api_key": "k"},
             Grade.OK,
             "can be used",
         ),
         (
+            "openai",
             {"remote.openai_endpoint": NOWHERE, "finetune.training": {"epoch": 2}},
             Grade.BAD,
             "did you mean epochs?",
@@ -67,12 +80,12 @@ async def test_a_followed_file_that_may_not_be_read_is_named(
     ],
 )
 async def test_what_a_remote_provider_lacks_is_told_by_its_setting(
-    tmp_path: Path, told: dict[str, Any], grade: Grade, words: str
+    tmp_path: Path, provider: str, told: dict[str, Any], grade: Grade, words: str
 ) -> None:
     settings = load(
-        None, {"data_dir": tmp_path, "http.port": 0, "finetune.provider": "openai", **told}
+        None, {"data_dir": tmp_path, "http.port": 0, "finetune.provider": provider, **told}
     )
     found = {finding.subject: finding async for finding in examine(settings)}
-    finding = found["provider openai"]
+    finding = found[f"provider {provider}"]
     assert (finding.grade, words in finding.detail) == (grade, True), finding.detail
     assert not [one for one in found if one.startswith("base model of")]
