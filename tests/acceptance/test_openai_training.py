@@ -6,11 +6,13 @@ test says, so that the gate has something to prove.
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon.api.routes.webhooks import PATH
 from daemon.batch_config import read_config
 from daemon.finetuning import Mode, finetune
 from finetune.batch_job import Status
@@ -21,6 +23,8 @@ from tests.services.fake_chat import FakeChat
 from tests.services.fake_openai import FakeOpenAI, Fault, Job, SeededFaults, Service
 from tests.services.learnd import Learnd
 from tests.services.nursery import Nursery
+from tests.webhooks import KEY as KEY_OF_WEBHOOKS
+from tests.webhooks import SECRET, event
 
 LINE = "coding"
 ANSWER = "seven"
@@ -30,6 +34,8 @@ BASE = "small"
 JOBS = "/fine_tuning/jobs"
 SEED = 5
 MOST_TRIES = 20
+WHOLE_LIFE = 10
+"""So many steps take a job to its end."""
 KINDS = tuple(fault for fault in Fault if fault not in (Fault.HELD, Fault.SLOW))
 REMOTE = {
     "openai_api_key": KEY,
@@ -82,7 +88,7 @@ def calm() -> Iterator[FakeOpenAI]:
         yield fake
 
 
-def installed(folder: Path, fake: FakeOpenAI, nursery: Nursery) -> Learnd:
+def installed(folder: Path, fake: FakeOpenAI, nursery: Nursery, **remote: Any) -> Learnd:
     return Learnd(
         folder,
         {
@@ -94,7 +100,7 @@ def installed(folder: Path, fake: FakeOpenAI, nursery: Nursery) -> Learnd:
                 "retry_base_seconds": 0.1,
                 "retry_max_seconds": 0.2,
             },
-            "remote": {"openai_endpoint": fake.url, **REMOTE},
+            "remote": {"openai_endpoint": fake.url, **REMOTE, **remote},
         },
         nursery=nursery,
     )
@@ -115,6 +121,11 @@ def wait_for_decision(daemon: Learnd) -> Any:
 
     [run] = daemon.wait_until("a decided run", decided, poll_seconds=0.1)
     return daemon.get(f"/v1/runs/{run['id']}")
+
+
+def has_been_looked_at(service: Service) -> bool:
+    """Whether somebody asked how the first job is."""
+    return any(("GET", f"/v1{JOBS}/{job.id}") in service.requests for job in service.created[:1])
 
 
 def require_one_job(service: Service, run: Mapping[str, Any]) -> Job:
@@ -170,6 +181,28 @@ def test_a_daemon_killed_before_it_heard_of_its_job_adopts_that_one_and_makes_no
         assert [one["result"] for one in run["attempts"]] == ["succeeded"]
         assert daemon.stop().status == 0
         require_none(faults_of(daemon.data_dir), when="at the end")
+
+
+@pytest.mark.timeout(240)
+def test_a_webhook_ends_the_wait_for_a_job_long_before_the_next_look(
+    calm: FakeOpenAI, tmp_path: Path, nursery: Nursery
+) -> None:
+    told = {"openai_poll_seconds": 86_400, "openai_webhook_secret": SECRET}
+    with installed(tmp_path, calm, nursery, **told) as daemon:
+        daemon.start()
+        send_a_batch(daemon)
+        daemon.wait_until("the first look at the job", lambda: has_been_looked_at(calm.service))
+        [job] = calm.service.created
+        calm.service.stride = WHOLE_LIFE
+        body = event(job=job.id)
+        answer = daemon.post_signed(
+            PATH, body, KEY_OF_WEBHOOKS.sign("d-1", datetime.now(UTC), body)
+        )
+        assert answer.is_success, answer.text
+        run = wait_for_decision(daemon)
+        assert run["summary"]["version"] == "1.0.1", run["summary"]["message"]
+        require_one_job(calm.service, run)
+        assert daemon.stop().status == 0
 
 
 @pytest.mark.timeout(240)
