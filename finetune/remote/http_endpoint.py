@@ -169,6 +169,8 @@ class HttpEndpoint:
             content = await _start_of(response, MOST_ANSWER_BYTES + 1)
         if len(content) > MOST_ANSWER_BYTES:
             raise self._junk(f"with more than {MOST_ANSWER_BYTES:,} bytes")
+        if not content:
+            return None  # as to a cancellation; who needs more misses it there
         try:
             return json.loads(self._without_key(content))
         except (ValueError, RecursionError):

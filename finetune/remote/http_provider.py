@@ -203,8 +203,8 @@ class HttpProvider:
         if note is not None:
             deadline = note.begun_at + timedelta(seconds=note.timeout_seconds)
         try:
-            content, report = await self._end_of(job, deadline, on_progress)
-            return await self._outcome(job, content, report, note)
+            report = await self._end_of(job, deadline, on_progress)
+            return await self._outcome(job, report, note)
         except TimeoutError as error:
             await self._give_up(job)
             raise JobFailedError("timeout", str(error), retryable=True) from None
@@ -218,24 +218,25 @@ class HttpProvider:
         """See learning.ports.FineTuneProvider. Raises ConnectionError when it may go on."""
         try:
             await self._endpoint.ask(self._request("cancel", job), unread)
-        except RefusedError as refused:
-            # It has ended perhaps, which is no reason for a service to be pleased.
-            try:
-                _, report = await self._look(job)
-            except JobFailedError as error:
-                if error.code == "job_lost":
-                    return
+        except (RefusedError, UnclearError) as error:
+            if isinstance(error, UnclearError) and not error.is_junk:
                 raise
-            if not report.state.is_over:
-                raise ConnectionError(f"job {job.job_id} was not cancelled: {refused}") from refused
-        except UnclearError as error:
-            if not error.is_junk:
-                raise  # as for junk: a page instead of an empty answer is an answer
+            # It has ended perhaps, or a gateway's page says nothing of what became of it.
+            if not await self._is_over(job):
+                raise ConnectionError(f"job {job.job_id} was not cancelled: {error}") from error
+
+    async def _is_over(self, job: JobHandle) -> bool:
+        try:
+            return (await self._look(job)).state.is_over
+        except JobFailedError as error:
+            if error.code == "job_lost":
+                return True
+            raise
 
     async def _end_of(
         self, job: JobHandle, deadline: datetime, on_progress: Callable[[JobProgress], None]
-    ) -> tuple[Any, JobReport]:
-        """The answer that tells of a success, and what it says.
+    ) -> JobReport:
+        """What the service says of a job that succeeded.
 
         Raises JobFailedError, and TimeoutError for a job that has not ended at the deadline.
         """
@@ -243,7 +244,7 @@ class HttpProvider:
         while True:
             # First looked at, then timed: it may have ended while nobody was here to look.
             try:
-                content, report = await self._look(job)
+                report = await self._look(job)
             except JobFailedError as error:
                 # A service may need a moment until it finds what it has made.
                 n_lost += 1
@@ -259,7 +260,7 @@ class HttpProvider:
                     furthest = report.step
                     on_progress(JobProgress(report.step, report.total_steps, report.numbers))
                 if report.state is State.SUCCEEDED:
-                    return content, report
+                    return report
                 _require_hope(job, report)
             left_seconds = (deadline - self._clock()).total_seconds()
             if left_seconds <= 0:
@@ -267,25 +268,21 @@ class HttpProvider:
             jitter = 1 + POLL_JITTER * (2 * self._draw() - 1)
             await asyncio.sleep(min(left_seconds, self._mapping.poll_seconds * jitter))
 
-    async def _look(self, job: JobHandle) -> tuple[Any, JobReport]:
-        """How a job is, with the answer that says so. Raises JobFailedError when it is lost."""
-        return await self._ask(
-            job, "status", lambda content: (content, report_in(content, self._mapping))
-        )
+    async def _look(self, job: JobHandle) -> JobReport:
+        """How a job is. Raises JobFailedError when it is lost."""
+        return await self._ask(job, "status", lambda content: report_in(content, self._mapping))
 
     async def _outcome(
-        self, job: JobHandle, content: Any, report: JobReport, note: _Note | None
+        self, job: JobHandle, report: JobReport, note: _Note | None
     ) -> TrainingOutcome:
         """What came of a job that succeeded."""
 
         def read(content: Any) -> tuple[str, int | None]:
             return model_in(content, self._mapping), trained_tokens_in(content, self._mapping)
 
-        if self._mapping.result is not None:
-            model, n_tokens = await self._ask(job, "result", read)
-        else:
-            # A service may say that it is done a moment before it says what was made.
-            model, n_tokens = await self._ask(job, "status", read)
+        # Asked for once more: a service may say that it is done before it says what was made.
+        what = "status" if self._mapping.result is None else "result"
+        model, n_tokens = await self._ask(job, what, read)
         if note is not None and model == note.parent:
             raise JobFailedError(
                 "bad_answer",
