@@ -254,6 +254,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             rules=_runner_rules(settings),
             announce=announcer,
             clock=utc_now,
+            budget=settings.money.budget,
         )
         metrics.show_trainer(host.condition)
         sealer = Sealer(

@@ -32,6 +32,7 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
@@ -151,6 +152,7 @@ BAD_NEWS: Final = (
     RunTakenOver,
     RunLost,
     RunWaits,
+    RunShortOfMoney,
     RolledBack,
 )
 
@@ -213,6 +215,8 @@ def in_words(fact: Fact) -> str:
             )
         case RunWaits():
             return f"{fact.line}: run {fact.run_id} waits: {fact.reason}"
+        case RunShortOfMoney():
+            return f"{fact.line}: run {fact.run_id} waits for money: {fact.reason}"
         case RunCancelAsked():
             return f"{fact.line}: run {fact.run_id} is being cancelled by {_who(fact)}"
         case RunCancelled():

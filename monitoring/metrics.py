@@ -37,6 +37,7 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
@@ -222,6 +223,9 @@ class _Counters:
         self._failed = counter(
             "learnd_run_failures", "Attempts that failed.", "line", "error", "retried"
         )
+        self._short = counter(
+            "learnd_run_money_waits", "Times that a run began to wait for money.", "line"
+        )
         self._cancelled = counter("learnd_run_cancelled", "Runs that a person ended.", "line")
         self._trained = counter("learnd_run_trained", "Runs whose training finished.", "line")
         self._tokens = counter("learnd_run_trained_tokens", "Output tokens learned from.", "line")
@@ -279,6 +283,8 @@ class _Counters:
                 self._cancelled.labels(fact.line).inc()
             case RunWaits() | RunCancelAsked() | LaunchResolved():
                 pass  # what follows from them is counted
+            case RunShortOfMoney():
+                self._short.labels(fact.line).inc()
             case RunTrained():
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
