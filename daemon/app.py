@@ -283,6 +283,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             wanted_held_out=settings.gate.wanted_evidence,
             size_rules=settings.size_rules(),
             clock=utc_now,
+            budget=settings.money.budget,
         )
         preflight = Preflight(host, () if settings.simulation_mode else lines)
         probes = DaemonProbes(
@@ -304,7 +305,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
+            metrics=DaemonMetrics(metrics, views.overview, source, probes, files, views.costs),
             facts=recent,
             trainer=host.condition,
             token=token,

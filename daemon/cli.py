@@ -12,6 +12,7 @@ import typer
 
 from daemon.commands import (
     chat,
+    costs,
     dataset,
     dead_letters,
     events,
@@ -40,6 +41,7 @@ SUBJECTS = (
     the_daemon,
     queue,
     runs,
+    costs,
     nodes,
     versions,
     forgot,

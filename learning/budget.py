@@ -74,16 +74,11 @@ class Period(StrEnum):
     DAY = "day"
     MONTH = "month"
 
-    def start(self, now: datetime) -> datetime | None:
-        """When the one that `now` is in began; None for a run, which has no calendar."""
+    def start(self, now: datetime) -> datetime:
+        """When the day or the month that `now` is in began. A run has no calendar."""
+        assert self is not Period.RUN
         midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        match self:
-            case Period.RUN:
-                return None
-            case Period.DAY:
-                return midnight
-            case Period.MONTH:
-                return midnight.replace(day=1)
+        return midnight if self is Period.DAY else midnight.replace(day=1)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,28 @@ class ChampionLoss:
 
 
 @dataclass(frozen=True)
+class LineCosts:
+    """What a line's trainings with a provider cost, in one currency."""
+
+    line: str
+    provider: str
+    currency: str
+    spent: float
+    """In this month."""
+    reserved: float
+
+
+@dataclass(frozen=True)
+class CapHealth:
+    """What may be spent and reserved in a period, and what of it is left."""
+
+    period: str
+    currency: str
+    cap: float
+    left: float
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is so at this moment; everything that a counter cannot say."""
 
@@ -88,6 +110,10 @@ class Snapshot:
     """Events in a batch, by line."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
+    costs: Sequence[LineCosts] = ()
+    caps: Sequence[CapHealth] = ()
+    short_runs: Mapping[str, int] = field(default_factory=dict)
+    """Runs that wait for money, by line."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -364,6 +390,28 @@ class _Gauges:
             "line",
             "version",
         )
+        self._spent = gauge(
+            "learnd_money_spent",
+            "What trainings of this month (UTC) have cost.",
+            "line",
+            "provider",
+            "currency",
+        )
+        self._reserved = gauge(
+            "learnd_money_reserved",
+            "What those of this month that have not ended may cost.",
+            "line",
+            "provider",
+            "currency",
+        )
+        self._cap = gauge("learnd_money_cap", "What may be spent.", "period", "currency")
+        self._left = gauge(
+            "learnd_money_left",
+            "What is neither spent nor reserved of the cap.",
+            "period",
+            "currency",
+        )
+        self._short = gauge("learnd_money_waiting_runs", "Runs that wait for money.", "line")
         self._success = gauge(
             "learnd_success_ratio", "Outputs that may train, of those that were judged."
         )
@@ -384,6 +432,11 @@ class _Gauges:
             self._held_out,
             self._wanted,
             self._loss,
+            self._spent,
+            self._reserved,
+            self._cap,
+            self._left,
+            self._short,
         )
 
     def set(self, snapshot: Snapshot) -> None:
@@ -413,6 +466,15 @@ class _Gauges:
             self._wanted.labels(line.line).set(line.wanted_held_out)
         for one in snapshot.losses:
             self._loss.labels(one.line, one.version).set(one.loss)
+        for costs in snapshot.costs:
+            labels = (costs.line, costs.provider, costs.currency)
+            self._spent.labels(*labels).set(costs.spent)
+            self._reserved.labels(*labels).set(costs.reserved)
+        for cap in snapshot.caps:
+            self._cap.labels(cap.period, cap.currency).set(cap.cap)
+            self._left.labels(cap.period, cap.currency).set(cap.left)
+        for line_name, n in snapshot.short_runs.items():
+            self._short.labels(line_name).set(n)
         # Without data a rate is not a number, which no alert rule compares with anything.
         self._success.set(_or_nan(snapshot.success_rate))
         self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))

@@ -3,12 +3,14 @@
 One file per noun. Nothing here writes, and no answer's cost grows with the stream.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.views.batch_sizes import BatchSizes
+from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
 from daemon.store.views.lineage import Lineages
@@ -17,6 +19,7 @@ from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
 from learning.batch_sizing import SizeRules
+from learning.budget import Budget
 from learning.clock import Clock
 from learning.lines import ModelLines
 
@@ -33,6 +36,7 @@ class Views:
     lineage: Lineages
     positions: StoredPositions
     batch_sizes: BatchSizes
+    costs: CostBooks
 
     @classmethod
     def of(
@@ -44,6 +48,7 @@ class Views:
         wanted_held_out: int,
         clock: Clock,
         size_rules: SizeRules | None = None,
+        budget: Callable[[], Budget] = Budget,
     ) -> Self:
         """The views of a database."""
         sizes = BatchSizes(database, lines, size_rules or SizeRules())
@@ -56,4 +61,5 @@ class Views:
             lineage=Lineages(database),
             positions=StoredPositions(database),
             batch_sizes=sizes,
+            costs=CostBooks(database, budget, clock),
         )
