@@ -185,6 +185,13 @@ class Quote:
         return f"at most {amount}, for at most {self.most.trained_tokens:,} trained tokens"
 
 
+def counted(told: object) -> int | None:
+    """The trained tokens as a service tells them; None for anything that cannot be a number."""
+    if isinstance(told, bool) or not isinstance(told, int):
+        return None
+    return told if 0 <= told <= MOST_TOKENS else None
+
+
 def settled(
     price: Price, most_tokens: int, duration: timedelta, told_tokens: int | None
 ) -> tuple[Decimal, Basis]:

@@ -14,12 +14,12 @@ from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, upd
 from daemon.store.dialect import take_turns
 from daemon.store.tables import spending
 from learning.budget import (
-    MOST_TOKENS,
     Basis,
     Committed,
     Period,
     Price,
     Quote,
+    counted,
     settled,
     shortage,
 )
@@ -88,7 +88,7 @@ def settle(
     row = tx.execute(select(spending).where(*of_attempt)).first()
     if row is None:
         return
-    tokens = _count(trained_tokens)
+    tokens = counted(trained_tokens)
     actual, basis = Decimal(0), Basis.NO_JOB
     if had_job:
         price = Price.from_json(row.price)
@@ -106,10 +106,3 @@ def _total(tx: Connection, currency: str, which: ColumnElement[bool]) -> Decimal
         select(amount).where(spending.c.currency == currency, which)
     ).scalar()
     return Decimal(0) if found is None else found
-
-
-def _count(told: object) -> int | None:
-    """A number of tokens as a service tells it; None for anything that cannot be one."""
-    if isinstance(told, bool) or not isinstance(told, int):
-        return None
-    return told if 0 <= told <= MOST_TOKENS else None

@@ -281,6 +281,8 @@ def here(
             "base_model": "scripted-base",
             "retry_base_seconds": 0.05,
         },
+        # So that each launch reserves money, which no crash may leak: tests/contract/promises.py.
+        "money": {"prices": {"scripted": {"*": {"per_job": 1}}}, "cap_per_month": 100_000},
         # So that each batch has rejected outputs too, unless their prompts are held out.
         "lines": {LINE: {"learn_from_rejected": True, "training": {"objective": "dpo"}}},
     }
