@@ -159,8 +159,6 @@ class Runner:
         """Runs of lines that are not configured here."""
         self._tokens: dict[str, int] = {}
         """Of due runs that have a price: in one pass over their dataset, at most."""
-        self._still_short: set[str] = set()
-        """Runs that waited for money when they were looked at, and go on waiting."""
         self._places = asyncio.Semaphore(rules.max_active)
 
     def wake(self) -> None:
@@ -173,12 +171,15 @@ class Runner:
         async with asyncio.TaskGroup() as tasks:
             working: dict[str, asyncio.Task[None]] = {}
 
-            def start(run_id: str) -> None:
+            def start(run_id: str, *, is_short: bool = False) -> None:
                 if run_id not in working and run_id not in self._called_off:
                     task = tasks.create_task(self._work(run_id), name=run_id)
                     working[run_id] = task
                     task.add_done_callback(lambda _: working.pop(run_id))
-                    task.add_done_callback(lambda _: self._stir(run_id))
+                    # A run that waits for money has mostly been looked at in vain: another
+                    # look at once would find as little, and yet another one after it.
+                    if not is_short:
+                        task.add_done_callback(lambda _: self._wake.set())
 
             def call_off(run_id: str) -> None:
                 if run_id not in self._called_off:
@@ -197,25 +198,20 @@ class Runner:
                     if run_id not in self._homeless:
                         start(run_id)
                 due = await self._ask(lambda: self._store.due(self._clock()))
-                self._forget_all_but({record.run_id for record in due})
+                self._forget_tokens({record.run_id for record in due})
                 for record in due:
-                    start(record.run_id)
+                    if not (record.short_of_money and record.run_id in self._homeless):
+                        start(record.run_id, is_short=record.short_of_money)
                 # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the
                 # wake-up, and the daemon would not stop.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(DUE_SECONDS):
                         await self._wake.wait()
 
-    def _forget_all_but(self, due: Collection[str]) -> None:
-        """What is known of runs that may begin is of no use once they may not."""
-        self._still_short.intersection_update(due)
+    def _forget_tokens(self, due: Collection[str]) -> None:
+        """Keep what was counted for runs that may begin, and for no others."""
         for run_id in self._tokens.keys() - due:
             del self._tokens[run_id]
-
-    def _stir(self, run_id: str) -> None:
-        """Look again, because the work on a run ended; not for one that only waits on."""
-        if run_id not in self._still_short:
-            self._wake.set()
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -396,20 +392,9 @@ class Runner:
                 await self._wait(record, reason)
             return False
         workbench = self._workbench(line)
-        try:
-            quote = await self._quote(record, line)
-        except PriceMissingError as missing:
-            return await self._wait_for_money(record, str(missing))
-        except (DatasetError, OSError):
-            # Only a run that has begun can fail.
-            await self._store.begin(record.run_id, line, self._clock(), bound=workbench.needs_node)
-            raise
-        begun = await self._store.begin(
-            record.run_id, line, self._clock(), bound=workbench.needs_node, quote=quote
-        )
-        if begun.short_of_money:
-            return self._tell_of_shortage(record, begun.message or "")
-        self._still_short.discard(record.run_id)
+        begun = await self._intend(record, line, bound=workbench.needs_node)
+        if begun is None:
+            return False
         record = begun
         spec = await self._specify(record, line)
         # Writing the files may have taken longer than the lease.
@@ -427,6 +412,30 @@ class Runner:
         finally:
             self._launching.discard(record.run_id)
         return True
+
+    async def _intend(self, record: RunRecord, line: ModelLine, *, bound: bool) -> RunRecord | None:
+        """Store the intent of another attempt with what it may cost; None: there is no money.
+
+        One that waits for money is announced when it begins to.
+        """
+        now = self._clock()
+        try:
+            quote = await self._quote(record, line)
+        except PriceMissingError as missing:
+            reason = str(missing)
+            await self._store.wait_for(record.run_id, reason, now, for_money=True)
+        except (DatasetError, OSError):
+            # Only a run that has begun can fail.
+            await self._store.begin(record.run_id, line, now, bound=bound)
+            raise
+        else:
+            begun = await self._store.begin(record.run_id, line, now, bound=bound, quote=quote)
+            if not begun.short_of_money:
+                return begun
+            reason = begun.message or ""
+        if not record.short_of_money:
+            self._announce(RunShortOfMoney(record.line, record.run_id, reason))
+        return None
 
     async def _quote(self, record: RunRecord, line: ModelLine) -> Quote | None:
         """What another attempt may cost; None where that is nothing to keep account of.
@@ -449,19 +458,6 @@ class Runner:
             training=line.training,
             longest=self._rules.timeout,
         )
-
-    async def _wait_for_money(self, record: RunRecord, reason: str) -> bool:
-        if not record.short_of_money:
-            await self._store.wait_for(record.run_id, reason, self._clock(), for_money=True)
-        return self._tell_of_shortage(record, reason)
-
-    def _tell_of_shortage(self, record: RunRecord, reason: str) -> bool:
-        """Announce that a run waits for money, unless it did before. False: nothing more to do."""
-        if record.short_of_money:
-            self._still_short.add(record.run_id)
-        else:
-            self._announce(RunShortOfMoney(record.line, record.run_id, reason))
-        return False
 
     async def _disown(self, job: JobHandle, provider: FineTuneProvider) -> None:
         """Cancel a job that was made after its run had gone on without it.

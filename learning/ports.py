@@ -570,7 +570,7 @@ class RunStore(Protocol):
         """planned or launching -> waiting, with what it waits for in words.
 
         One that waits since its launch was left unresolved; only a person may plan it again.
-        One that waits `for_money` is due as before.
+        One that waits `for_money` is due as before, and may be told another reason.
         """
         ...
 

@@ -208,14 +208,15 @@ class Runs:
         self, run_id: str, reason: str, now: datetime, *, for_money: bool = False
     ) -> None:
         """See learning.ports.RunStore."""
-        await self._step(
-            run_id,
-            RunState.WAITING,
-            reason,
-            now,
-            message=reason,
-            short_of_money=for_money or None,
-        )
+
+        def transaction(tx: Connection) -> None:
+            row = locked_run(tx, run_id)
+            if for_money:
+                _wait_for_money(tx, row, reason, now)
+            else:
+                move_run(tx, row, RunState.WAITING, reason, now, message=reason)
+
+        await self._write(run_id, transaction)
 
     async def resume_waiting(self, now: datetime) -> int:
         """waiting -> planned, at start-up: what the runs wait for may be there now.
@@ -486,14 +487,6 @@ class Runs:
             return Decision(None)
 
         return await self._write(run_id, transaction)
-
-    async def _step(
-        self, run_id: str, state: RunState, reason: str, now: datetime, **values: Any
-    ) -> None:
-        await self._write(
-            run_id,
-            lambda tx: move_run(tx, locked_run(tx, run_id), state, reason, now, **values),
-        )
 
     async def _write(self, run_id: str, transaction: Callable[[Connection], T]) -> T:
         """Run a transaction about a run. Raises LeaseLostError when it is another daemon's."""

@@ -221,7 +221,7 @@ SCENES: Mapping[str, Scene] = {
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
     "Runs.fail": Scene(environment=playing("fail,improve")),
     "Runs.report": Scene(environment=playing("improve", steps=3, step_seconds=0.7)),
-    "Runs._step": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
+    "Runs.wait_for": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
 }
 """By how the names of their moments begin; every other daemon only needs events."""
 ONCE = "Registry.settle_artifacts"
