@@ -272,7 +272,7 @@ def epochs_of(training: Mapping[str, Any]) -> int | None:
     for name in _EPOCHS:
         try:
             return max(1, int(training[name]))
-        except (KeyError, TypeError, ValueError):  # not said, or "auto"
+        except (KeyError, TypeError, ValueError, OverflowError):  # not said, or "auto"
             continue
     return None
 

@@ -5,6 +5,7 @@ exactly as long as its attempt may go on.
 """
 
 import asyncio
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -28,7 +29,7 @@ from learning.facts import (
     RunWaits,
 )
 from learning.lines import ModelLine
-from learning.ports import JobHandle, Recovery, RunSpec
+from learning.ports import JobHandle, Recovery, RunRecord, RunSpec
 from tests.builders import output
 from tests.contract.driver import Driver
 from tests.contract.floor import Floor
@@ -337,15 +338,23 @@ async def test_the_estimate_is_every_byte_of_the_dataset_in_each_epoch(floor: Fl
     assert await spent(floor.drive) == [(1, Decimal(3 * n_bytes), Decimal(11), "reported")]
 
 
-async def test_over_the_cap_a_run_waits_says_so_once_and_launches_nothing(floor: Floor) -> None:
+async def test_over_the_cap_a_run_waits_says_so_once_and_launches_nothing(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     floor.budget = budget(EUR_5, day=4)
     run_id = await floor.sealed()
+    really_begin = floor.drive.store.runs.begin
+    looks, looked_twice = itertools.count(1), asyncio.Event()
 
-    async with floor.at_work() as runner:
-        await floor.until(RunShortOfMoney)
-        for _ in range(3):
-            runner.wake()
-            await asyncio.sleep(0)
+    async def begin(*told: Any, **more: Any) -> RunRecord:
+        record = await really_begin(*told, **more)
+        if next(looks) == 2:
+            looked_twice.set()
+        return record
+
+    monkeypatch.setattr(floor.drive.store.runs, "begin", begin)
+    async with floor.at_work():
+        await looked_twice.wait()
 
     (told,) = floor.facts_of(RunShortOfMoney)
     assert (told.run_id, told.reason) == (run_id, (await run_row(floor.drive, run_id)).message)

@@ -116,6 +116,7 @@ def test_hours_need_nobody_to_count_them() -> None:
         ({"n_epochs": "4"}, 4),
         ({"epochs": "auto"}, None),
         ({"epochs": 0}, 1),
+        ({"epochs": float("inf")}, None),
         ({}, None),
     ],
 )

@@ -95,7 +95,6 @@ class ShortRun:
     run_id: str
     line: str
     reason: str
-    since: datetime
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def _waiting(tx: Connection) -> Sequence[ShortRun]:
         .where(is_one_of(runs.c.state, *UNFINISHED_RUN_STATES), runs.c.short_of_money)
         .order_by(runs.c.planned_at, runs.c.id)
     )
-    return [ShortRun(row.id, row.line, row.message, row.updated_at) for row in rows]
+    return [ShortRun(row.id, row.line, row.message) for row in rows]
 
 
 def _accounts(tx: Connection, by: CostsBy, limit: int, now: datetime) -> Sequence[Account]:
