@@ -204,6 +204,43 @@ def _versions(settings: Settings) -> Sequence[Finding]:
     return [Finding(subject, Grade.BAD if found.faults else grade, str(found))]
 
 
+def with_stored(settings: Settings) -> tuple[Settings, Finding | None]:
+    """The settings with what the database says over them, and how these fit together.
+
+    As they are, without a finding, where nothing is stored or the database cannot be asked.
+    """
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from daemon.live_settings import LiveSettings
+    from daemon.store.database import address_of
+    from daemon.store.setting_changes import stored_settings
+
+    try:
+        address = address_of(settings.database_url)
+        if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
+            return settings, None
+        engine = _reading(settings.database_url)
+        try:
+            with engine.connect() as connection:
+                if not inspect(connection).has_table("setting_changes"):
+                    return settings, None
+                stored = stored_settings(connection)
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ValueError):
+        return settings, None  # the finding about the database says so
+    if not stored.values:
+        return settings, None
+    subject = "stored settings"
+    try:
+        live = LiveSettings(settings, stored)
+    except LearningError as error:
+        return settings, Finding(subject, Grade.BAD, "; ".join(str(error).splitlines()))
+    said = f"{len(stored.values)} hold over the file and the environment, revision"
+    return live.now, Finding(subject, Grade.OK, f"{said} {stored.revision}")
+
+
 def _reading(url: str) -> "Engine":
     """An engine that changes nothing: a SQLite file that is not there is not made."""
     from sqlalchemy import NullPool, create_engine

@@ -23,6 +23,7 @@ from daemon.commands import (
     queue,
     runs,
     send,
+    settings,
     the_daemon,
     versions,
 )
@@ -38,6 +39,7 @@ EPILOG = (
 # In the order of `learnd --help`.
 SUBJECTS = (
     the_daemon,
+    settings,
     queue,
     runs,
     nodes,

@@ -51,7 +51,8 @@ class DaemonProbes:
     answers and takes writes. A daemon with too many waiting events is ready: only outputs
     have to wait, and who took it out of rotation could not reach what helps. `source` is
     None where no Kafka is configured. `training` says why lines cannot be trained on this
-    machine, if that is known: a warning, which makes nothing red.
+    machine, if that is known, and `settings` why stored ones do not hold here: warnings, which
+    make nothing red.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class DaemonProbes:
         clock: Clock,
         *,
         training: Callable[[], str] = lambda: "",
+        settings: Callable[[], str] = lambda: "",
     ) -> None:
         self._overviews = overviews
         self._source = source
         self._pressure = pressure
         self._clock = clock
         self._training = training
+        self._settings = settings
         self._loops: Sequence[asyncio.Task[Any]] = ()
         self._draining = False
 
@@ -118,7 +121,9 @@ class DaemonProbes:
         room = Check("room for events", ok=full is None, detail=full or "")
         orphans = [_orphans(overview)] if overview is not None else []
         training = Check("training", ok=True, detail=self._training())
-        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *orphans, training]
+        settings = Check("settings", ok=True, detail=self._settings())
+        advice = [*orphans, training, settings]
+        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *advice]
         return assess(measured, checks, self._clock())
 
     def _stuck_partitions(self) -> Sequence[Check]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -112,6 +112,9 @@ def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Those that can be changed while learnd runs. Never an address, a folder or a secret."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -260,6 +263,16 @@ class IntakeSettings(_Section):
 class PolicySettings(_Section):
     """The bars that an output has to clear (LP1, LP2)."""
 
+    changeable = frozenset(
+        {
+            "min_confidence",
+            "enable_auto_approval",
+            "feedback_threshold",
+            "hold_days",
+            "learn_from_rejected",
+        }
+    )
+
     min_confidence: Share = 0.7
     enable_auto_approval: bool = False
     feedback_threshold: Share = 0.7
@@ -274,6 +287,18 @@ class PolicySettings(_Section):
 
 class QueueSettings(_Section):
     """When a queue becomes a batch. Sizes are in events."""
+
+    changeable = frozenset(
+        {
+            "batch_size",
+            "max_queue_size",
+            "max_wait_seconds",
+            "adaptive",
+            "min_batch_size",
+            "max_batch_size",
+            "max_size_changes_a_day",
+        }
+    )
 
     batch_size: int = Field(20, ge=1, le=100_000)
     max_queue_size: int = Field(100, ge=1, le=1_000_000)
@@ -325,6 +350,19 @@ class QueueSettings(_Section):
 class SplitSettings(_Section):
     """Who is held out, and what is repeated against forgetting; see learning.sampling."""
 
+    changeable = frozenset(
+        {
+            "held_out_share",
+            "starting_share",
+            "wanted_held_out",
+            "replay_share",
+            "replay_strategy",
+            "cross_task_share",
+            "cross_task_learning",
+            "rejected_share",
+        }
+    )
+
     held_out_share: PartialShare = 0.2
     starting_share: PartialShare = 0.5
     wanted_held_out: int = Field(32, ge=0, le=1_000_000)
@@ -342,6 +380,19 @@ class SplitSettings(_Section):
 
 class GateSettings(_Section):
     """What a candidate has to prove; see learning.gate."""
+
+    changeable = frozenset(
+        {
+            "min_evidence",
+            "wanted_evidence",
+            "margin",
+            "regression_margin",
+            "negligible_loss",
+            "significance",
+            "recent_evidence",
+            "older_evidence",
+        }
+    )
 
     min_evidence: int = Field(8, ge=2, le=1_000_000)
     wanted_evidence: int = Field(32, ge=2, le=1_000_000)
@@ -373,6 +424,17 @@ class GateSettings(_Section):
 class FineTuneSettings(_Section):
     """How a run is made, unless its model line says otherwise."""
 
+    changeable = frozenset(
+        {
+            "base_model",
+            "training",
+            "max_attempts",
+            "retry_base_seconds",
+            "retry_max_seconds",
+            "timeout_seconds",
+        }
+    )
+
     provider: Name = "local"
     base_model: Text | None = None
     """A directory or a hub name. Without one nothing can be trained."""
@@ -402,6 +464,19 @@ class FineTuneSettings(_Section):
 
 class LineSettings(_Section):
     """One model line; what is missing is taken from the finetune section."""
+
+    changeable = frozenset(
+        {
+            "base_model",
+            "training",
+            "system_prompts",
+            "replay_share",
+            "replay_strategy",
+            "cross_task_share",
+            "rejected_share",
+            "learn_from_rejected",
+        }
+    )
 
     task_types: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = ()
     """The task types it learns from; by default the one of its own name."""
@@ -465,6 +540,8 @@ class Setting:
     key: str
     value: str
     source: str
+    changeable: bool
+    """Whether it can be changed while learnd runs; see daemon/changeable.py."""
 
 
 def _default_database(known: dict[str, Any]) -> str:
@@ -657,7 +734,12 @@ class Settings(BaseSettings):
         Of a model line only what was set: the rest comes from the finetune section.
         """
         return [
-            Setting(".".join(path), _shown(path, value), self._sources.get(path, "default"))
+            Setting(
+                ".".join(path),
+                _shown(path, value),
+                self._sources.get(path, "default"),
+                is_changeable(path),
+            )
             for path, value in leaves(self.model_dump())
             if path[0] != "lines" or path in self._sources
         ]
@@ -666,6 +748,11 @@ class Settings(BaseSettings):
         """The same settings, knowing where each was set; for whoever read them."""
         self._sources.update(sources)
         return self
+
+    @property
+    def sources(self) -> Mapping[KeyPath, str]:
+        """Where each setting was set; what is missing has its default."""
+        return self._sources
 
 
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
@@ -712,6 +799,23 @@ def _fault(path: KeyPath, message: str) -> PydanticCustomError:
 
 
 # --- keys and words -------------------------------------------------------------------
+
+
+def is_changeable(path: KeyPath) -> bool:
+    """Whether what stands in a place can be changed while learnd runs."""
+    if path[0] == "lines":
+        return len(path) > 2 and path[2] in LineSettings.changeable
+    section = section_of(path[0])
+    return section is not None and len(path) > 1 and path[1] in section.changeable
+
+
+def section_of(name: str) -> type[_Section] | None:
+    """The section of that name; None for a setting that stands alone, and for the lines."""
+    field = Settings.model_fields.get(name)
+    annotation = field.annotation if field is not None else None
+    if isinstance(annotation, type) and issubclass(annotation, _Section):
+        return annotation
+    return None
 
 
 def leaves(tree: Mapping[str, Any], before: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

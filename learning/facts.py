@@ -4,7 +4,7 @@ Logs, metrics, alerts and the lifecycle topic derive from these. A fact may be l
 crash; history may not, and is therefore written inside the transaction.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from learning.lifecycle import EventState, FeedbackState
@@ -216,6 +216,18 @@ class BatchSizeChanged:
     actor: str
 
 
+@dataclass(frozen=True)
+class SettingsChanged:
+    """Settings were changed while learnd runs, and hold from now on."""
+
+    revision: int
+    keys: Sequence[str]
+    actor: str
+    reason: str
+    undoes: int | None
+    """The revision that was taken back."""
+
+
 Fact = (
     EventsStored
     | EventsRefused
@@ -236,6 +248,7 @@ Fact = (
     | Promoted
     | RolledBack
     | BatchSizeChanged
+    | SettingsChanged
 )
 
 Announce = Callable[[Fact], None]

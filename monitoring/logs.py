@@ -35,6 +35,7 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
 )
 
@@ -243,6 +244,12 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
                 f" ({fact.cause}): {fact.reason}"
+            )
+        case SettingsChanged():
+            what = f"revision {fact.undoes} undone" if fact.undoes is not None else "changed"
+            return (
+                f"settings {what} by {fact.actor}: {', '.join(fact.keys)} (revision"
+                f" {fact.revision}){f': {fact.reason}' if fact.reason else ''}"
             )
 
 

@@ -40,6 +40,7 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
 )
 from learning.ports import TrainerCondition, TrainerState
@@ -246,6 +247,9 @@ class _Counters:
         self._resized = counter(
             "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
         )
+        self._changed = counter(
+            "learnd_settings_changes", "Changes of settings that this daemon was asked for."
+        )
 
     def count(self, fact: Fact) -> None:
         match fact:
@@ -295,6 +299,8 @@ class _Counters:
                 self._rollbacks.labels(fact.line).inc()
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
+            case SettingsChanged():
+                self._changed.inc()
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine
+from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine, with_stored
 from daemon.settings_sources import load
+from daemon.store import Store
+from daemon.store.setting_changes import SettingChanges
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,35 @@ async def test_a_disk_that_fills_is_told(
     found = {finding.subject: finding async for finding in examine(settings)}
     assert found["artifacts directory"].grade is grade
     assert found["data directory"].grade is grade
+
+
+async def test_settings_of_the_database_are_shown_with_those_of_the_file(tmp_path: Path) -> None:
+    data = {"data_dir": tmp_path}
+    settings = load(None, data)
+    assert with_stored(settings) == (settings, None)
+    database = await Store.open_database(settings.database_url)
+    assert with_stored(settings) == (settings, None)
+    await SettingChanges(database).change(
+        0,
+        {("queue", "batch_size"): 60},
+        reason="a large model",
+        actor="ada",
+        now=datetime(2026, 11, 21, tzinfo=UTC),
+    )
+    await database.close()
+
+    holding, finding = with_stored(settings)
+    assert holding.queue.batch_size == 60
+    assert finding is not None
+    assert finding.grade is Grade.OK
+
+    narrower = load(None, {**data, "queue.max_queue_size": 50})
+    holding, finding = with_stored(narrower)
+    assert holding is narrower
+    assert finding is not None
+    assert finding.grade is Grade.BAD
+    assert "max_queue_size 50 is smaller than batch_size 60" in finding.detail
+    assert "learnd settings unset" in finding.detail
 
 
 async def test_a_followed_file_that_may_not_be_read_is_named(

@@ -26,6 +26,7 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
 )
 from learning.lifecycle import EventState
@@ -58,6 +59,14 @@ FACTS: list[tuple[Fact, str]] = [
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+    (
+        SettingsChanged(3, ["gate.margin"], "ada", "noise", None),
+        "settings changed by ada: gate.margin (revision 3): noise",
+    ),
+    (
+        SettingsChanged(4, ["gate.margin"], "ada", "", 3),
+        "settings revision 3 undone by ada: gate.margin (revision 4)",
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 One file per noun. Nothing here writes, and no answer's cost grows with the stream.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -41,19 +42,18 @@ class Views:
         *,
         lines: ModelLines,
         artifacts_dir: Path,
-        wanted_held_out: int,
+        wanted_held_out: Callable[[], int],
         clock: Clock,
-        size_rules: SizeRules | None = None,
+        size_rules: Callable[[], SizeRules] = SizeRules,
     ) -> Self:
         """The views of a database."""
-        sizes = BatchSizes(database, lines, size_rules or SizeRules())
         return cls(
-            overview=Overviews(database, lines, wanted_held_out, clock, sizes.rules),
+            overview=Overviews(database, lines, wanted_held_out, clock, size_rules),
             events=Events(database),
             dead_letters=DeadLetters(database),
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
             positions=StoredPositions(database),
-            batch_sizes=sizes,
+            batch_sizes=BatchSizes(database, lines, size_rules),
         )
