@@ -50,6 +50,7 @@ from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
+from daemon.shutdowns import ShutdownWatch
 from daemon.store import Store
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
@@ -110,6 +111,7 @@ class Daemon:
     sealer: Sealer
     runner: Runner
     follower: SettingsFollower
+    shutdowns: ShutdownWatch
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
@@ -133,6 +135,7 @@ class Daemon:
                     name="expiry",
                 ),
                 tasks.create_task(self.follower.run(), name="settings"),
+                tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
                 tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
@@ -290,9 +293,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
-        follower = SettingsFollower(
-            live, store, announcer, utc_now, (sealer.size_anew, runner.wake, preflight.wake)
-        )
+        shutdowns = ShutdownWatch(live, views.models, announcer, utc_now)
+        settled = (sealer.size_anew, runner.wake, preflight.wake, shutdowns.wake)
+        follower = SettingsFollower(live, store, announcer, utc_now, settled)
         probes = DaemonProbes(
             views.overview,
             source,
@@ -300,6 +303,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             utc_now,
             training=lambda: preflight.warning,
             settings=lambda: live.fault,
+            shutdowns=shutdowns.look,
         )
         files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
@@ -318,7 +322,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
+            metrics=DaemonMetrics(metrics, views.overview, source, probes, files, shutdowns.look),
             facts=recent,
             trainer=host.condition,
             token=token,
@@ -337,6 +341,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             sealer,
             runner,
             follower,
+            shutdowns,
             server,
             probes,
             loop_lag,

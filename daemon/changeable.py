@@ -5,6 +5,7 @@ Says where such a one is set instead. Decides nothing about values.
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import get_args, get_origin
 
@@ -19,8 +20,13 @@ from daemon.settings import (
     leaves,
     section_of,
 )
-from daemon.settings_sources import SECRET_WORDS, unknown_setting
+from daemon.settings_sources import unknown_setting
 from learning.errors import ConflictError, NotFoundError
+
+SECRET_WORDS = frozenset(
+    {"auth", "apikey", "credential", "credentials", "key", "password", "secret", "token"}
+)
+"""What a provider calls a setting with one of these words in its name may be a secret."""
 
 
 class UnknownSettingError(NotFoundError):
@@ -55,7 +61,7 @@ def changeable_path(key: str, settings: Settings) -> KeyPath:
         raise UnknownSettingError(key, _meant(key, settings))
     if not is_changeable(path):
         raise _fixed(key, path, settings)
-    if any(word in path[-1].lower() for word in SECRET_WORDS):
+    if path[-2] == "training" and SECRET_WORDS & set(re.split(r"[^a-z]+", path[-1].lower())):
         raise _secret(key, path, settings)
     if path[0] == "lines" and settings.model_lines().get(path[1]) is None:
         raise UnknownSettingError(key, f"there is no model line {path[1]!r}; lines are configured")

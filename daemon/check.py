@@ -11,6 +11,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     for kind, paths in (("outputs", files.outputs), ("feedback", files.feedback)):
         for watched in paths:
             yield await asyncio.to_thread(_followed, kind, watched)
-    for finding in _base_models(settings):
+    for finding in (*_base_models(settings), *_shutdowns(settings)):
         yield finding
     lines = list(settings.model_lines())
     usable = set()
@@ -346,6 +347,17 @@ def _base_models(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 of, Grade.NOTE, f"{base_model} is a hub name: it is fetched with the first run"
             )
+
+
+def _shutdowns(settings: Settings) -> Iterator[Finding]:
+    """Base models whose end is configured; of champions the running daemon knows."""
+    from daemon.shutdowns import shutdowns
+
+    lines = settings.model_lines()
+    in_use = {line.name: [line.base_model] for line in lines if line.base_model is not None}
+    for one in shutdowns(in_use, settings.remote.shutdown_dates, datetime.now(UTC)):
+        grade = Grade.BAD if one.days_left <= 0 else Grade.NOTE if one.is_soon else Grade.OK
+        yield Finding("models", grade, str(one))
 
 
 def _is_no_model(base_model: str | None) -> bool:

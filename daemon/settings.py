@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -88,6 +88,13 @@ def _listed(value: object) -> object:
     return value
 
 
+def _day(value: object) -> object:
+    """A number is a date nowhere but in a library."""
+    if isinstance(value, str) or type(value) is date:
+        return value
+    raise PydanticCustomError("day", "a date is needed here, such as 2027-01-14")
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 PartialShare = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0, allow_inf_nan=False)]
@@ -101,6 +108,7 @@ Topic = Annotated[
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Day = Annotated[date, BeforeValidator(_day)]
 
 
 def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
@@ -498,6 +506,8 @@ class LineSettings(_Section):
 class RemoteSettings(_Section):
     """Services elsewhere, for providers that use them."""
 
+    changeable = frozenset({"shutdown_dates"})
+
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: SecretStr | None = None
@@ -506,6 +516,8 @@ class RemoteSettings(_Section):
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
     openai_api_key: SecretStr | None = None
     openai_webhook_secret: SecretStr | None = None
+    shutdown_dates: dict[Text, Day] = Field(default_factory=dict)
+    """By model, the day from which its service offers it no longer; in UTC."""
 
     def training_service(self) -> ServiceAccess | None:
         """Where the provider `openai` trains; where models answer, unless told otherwise."""

@@ -47,10 +47,6 @@ PLAIN_NAMES: Mapping[str, KeyPath] = {
 """Environment names without the prefix (OP4), and the setting that each of them is."""
 
 
-SECRET_WORDS = ("password", "key", "secret", "token", "credential")
-"""A setting whose name has one of them may be a secret."""
-
-
 class SettingsError(LearningError):
     """The settings cannot be used. `problems` are lines for a person, one for each fault."""
 
@@ -306,7 +302,7 @@ def _keys_beside(path: KeyPath) -> Sequence[str]:
 
 def _may_be_secret(path: KeyPath) -> bool:
     """Whether a value must not be repeated in a message."""
-    return any(word in path[-1] for word in (*SECRET_WORDS, "url", "endpoint"))
+    return any(word in path[-1] for word in ("password", "key", "secret", "url", "endpoint"))
 
 
 def _all_paths() -> list[KeyPath]:

@@ -6,6 +6,7 @@ crash; history may not, and is therefore written inside the transaction.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from learning.lifecycle import EventState, FeedbackState
 
@@ -228,6 +229,18 @@ class SettingsChanged:
     """The revision that was taken back."""
 
 
+@dataclass(frozen=True)
+class ModelShutsDown:
+    """A service will soon offer a model no longer that a line uses, or does not any more."""
+
+    line: str
+    model: str
+    on: date
+    """The first day without it."""
+    days_left: int
+    """Until then; negative when it is past."""
+
+
 Fact = (
     EventsStored
     | EventsRefused
@@ -249,6 +262,7 @@ Fact = (
     | RolledBack
     | BatchSizeChanged
     | SettingsChanged
+    | ModelShutsDown
 )
 
 Announce = Callable[[Fact], None]

@@ -29,6 +29,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -88,6 +89,8 @@ class Snapshot:
     """Events in a batch, by line."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
+    shutdown_days: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Days left of the models whose end is known, by model and the line that uses it."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -283,6 +286,8 @@ class _Counters:
                 self._cancelled.labels(fact.line).inc()
             case RunWaits() | RunCancelAsked() | LaunchResolved():
                 pass  # what follows from them is counted
+            case ModelShutsDown():
+                pass  # a gauge has the days
             case RunTrained():
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
@@ -364,6 +369,12 @@ class _Gauges:
             "line",
             "version",
         )
+        self._shutdown = gauge(
+            "learnd_model_shutdown_days",
+            "Days until a model in use is shut down; below 0 when it is.",
+            "model",
+            "line",
+        )
         self._success = gauge(
             "learnd_success_ratio", "Outputs that may train, of those that were judged."
         )
@@ -384,6 +395,7 @@ class _Gauges:
             self._held_out,
             self._wanted,
             self._loss,
+            self._shutdown,
         )
 
     def set(self, snapshot: Snapshot) -> None:
@@ -413,6 +425,8 @@ class _Gauges:
             self._wanted.labels(line.line).set(line.wanted_held_out)
         for one in snapshot.losses:
             self._loss.labels(one.line, one.version).set(one.loss)
+        for (model, line_name), days in snapshot.shutdown_days.items():
+            self._shutdown.labels(model, line_name).set(days)
         # Without data a rate is not a number, which no alert rule compares with anything.
         self._success.set(_or_nan(snapshot.success_rate))
         self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))

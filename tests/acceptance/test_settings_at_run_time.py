@@ -114,11 +114,17 @@ def test_the_next_event_the_next_decision_and_the_next_batch_follow_a_change(
     sender.many(20)
     assert sender.decided(3)["version"] == "2.0.0-rc.1"
 
+    # The end of a model in use is told: as a metric, a warning and in the log.
+    change(daemon, values={"remote.shutdown_dates.second-base": "2026-01-14"})
+    assert daemon.metric("learnd_model_shutdown_days") < 0
+    assert "second-base is shut down since 2026-01-14" in daemon.command("status")
+    daemon.wait_until("a warning", lambda: daemon.told(kind="ModelShutsDown", level="warning"))
+
     # What waits is more than a batch is to be from now on: it is sealed.
     sender.many(5)
     change(daemon, values={"queue.batch_size": 4})
     sender.decided(4)
-    assert daemon.metric("learnd_settings_changes_total") == 4
+    assert daemon.metric("learnd_settings_changes_total") == 5
 
 
 def test_changes_survive_a_kill_are_listed_and_are_shown_with_their_source(

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine, with_stored
+from daemon.settings import Settings
 from daemon.settings_sources import load
 from daemon.store import Store
 from daemon.store.setting_changes import SettingChanges
@@ -59,6 +60,21 @@ async def test_settings_of_the_database_are_shown_with_those_of_the_file(tmp_pat
     assert finding.grade is Grade.BAD
     assert "max_queue_size 50 is smaller than batch_size 60" in finding.detail
     assert "learnd settings unset" in finding.detail
+
+
+async def test_a_base_model_that_ends_is_told(tmp_path: Path) -> None:
+    dates = {"near": datetime.now(UTC).date() + timedelta(days=5), "gone": date(2026, 1, 14)}
+    settings = Settings(
+        data_dir=tmp_path,
+        http={"port": 0},
+        remote={"shutdown_dates": dates},
+        finetune={"provider": "scripted", "base_model": "near"},
+        lines={"coding": {"base_model": "gone"}},
+    )
+    found = [one async for one in examine(settings) if one.subject == "models"]
+    assert found[0].grade is Grade.BAD
+    assert found[0].detail == "coding: the model gone is shut down since 2026-01-14"
+    assert {one.grade for one in found[1:]} == {Grade.NOTE}
 
 
 async def test_a_followed_file_that_may_not_be_read_is_named(

@@ -44,6 +44,7 @@ def seen_by_the_parts(live: LiveSettings) -> Mapping[str, Any]:
         "operations": live.max_queue_size(),
         "overview": live.wanted_evidence(),
         "evaluator": dict(live.training()),
+        "shutdowns": live.now.remote.shutdown_dates,
         "everybody who holds the lines": line,
     }
 
@@ -84,6 +85,7 @@ CHANGES: list[Mapping[KeyPath, Any]] = [
     {("finetune", "retry_base_seconds"): 1},
     {("finetune", "retry_max_seconds"): 100},
     {("finetune", "timeout_seconds"): 100},
+    {("remote", "shutdown_dates", "gpt-4.1"): "2027-01-14"},
     {("lines", LINE, "base_model"): "other"},
     {("lines", LINE, "training", "plan"): "worse"},
     {("lines", LINE, "system_prompts", LINE): "You write tests."},

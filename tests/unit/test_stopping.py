@@ -85,6 +85,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         idle,
         idle,
         idle,
+        idle,
         LoopLag(time.monotonic),
         Pressure(time.monotonic),
         idle,
