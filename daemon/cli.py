@@ -24,6 +24,7 @@ from daemon.commands import (
     queue,
     runs,
     send,
+    settings,
     the_daemon,
     versions,
 )
@@ -39,6 +40,7 @@ EPILOG = (
 # In the order of `learnd --help`.
 SUBJECTS = (
     the_daemon,
+    settings,
     queue,
     runs,
     costs,

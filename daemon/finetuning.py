@@ -120,7 +120,11 @@ async def _workbench(
         limits=TrainerLimits(no_progress=NO_PROGRESS),
     ) as host:
         workshop = Workshop(
-            job.folder / PROVIDERS, job.artifacts, host, plan.training, config.tensorboard_dir
+            job.folder / PROVIDERS,
+            job.artifacts,
+            host,
+            lambda: plan.training,
+            config.tensorboard_dir,
         )
         async with open_workbench(workshop) as workbench:
             try:

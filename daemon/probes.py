@@ -1,13 +1,15 @@
 """How the daemon feels, and the page that Prometheus reads: views and checks put together."""
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from consumers.file_backlog import FileLag
 from consumers.pressure import Pressure
+from daemon.shutdowns import Shutdown
 from daemon.store.views.costs import CostBooks, Costs
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
@@ -52,6 +54,11 @@ class FollowedFiles(Protocol):
         ...
 
 
+async def no_shutdowns() -> Sequence[Shutdown]:
+    """Of models whose end nobody knows."""
+    return ()
+
+
 class DaemonProbes:
     """Implements daemon.api.ports.Probes.
 
@@ -59,7 +66,8 @@ class DaemonProbes:
     answers and takes writes. A daemon with too many waiting events is ready: only outputs
     have to wait, and who took it out of rotation could not reach what helps. `source` is
     None where no Kafka is configured. `training` says why lines cannot be trained on this
-    machine, if that is known: a warning, which makes nothing red.
+    machine, if that is known, `settings` why stored ones do not hold here, and `shutdowns`
+    which models end soon: warnings, which make nothing red.
     """
 
     def __init__(
@@ -70,12 +78,16 @@ class DaemonProbes:
         clock: Clock,
         *,
         training: Callable[[], str] = lambda: "",
+        settings: Callable[[], str] = lambda: "",
+        shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
     ) -> None:
         self._overviews = overviews
         self._source = source
         self._pressure = pressure
         self._clock = clock
         self._training = training
+        self._settings = settings
+        self._shutdowns = shutdowns
         self._loops: Sequence[asyncio.Task[Any]] = ()
         self._draining = False
 
@@ -126,8 +138,16 @@ class DaemonProbes:
         room = Check("room for events", ok=full is None, detail=full or "")
         orphans = [_orphans(overview)] if overview is not None else []
         training = Check("training", ok=True, detail=self._training())
-        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *orphans, training]
+        settings = Check("settings", ok=True, detail=self._settings())
+        advice = [*orphans, training, settings, await self._ending_models()]
+        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *advice]
         return assess(measured, checks, self._clock())
+
+    async def _ending_models(self) -> Check:
+        ending: Sequence[str] = ()
+        with contextlib.suppress(StoreUnavailableError):
+            ending = [str(one) for one in await self._shutdowns() if one.is_soon]
+        return Check("models", ok=True, detail="; ".join(ending))
 
     def _stuck_partitions(self) -> Sequence[Check]:
         if self._source is None:
@@ -157,6 +177,7 @@ class DaemonMetrics:
         probes: DaemonProbes,
         files: FollowedFiles | None = None,
         books: CostBooks | None = None,
+        shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
     ) -> None:
         self._metrics = metrics
         self._overviews = overviews
@@ -164,16 +185,21 @@ class DaemonMetrics:
         self._probes = probes
         self._files = files
         self._books = books
+        self._shutdowns = shutdowns
 
     async def render(self) -> bytes:
         """See daemon.api.ports.MetricsPage."""
         try:
             overview = await self._overviews.look()
             costs = await self._books.look() if self._books is not None else None
+            shutdown_days = {(o.model, o.line): o.days_left for o in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
         else:
-            taken = snapshot(overview, ready=all_ok(self._probes.at_hand()))
+            taken = replace(
+                snapshot(overview, ready=all_ok(self._probes.at_hand())),
+                shutdown_days=shutdown_days,
+            )
             if costs is not None:
                 taken = snapshot_of_costs(taken, costs)
         self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))

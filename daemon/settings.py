@@ -9,10 +9,10 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -97,6 +97,13 @@ def _listed(value: object) -> object:
     return value
 
 
+def _day(value: object) -> object:
+    """A number is a date nowhere but in a library."""
+    if isinstance(value, str) or type(value) is date:
+        return value
+    raise PydanticCustomError("day", "a date is needed here, such as 2027-01-14")
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 PartialShare = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0.0, le=31_536_000.0, allow_inf_nan=False)]
@@ -110,6 +117,7 @@ Topic = Annotated[
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Day = Annotated[date, BeforeValidator(_day)]
 
 
 def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
@@ -121,6 +129,9 @@ def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Those that can be changed while learnd runs. Never an address, a folder or a secret."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -269,6 +280,16 @@ class IntakeSettings(_Section):
 class PolicySettings(_Section):
     """The bars that an output has to clear (LP1, LP2)."""
 
+    changeable = frozenset(
+        {
+            "min_confidence",
+            "enable_auto_approval",
+            "feedback_threshold",
+            "hold_days",
+            "learn_from_rejected",
+        }
+    )
+
     min_confidence: Share = 0.7
     enable_auto_approval: bool = False
     feedback_threshold: Share = 0.7
@@ -283,6 +304,18 @@ class PolicySettings(_Section):
 
 class QueueSettings(_Section):
     """When a queue becomes a batch. Sizes are in events."""
+
+    changeable = frozenset(
+        {
+            "batch_size",
+            "max_queue_size",
+            "max_wait_seconds",
+            "adaptive",
+            "min_batch_size",
+            "max_batch_size",
+            "max_size_changes_a_day",
+        }
+    )
 
     batch_size: int = Field(20, ge=1, le=100_000)
     max_queue_size: int = Field(100, ge=1, le=1_000_000)
@@ -334,6 +367,19 @@ class QueueSettings(_Section):
 class SplitSettings(_Section):
     """Who is held out, and what is repeated against forgetting; see learning.sampling."""
 
+    changeable = frozenset(
+        {
+            "held_out_share",
+            "starting_share",
+            "wanted_held_out",
+            "replay_share",
+            "replay_strategy",
+            "cross_task_share",
+            "cross_task_learning",
+            "rejected_share",
+        }
+    )
+
     held_out_share: PartialShare = 0.2
     starting_share: PartialShare = 0.5
     wanted_held_out: int = Field(32, ge=0, le=1_000_000)
@@ -351,6 +397,19 @@ class SplitSettings(_Section):
 
 class GateSettings(_Section):
     """What a candidate has to prove; see learning.gate."""
+
+    changeable = frozenset(
+        {
+            "min_evidence",
+            "wanted_evidence",
+            "margin",
+            "regression_margin",
+            "negligible_loss",
+            "significance",
+            "recent_evidence",
+            "older_evidence",
+        }
+    )
 
     min_evidence: int = Field(8, ge=2, le=1_000_000)
     wanted_evidence: int = Field(32, ge=2, le=1_000_000)
@@ -382,6 +441,17 @@ class GateSettings(_Section):
 class FineTuneSettings(_Section):
     """How a run is made, unless its model line says otherwise."""
 
+    changeable = frozenset(
+        {
+            "base_model",
+            "training",
+            "max_attempts",
+            "retry_base_seconds",
+            "retry_max_seconds",
+            "timeout_seconds",
+        }
+    )
+
     provider: Name = "local"
     base_model: Text | None = None
     """A directory or a hub name. Without one nothing can be trained."""
@@ -412,6 +482,19 @@ class FineTuneSettings(_Section):
 class LineSettings(_Section):
     """One model line; what is missing is taken from the finetune section."""
 
+    changeable = frozenset(
+        {
+            "base_model",
+            "training",
+            "system_prompts",
+            "replay_share",
+            "replay_strategy",
+            "cross_task_share",
+            "rejected_share",
+            "learn_from_rejected",
+        }
+    )
+
     task_types: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = ()
     """The task types it learns from; by default the one of its own name."""
     base_model: Text | None = None
@@ -432,6 +515,8 @@ class LineSettings(_Section):
 class RemoteSettings(_Section):
     """Services elsewhere, for providers that use them."""
 
+    changeable = frozenset({"shutdown_dates"})
+
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: SecretStr | None = None
@@ -440,6 +525,8 @@ class RemoteSettings(_Section):
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
     openai_api_key: SecretStr | None = None
     openai_webhook_secret: SecretStr | None = None
+    shutdown_dates: dict[Text, Day] = Field(default_factory=dict)
+    """By model, the day from which its service offers it no longer; in UTC."""
 
     def training_service(self) -> ServiceAccess | None:
         """Where the provider `openai` trains; where models answer, unless told otherwise."""
@@ -473,6 +560,10 @@ class PriceSettings(_Section):
 
 class MoneySettings(_Section):
     """What trainings cost, and how much they may cost. No price is known unless it stands here."""
+
+    changeable = frozenset(
+        {"prices", "cap_per_run", "cap_per_day", "cap_per_month", "assumed_epochs"}
+    )
 
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
     """Of all amounts here: its code in ISO 4217."""
@@ -529,6 +620,8 @@ class Setting:
     key: str
     value: str
     source: str
+    changeable: bool
+    """Whether it can be changed while learnd runs; see daemon/changeable.py."""
 
 
 def _default_database(known: dict[str, Any]) -> str:
@@ -722,7 +815,12 @@ class Settings(BaseSettings):
         Of a model line only what was set: the rest comes from the finetune section.
         """
         return [
-            Setting(".".join(path), _shown(path, value), self._sources.get(path, "default"))
+            Setting(
+                ".".join(path),
+                _shown(path, value),
+                self._sources.get(path, "default"),
+                is_changeable(path),
+            )
             for path, value in leaves(self.model_dump())
             if path[0] != "lines" or path in self._sources
         ]
@@ -731,6 +829,11 @@ class Settings(BaseSettings):
         """The same settings, knowing where each was set; for whoever read them."""
         self._sources.update(sources)
         return self
+
+    @property
+    def sources(self) -> Mapping[KeyPath, str]:
+        """Where each setting was set; what is missing has its default."""
+        return self._sources
 
 
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
@@ -777,6 +880,23 @@ def _fault(path: KeyPath, message: str) -> PydanticCustomError:
 
 
 # --- keys and words -------------------------------------------------------------------
+
+
+def is_changeable(path: KeyPath) -> bool:
+    """Whether what stands in a place can be changed while learnd runs."""
+    if path[0] == "lines":
+        return len(path) > 2 and path[2] in LineSettings.changeable
+    section = section_of(path[0])
+    return section is not None and len(path) > 1 and path[1] in section.changeable
+
+
+def section_of(name: str) -> type[_Section] | None:
+    """The section of that name; None for a setting that stands alone, and for the lines."""
+    field = Settings.model_fields.get(name)
+    annotation = field.annotation if field is not None else None
+    if isinstance(annotation, type) and issubclass(annotation, _Section):
+        return annotation
+    return None
 
 
 def leaves(tree: Mapping[str, Any], before: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -132,7 +132,7 @@ class Runner:
         artifacts: ArtifactStore,
         dataset_dir: Path,
         work_dir: Path,
-        rules: RunnerRules,
+        rules: Callable[[], RunnerRules],
         announce: Announce,
         clock: Clock,
         budget: Callable[[], Budget] = Budget,
@@ -145,7 +145,7 @@ class Runner:
         self._artifacts = artifacts
         self._dataset_dir = dataset_dir
         self._work_dir = work_dir
-        self._rules = rules
+        self._rules_now = rules
         self._announce = announce
         self._clock = clock
         self._budget = budget
@@ -159,7 +159,12 @@ class Runner:
         """Runs of lines that are not configured here."""
         self._tokens: dict[str, int] = {}
         """Of due runs that have a price: in one pass over their dataset, at most."""
-        self._places = asyncio.Semaphore(rules.max_active)
+        self._places = asyncio.Semaphore(self._rules.max_active)
+
+    @property
+    def _rules(self) -> RunnerRules:
+        """Those of this moment; what has to agree is read from one look."""
+        return self._rules_now()
 
     def wake(self) -> None:
         """Look for runs to begin, go on with or call off, because something happened to one."""
@@ -610,9 +615,8 @@ class Runner:
         if refusal is not None:
             return refused(refusal), {}
         rows = await self._store.held_out_rows(line)
-        chosen = [
-            (rows[index], recent) for index, recent in choose_evidence(len(rows), self._rules.gate)
-        ]
+        rules = self._rules.gate  # one and the same for the evidence and the decision
+        chosen = [(rows[index], recent) for index, recent in choose_evidence(len(rows), rules)]
         examples = [
             HeldOut(row.id, row.task_type, recent, row.producer, row.category)
             for row, recent in chosen
@@ -625,9 +629,7 @@ class Runner:
             champion, candidate = await self._score(line, duel, path, len(examples))
         reached("candidate scored")
         # The test imports a numeric library the first time, which takes a second.
-        report = await asyncio.to_thread(
-            decide, examples, champion, candidate, self._rules.gate, duel.look
-        )
+        report = await asyncio.to_thread(decide, examples, champion, candidate, rules, duel.look)
         return report, {
             "examples": [example.id for example in examples],
             "champion": _columns(champion),

@@ -4,8 +4,9 @@ Logs, metrics, alerts and the lifecycle topic derive from these. A fact may be l
 crash; history may not, and is therefore written inside the transaction.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from learning.lifecycle import EventState, FeedbackState
 
@@ -226,6 +227,30 @@ class BatchSizeChanged:
     actor: str
 
 
+@dataclass(frozen=True)
+class SettingsChanged:
+    """Settings were changed while learnd runs, and hold from now on."""
+
+    revision: int
+    keys: Sequence[str]
+    actor: str
+    reason: str
+    undoes: int | None
+    """The revision that was taken back."""
+
+
+@dataclass(frozen=True)
+class ModelShutsDown:
+    """A service will soon offer a model no longer that a line uses, or does not any more."""
+
+    line: str
+    model: str
+    on: date
+    """The first day without it."""
+    days_left: int
+    """Until then; negative when it is past."""
+
+
 Fact = (
     EventsStored
     | EventsRefused
@@ -247,6 +272,8 @@ Fact = (
     | Promoted
     | RolledBack
     | BatchSizeChanged
+    | SettingsChanged
+    | ModelShutsDown
 )
 
 Announce = Callable[[Fact], None]

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import date
 from typing import Any, Final, Literal
 
 import structlog
@@ -24,6 +25,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -36,6 +38,7 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
 )
 
@@ -154,6 +157,7 @@ BAD_NEWS: Final = (
     RunWaits,
     RunShortOfMoney,
     RolledBack,
+    ModelShutsDown,
 )
 
 
@@ -248,6 +252,21 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
                 f" ({fact.cause}): {fact.reason}"
             )
+        case ModelShutsDown():
+            return f"{fact.line}: {shutdown_in_words(fact.model, fact.on, fact.days_left)}"
+        case SettingsChanged():
+            what = f"revision {fact.undoes} undone" if fact.undoes is not None else "changed"
+            return (
+                f"settings {what} by {fact.actor}: {', '.join(fact.keys)} (revision"
+                f" {fact.revision}){f': {fact.reason}' if fact.reason else ''}"
+            )
+
+
+def shutdown_in_words(model: str, on: date, days_left: int) -> str:
+    """When a service stops offering a model, as a part of a sentence."""
+    if days_left <= 0:
+        return f"the model {model} is shut down since {on}"
+    return f"the model {model} is shut down in {days_left} days, on {on}"
 
 
 def _who(fact: RunCancelAsked | RunCancelled) -> str:

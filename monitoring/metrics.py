@@ -29,6 +29,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -41,6 +42,7 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
 )
 from learning.ports import TrainerCondition, TrainerState
@@ -114,6 +116,8 @@ class Snapshot:
     caps: Sequence[CapHealth] = ()
     short_runs: Mapping[str, int] = field(default_factory=dict)
     """Runs that wait for money, by line."""
+    shutdown_days: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Days left of the models whose end is known, by model and the line that uses it."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -276,6 +280,9 @@ class _Counters:
         self._resized = counter(
             "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
         )
+        self._changed = counter(
+            "learnd_settings_changes", "Changes of settings that this daemon was asked for."
+        )
 
     def count(self, fact: Fact) -> None:
         match fact:
@@ -311,6 +318,8 @@ class _Counters:
                 pass  # what follows from them is counted
             case RunShortOfMoney():
                 self._short.labels(fact.line).inc()
+            case ModelShutsDown():
+                pass  # a gauge has the days
             case RunTrained():
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
@@ -327,6 +336,8 @@ class _Counters:
                 self._rollbacks.labels(fact.line).inc()
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
+            case SettingsChanged():
+                self._changed.inc()
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():
@@ -412,6 +423,12 @@ class _Gauges:
             "currency",
         )
         self._short = gauge("learnd_money_waiting_runs", "Runs that wait for money.", "line")
+        self._shutdown = gauge(
+            "learnd_model_shutdown_days",
+            "Days until a model in use is shut down; below 0 when it is.",
+            "model",
+            "line",
+        )
         self._success = gauge(
             "learnd_success_ratio", "Outputs that may train, of those that were judged."
         )
@@ -437,6 +454,7 @@ class _Gauges:
             self._cap,
             self._left,
             self._short,
+            self._shutdown,
         )
 
     def set(self, snapshot: Snapshot) -> None:
@@ -475,6 +493,8 @@ class _Gauges:
             self._left.labels(cap.period, cap.currency).set(cap.left)
         for line_name, n in snapshot.short_runs.items():
             self._short.labels(line_name).set(n)
+        for (model, line_name), days in snapshot.shutdown_days.items():
+            self._shutdown.labels(model, line_name).set(days)
         # Without data a rate is not a number, which no alert rule compares with anything.
         self._success.set(_or_nan(snapshot.success_rate))
         self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
-from daemon.api.ports import MetricsPage, Operations, Probes
+from daemon.api.ports import MetricsPage, Operations, Probes, SettingOperations
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
     costs,
@@ -23,6 +23,7 @@ from daemon.api.routes import (
     runs,
 )
 from daemon.api.routes import facts as facts_route
+from daemon.api.routes import settings as settings_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 from learning.ports import TrainerCondition
@@ -34,6 +35,7 @@ def create_app(
     *,
     views: Views,
     operations: Operations,
+    settings: SettingOperations,
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
@@ -59,6 +61,7 @@ def create_app(
         held_out.router(operations),
         imports.router(operations),
         facts_route.router(facts),
+        settings_route.router(settings),
     ):
         # `include_router` makes each route a second time: half the time of a start.
         app.router.routes.extend(router.routes)

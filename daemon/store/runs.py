@@ -218,8 +218,8 @@ class Runs:
 
         await self._write(run_id, transaction)
 
-    async def resume_waiting(self, now: datetime) -> int:
-        """waiting -> planned, at start-up: what the runs wait for may be there now.
+    async def resume_waiting(self, now: datetime, why: str = "tried again at start") -> int:
+        """waiting -> planned: what the runs wait for may be there now.
 
         A run that waits because nobody knows what its launch came to stays where it is:
         another launch could make a second job.
@@ -242,7 +242,7 @@ class Runs:
                 .with_for_update(key_share=True)
             ).all()
             for row in rows:
-                move_run(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
+                move_run(tx, row, RunState.PLANNED, why, now, message=None)
             return len(rows)
 
         return await self._database.write(transaction)

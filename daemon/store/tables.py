@@ -322,6 +322,22 @@ deployment = Table(
     comment="What all daemons of this database have in common outside of it.",
 )
 
+setting_changes = Table(
+    "setting_changes",
+    metadata,
+    Column("revision", Integer, nullable=False),
+    Column("item", Integer, nullable=False),
+    Column("path", Text, nullable=False, comment="The setting's place: names in a JSON array."),
+    Column("before", Text, comment="What the store said of it, as JSON; null: nothing."),
+    Column("after", Text, comment="What it says since, as JSON; null: nothing, as configured."),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("undoes", Integer, comment="The revision that this one takes back."),
+    Column("at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("revision", "item"),
+    comment="Settings that were changed at run time: append only, one revision for each change.",
+)
+
 model_lines = Table(
     "model_lines",
     metadata,

@@ -21,7 +21,6 @@ SETTINGS: Mapping[str, Any] = {
         "cap_per_day": 1.25,
     },
 }
-RAISED = {"LEARND_MONEY__CAP_PER_DAY": "100"}
 ROWS = [{"prompt": f"lesson {number}", "completion": f"answer {number}"} for number in range(16)]
 
 
@@ -49,16 +48,13 @@ def test_a_run_waits_for_a_raised_cap_and_is_paid_once_through_kills(
         assert learnd.told(kind="RunShortOfMoney")
         assert learnd.metric("learnd_money_waiting_runs") == 1
         assert learnd.metric("learnd_money_left") == 1.25
-        learnd.stop()
 
-        learnd.launch(environment=RAISED)
-        learnd.wait_until("its start", learnd.is_up)
+        learnd.command("settings", "set", "money.cap_per_day=100", "--reason", "worth it")
         learnd.wait_until("a job", lambda: the_run(learnd)["state"] == "running")
         reserved = learnd.metric("learnd_money_reserved")
         assert reserved > 1.5
         learnd.kill()
-        learnd.launch(environment=RAISED)
-        learnd.wait_until("its start", learnd.is_up)
+        learnd.start()
         assert learnd.metric("learnd_money_reserved") in (reserved, 0)
         learnd.wait_until("its end", lambda: the_run(learnd)["state"] == "decided")
 

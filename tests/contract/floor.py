@@ -87,7 +87,7 @@ class Floor:
             artifacts=self.artifacts,
             dataset_dir=self.folder / "datasets",
             work_dir=self.folder / "work",
-            rules=self.rules,
+            rules=lambda: self.rules,
             announce=self._hear,
             clock=self.drive.clock,
             budget=lambda: self.budget,

@@ -26,6 +26,7 @@ from monitoring.metrics import Metrics
 from tests.http_intake import http_source
 from tests.rows import START, Generations, Past
 from tests.scripted_operations import ScriptedOperations
+from tests.settings_desk import settings_desk
 
 LINES = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
 TOKEN = "a-token-of-the-tests"
@@ -68,7 +69,7 @@ def views(database: Database, tmp_path: Path) -> Views:
         database,
         lines=LINES,
         artifacts_dir=tmp_path / "artifacts",
-        wanted_held_out=32,
+        wanted_held_out=lambda: 32,
         clock=lambda: START,
     )
 
@@ -90,6 +91,7 @@ def app(
     return create_app(
         views=views,
         operations=operations,
+        settings=settings_desk(database, lambda: START),
         http_source=http_source(database, LINES, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, source, probes),

@@ -88,7 +88,7 @@ async def subject(
             async with host.use() as trainer:
                 await trainer.request(tiny, lambda message: None)
             training, long_training = QUICK, QUICK | {"max_steps": 40}
-        workshop = Workshop(folder, artifacts, host, training)
+        workshop = Workshop(folder, artifacts, host, lambda: training)
         async with factory_of(request.param)(workshop) as bench:
             resumes = request.param == "local"
             yield Subject(bench, artifacts, base_model, training, long_training, resumes)

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine
+from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine, with_stored
+from daemon.settings import Settings
 from daemon.settings_sources import load
+from daemon.store import Store
+from daemon.store.setting_changes import SettingChanges
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,50 @@ async def test_a_disk_that_fills_is_told(
     found = {finding.subject: finding async for finding in examine(settings)}
     assert found["artifacts directory"].grade is grade
     assert found["data directory"].grade is grade
+
+
+async def test_settings_of_the_database_are_shown_with_those_of_the_file(tmp_path: Path) -> None:
+    data = {"data_dir": tmp_path}
+    settings = load(None, data)
+    assert with_stored(settings) == (settings, None)
+    database = await Store.open_database(settings.database_url)
+    assert with_stored(settings) == (settings, None)
+    await SettingChanges(database).change(
+        0,
+        {("queue", "batch_size"): 60},
+        reason="a large model",
+        actor="ada",
+        now=datetime(2026, 11, 21, tzinfo=UTC),
+    )
+    await database.close()
+
+    holding, finding = with_stored(settings)
+    assert holding.queue.batch_size == 60
+    assert finding is not None
+    assert finding.grade is Grade.OK
+
+    narrower = load(None, {**data, "queue.max_queue_size": 50})
+    holding, finding = with_stored(narrower)
+    assert holding is narrower
+    assert finding is not None
+    assert finding.grade is Grade.BAD
+    assert "max_queue_size 50 is smaller than batch_size 60" in finding.detail
+    assert "learnd settings unset" in finding.detail
+
+
+async def test_a_base_model_that_ends_is_told(tmp_path: Path) -> None:
+    dates = {"near": datetime.now(UTC).date() + timedelta(days=5), "gone": date(2026, 1, 14)}
+    settings = Settings(
+        data_dir=tmp_path,
+        http={"port": 0},
+        remote={"shutdown_dates": dates},
+        finetune={"provider": "scripted", "base_model": "near"},
+        lines={"coding": {"base_model": "gone"}},
+    )
+    found = [one async for one in examine(settings) if one.subject == "models"]
+    assert found[0].grade is Grade.BAD
+    assert found[0].detail == "coding: the model gone is shut down since 2026-01-14"
+    assert {one.grade for one in found[1:]} == {Grade.NOTE}
 
 
 async def test_a_followed_file_that_may_not_be_read_is_named(

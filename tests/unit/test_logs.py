@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from datetime import date
 
 import pytest
 import structlog
@@ -15,6 +16,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -27,6 +29,7 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
 )
 from learning.lifecycle import EventState
@@ -60,6 +63,18 @@ FACTS: list[tuple[Fact, str]] = [
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+    (
+        ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),
+        "audio: the model gpt-a is shut down in 12 days, on 2027-01-14",
+    ),
+    (
+        SettingsChanged(3, ["gate.margin"], "ada", "noise", None),
+        "settings changed by ada: gate.margin (revision 3): noise",
+    ),
+    (
+        SettingsChanged(4, ["gate.margin"], "ada", "", 3),
+        "settings revision 3 undone by ada: gate.margin (revision 4)",
+    ),
 ]
 
 

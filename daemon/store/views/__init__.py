@@ -45,21 +45,20 @@ class Views:
         *,
         lines: ModelLines,
         artifacts_dir: Path,
-        wanted_held_out: int,
+        wanted_held_out: Callable[[], int],
         clock: Clock,
-        size_rules: SizeRules | None = None,
+        size_rules: Callable[[], SizeRules] = SizeRules,
         budget: Callable[[], Budget] = Budget,
     ) -> Self:
         """The views of a database."""
-        sizes = BatchSizes(database, lines, size_rules or SizeRules())
         return cls(
-            overview=Overviews(database, lines, wanted_held_out, clock, sizes.rules),
+            overview=Overviews(database, lines, wanted_held_out, clock, size_rules),
             events=Events(database),
             dead_letters=DeadLetters(database),
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
             positions=StoredPositions(database),
-            batch_sizes=sizes,
+            batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),
         )

@@ -202,6 +202,39 @@ def upgrade() -> None:
     )
 
     op.create_table(
+        "setting_changes",
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("item", sa.Integer(), nullable=False),
+        sa.Column(
+            "path",
+            sa.Text(),
+            nullable=False,
+            comment="The setting's place: names in a JSON array.",
+        ),
+        sa.Column(
+            "before",
+            sa.Text(),
+            nullable=True,
+            comment="What the store said of it, as JSON; null: nothing.",
+        ),
+        sa.Column(
+            "after",
+            sa.Text(),
+            nullable=True,
+            comment="What it says since, as JSON; null: nothing, as configured.",
+        ),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column(
+            "undoes", sa.Integer(), nullable=True, comment="The revision that this one takes back."
+        ),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("revision", "item", name=op.f("pk_setting_changes")),
+        comment="Settings that were changed at run time: append only, one revision for each"
+        " change.",
+    )
+
+    op.create_table(
         "model_lines",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("base_model", sa.Text(), nullable=False),
