@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from daemon.printing import Column, number, say, show_pairs, show_table, words
-from learning.budget import shown
+from learning.budget import Basis, shown
 
 NAMES = {"day": "today (UTC)", "month": "this month"}
 
@@ -50,6 +50,16 @@ def costs(found: Mapping[str, Any]) -> None:
             [Column("run"), Column("line"), words("waits for money")],
             [(one["run_id"], one["line"], one["reason"]) for one in found["waiting"]],
         )
+
+
+def cost_of(cost: Mapping[str, Any] | None) -> str | None:
+    """The cost of an attempt in a cell; None without a price."""
+    if cost is None:
+        return None
+    if cost["actual"] is None:
+        return f"up to {_amount(cost['reserved'], cost['currency'])}"
+    most = "at most " if cost["basis"] == Basis.ESTIMATED else ""
+    return f"{most}{_amount(cost['actual'], cost['currency'])}"
 
 
 def _against_cap(account: Mapping[str, Any], currency: str) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from daemon.costs_screen import cost_of
 from daemon.probes import snapshot_of_costs
 from daemon.store.views.costs import CostBooks, CostsBy
+from daemon.store.views.runs import AttemptCost, Runs
 from learning.budget import Budget, Caps, Price
 from monitoring.metrics import Metrics, Snapshot
 from tests.builders import output
@@ -169,3 +171,15 @@ async def test_the_gauges_show_the_money_and_who_waits_for_it(
     assert 'learnd_money_cap{currency="EUR",period="month"} 20.0' in page
     assert 'learnd_money_left{currency="EUR",period="day"} 3.5' in page
     assert 'learnd_money_waiting_runs{line="normalize"} 1.0' in page
+
+
+async def test_each_attempt_of_a_run_is_shown_with_its_cost(drive: Driver) -> None:
+    run_id = await launch(drive, 3)
+    await drive.store.runs.fail(run_id, "died", "x", drive.now, drive.now)
+    shown = await Runs(drive.store.database).one(run_id)
+
+    assert shown is not None
+    (attempt,) = shown.attempts
+    assert attempt.cost == AttemptCost("EUR", Decimal(3), Decimal(3), "estimated")
+    assert cost_of(asdict(attempt.cost)) == "at most 3.00 EUR"
+    assert cost_of({**asdict(attempt.cost), "actual": None}) == "up to 3.00 EUR"
