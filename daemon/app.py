@@ -263,6 +263,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             rules=live.runner_rules,
             announce=announcer,
             clock=utc_now,
+            budget=live.budget,
         )
         metrics.show_trainer(host.condition)
         sealer = Sealer(
@@ -291,6 +292,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             wanted_held_out=live.wanted_evidence,
             size_rules=live.size_rules,
             clock=utc_now,
+            budget=live.budget,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
         shutdowns = ShutdownWatch(live, views.models, announcer, utc_now)
@@ -322,7 +324,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes, files, shutdowns.look),
+            metrics=DaemonMetrics(
+                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+            ),
             facts=recent,
             trainer=host.condition,
             token=token,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import get_args, get_origin
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from daemon.settings import (
     ENV_PREFIX,
@@ -102,10 +102,20 @@ def _line_paths(parts: list[str]) -> Iterator[KeyPath]:
 
 
 def _below(path: KeyPath, annotation: object, parts: list[str]) -> KeyPath | None:
-    """The path, and below a mapping the name of its entry, which may contain dots."""
+    """The path, and below a mapping the name of its entry, which may contain dots.
+
+    In a mapping of mappings the outer name may not.
+    """
     if get_origin(annotation) is dict:
-        return (*path, ".".join(parts)) if all(parts) and parts else None
-    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        if not parts or not all(parts):
+            return None
+        entries = get_args(annotation)[1]
+        if get_origin(entries) is dict:
+            return _below((*path, parts[0]), entries, parts[1:])
+        if isinstance(entries, type) and issubclass(entries, BaseModel):
+            return _below((*path, ".".join(parts[:-1])), entries, parts[-1:]) if parts[1:] else None
+        return (*path, ".".join(parts))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         inside = annotation.model_fields
         return (*path, *parts) if len(parts) == 1 and parts[0] in inside else None
     return path if not parts else None

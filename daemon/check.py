@@ -23,6 +23,7 @@ from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from finetune.artifacts import ArtifactStore
 from finetune.trainer_process import TrainerHost
+from learning.budget import Budget, PriceMissingError
 from learning.errors import LearningError
 from learning.lines import ModelLine
 
@@ -80,6 +81,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         if finding.grade is Grade.OK:
             usable.add(provider)
         yield finding
+    for finding in _money(settings.money.budget(), lines):
+        yield finding
     # What is missing has been said by now.
     can_be_asked = [
         line for line in lines if line.provider in usable and not _is_no_model(line.base_model)
@@ -90,6 +93,19 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         url = getattr(settings.remote, name)
         if url is not None:
             yield await _endpoint(name, url)
+
+
+def _money(budget: Budget, lines: Sequence[ModelLine]) -> Iterator[Finding]:
+    """Lines whose runs would wait for a price, and prices that none of them has use for."""
+    for provider in sorted(budget.prices.keys() - {line.provider for line in lines}):
+        yield Finding("prices", Grade.NOTE, f"money.prices.{provider}: no line trains there")
+    for line in lines:
+        if line.base_model is not None:
+            at_home = line.provider in LOCAL_PROVIDERS
+            try:
+                budget.is_free(line.provider, line.base_model, at_home=at_home)
+            except PriceMissingError as missing:
+                yield Finding(f"price of line {line.name}", Grade.BAD, str(missing))
 
 
 def _folder(subject: str, folder: Path) -> Finding:

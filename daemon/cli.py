@@ -12,6 +12,7 @@ import typer
 
 from daemon.commands import (
     chat,
+    costs,
     dataset,
     dead_letters,
     events,
@@ -42,6 +43,7 @@ SUBJECTS = (
     settings,
     queue,
     runs,
+    costs,
     nodes,
     versions,
     forgot,

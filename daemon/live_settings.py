@@ -16,6 +16,7 @@ from daemon.store.setting_changes import StoredSetting, StoredSettings
 from finetune.runner import RunnerRules
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
+from learning.budget import Budget
 from learning.policy import Policy
 from learning.sampling import SplitRules
 
@@ -132,6 +133,10 @@ class LiveSettings:
     def training(self) -> Mapping[str, Any]:
         """The training settings that hold unless a line says otherwise."""
         return self._now.finetune.training
+
+    def budget(self) -> Budget:
+        """Prices and caps."""
+        return self._now.money.budget()
 
     def runner_rules(self) -> RunnerRules:
         """The limits of a run, and what a candidate has to prove."""

@@ -10,12 +10,20 @@ from typing import Any, Protocol
 from consumers.file_backlog import FileLag
 from consumers.pressure import Pressure
 from daemon.shutdowns import Shutdown
+from daemon.store.views.costs import CostBooks, Costs
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
 from learning.ports import EventKind, StoreUnavailableError
 from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
-from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
+from monitoring.metrics import (
+    CapHealth,
+    ChampionLoss,
+    LineCosts,
+    LineHealth,
+    Metrics,
+    Snapshot,
+)
 
 STOPPING = "the daemon is stopping"
 
@@ -168,6 +176,7 @@ class DaemonMetrics:
         source: Source | None,
         probes: DaemonProbes,
         files: FollowedFiles | None = None,
+        books: CostBooks | None = None,
         shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
     ) -> None:
         self._metrics = metrics
@@ -176,19 +185,21 @@ class DaemonMetrics:
         self._probes = probes
         self._files = files
         self._shutdowns = shutdowns
+        self._books = books
 
     async def render(self) -> bytes:
         """See daemon.api.ports.MetricsPage."""
         try:
             overview = await self._overviews.look()
-            shutdown_days = {(o.model, o.line): o.days_left for o in await self._shutdowns()}
+            costs = await self._books.look() if self._books is not None else None
+            days_left = {(one.model, one.line): one.days_left for one in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
         else:
-            taken = replace(
-                snapshot(overview, ready=all_ok(self._probes.at_hand())),
-                shutdown_days=shutdown_days,
-            )
+            now = snapshot(overview, ready=all_ok(self._probes.at_hand()))
+            taken = replace(now, shutdown_days=days_left)
+            if costs is not None:
+                taken = snapshot_of_costs(taken, costs)
         self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))
         return self._metrics.render()
 
@@ -255,6 +266,23 @@ def snapshot(overview: Overview, *, ready: bool) -> Snapshot:
         losses=list(_losses(overview)),
         success_rate=success_rate(measured.accepted, measured.rejected),
         fine_tune_success_rate=success_rate(measured.runs_succeeded, measured.runs_failed),
+    )
+
+
+def snapshot_of_costs(taken: Snapshot, costs: Costs) -> Snapshot:
+    """A snapshot that shows the money too. Gauges are floats: who bills asks /v1/costs."""
+    return replace(
+        taken,
+        costs=[
+            LineCosts(one.line, one.provider, one.currency, float(one.spent), float(one.reserved))
+            for one in costs.providers
+        ],
+        caps=[
+            CapHealth(one.period, costs.currency, float(one.cap), float(one.left))
+            for one in costs.periods
+            if one.cap is not None and one.left is not None
+        ],
+        short_runs=Counter(run.line for run in costs.waiting),
     )
 
 

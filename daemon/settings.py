@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -35,6 +36,7 @@ from finetune.remote.access import ServiceAccess
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
+from learning.budget import Budget, Caps, Price
 from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
@@ -79,6 +81,13 @@ def _database(url: str) -> str:
             " or postgresql://learnd:PASSWORD@db-1/learnd",
         )
     return url
+
+
+def _no_bool(value: object) -> object:
+    """Python would count `true` as 1, of whatever currency."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("a_number", "a number is needed here")
+    return value
 
 
 def _listed(value: object) -> object:
@@ -535,6 +544,65 @@ def _access(endpoint: HttpUrl | None, key: SecretStr | None) -> ServiceAccess | 
     return None if endpoint is None else ServiceAccess(str(endpoint).rstrip("/"), key)
 
 
+Money = Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=0, le=1_000_000_000)]
+UnitPrice = Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=0, le=1_000_000)]
+
+
+class PriceSettings(_Section):
+    """What a service asks for training a model: the sum of what is given here."""
+
+    per_million_tokens: UnitPrice = Decimal(0)
+    """Trained tokens, repeats counted."""
+    per_hour: UnitPrice = Decimal(0)
+    """From the launch to the end of the job."""
+    per_job: UnitPrice = Decimal(0)
+
+
+class MoneySettings(_Section):
+    """What trainings cost, and how much they may cost. No price is known unless it stands here."""
+
+    changeable = frozenset(
+        {"prices", "cap_per_run", "cap_per_day", "cap_per_month", "assumed_epochs"}
+    )
+
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
+    """Of all amounts here: its code in ISO 4217."""
+    prices: dict[Name, dict[Text, PriceSettings]] = Field(default_factory=dict)
+    """By provider, then by base model; `*` stands for its other models."""
+    cap_per_run: Money | None = None
+    """What all attempts of one run may cost; beyond a cap runs wait."""
+    cap_per_day: Money | None = None
+    """What may be spent and reserved in one day (UTC)."""
+    cap_per_month: Money | None = None
+    assumed_epochs: int = Field(10, ge=1, le=1_000)
+    """For an estimate, where the training settings leave the number to the service."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        for provider, models in self.prices.items():
+            for model, price in models.items():
+                if not price.model_fields_set:
+                    raise PydanticCustomError(
+                        "price",
+                        "{provider}, {model}: per_million_tokens, per_hour or per_job is needed;"
+                        " 0 says that it costs nothing",
+                        {"provider": provider, "model": model},
+                    )
+        return self
+
+    def budget(self) -> Budget:
+        """Prices and caps, as the core knows them."""
+        return Budget(
+            currency=self.currency,
+            prices={
+                provider: {model: Price(**price.model_dump()) for model, price in models.items()}
+                for provider, models in self.prices.items()
+            },
+            caps=Caps(self.cap_per_run, self.cap_per_day, self.cap_per_month),
+            assumed_epochs=self.assumed_epochs,
+        )
+
+
 class LogSettings(_Section):
     """What is logged, and how: `json` for machines, `console` for people."""
 
@@ -604,6 +672,7 @@ class Settings(BaseSettings):
     finetune: FineTuneSettings = FineTuneSettings()
     lines: dict[Name, LineSettings] = Field(default_factory=dict)
     remote: RemoteSettings = RemoteSettings()
+    money: MoneySettings = MoneySettings()
     log: LogSettings = LogSettings()
 
     _sources: dict[KeyPath, str] = PrivateAttr(default_factory=dict)

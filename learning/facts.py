@@ -113,6 +113,16 @@ class RunWaits:
 
 
 @dataclass(frozen=True)
+class RunShortOfMoney:
+    """A run waits because it may cost more than a cap leaves, or nobody knows what it costs."""
+
+    line: str
+    run_id: str
+    reason: str
+    """With the amounts, and the setting that would help."""
+
+
+@dataclass(frozen=True)
 class RunCancelAsked:
     """A person wants a run to end; its job is being ended."""
 
@@ -251,6 +261,7 @@ Fact = (
     | RunLaunched
     | RunFailed
     | RunWaits
+    | RunShortOfMoney
     | RunCancelAsked
     | RunCancelled
     | LaunchResolved

@@ -34,6 +34,7 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
@@ -154,6 +155,7 @@ BAD_NEWS: Final = (
     RunTakenOver,
     RunLost,
     RunWaits,
+    RunShortOfMoney,
     RolledBack,
     ModelShutsDown,
 )
@@ -217,6 +219,8 @@ def in_words(fact: Fact) -> str:
             )
         case RunWaits():
             return f"{fact.line}: run {fact.run_id} waits: {fact.reason}"
+        case RunShortOfMoney():
+            return f"{fact.line}: run {fact.run_id} waits for money: {fact.reason}"
         case RunCancelAsked():
             return f"{fact.line}: run {fact.run_id} is being cancelled by {_who(fact)}"
         case RunCancelled():

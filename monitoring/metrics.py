@@ -38,6 +38,7 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
@@ -70,6 +71,28 @@ class ChampionLoss:
 
 
 @dataclass(frozen=True)
+class LineCosts:
+    """What a line's trainings with a provider cost, in one currency."""
+
+    line: str
+    provider: str
+    currency: str
+    spent: float
+    """In this month."""
+    reserved: float
+
+
+@dataclass(frozen=True)
+class CapHealth:
+    """What may be spent and reserved in a period, and what of it is left."""
+
+    period: str
+    currency: str
+    cap: float
+    left: float
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is so at this moment; everything that a counter cannot say."""
 
@@ -91,6 +114,10 @@ class Snapshot:
     losses: Sequence[ChampionLoss] = ()
     shutdown_days: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Days left of the models whose end is known, by model and the line that uses it."""
+    costs: Sequence[LineCosts] = ()
+    caps: Sequence[CapHealth] = ()
+    short_runs: Mapping[str, int] = field(default_factory=dict)
+    """Runs that wait for money, by line."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -226,6 +253,9 @@ class _Counters:
         self._failed = counter(
             "learnd_run_failures", "Attempts that failed.", "line", "error", "retried"
         )
+        self._short = counter(
+            "learnd_run_money_waits", "Times that a run began to wait for money.", "line"
+        )
         self._cancelled = counter("learnd_run_cancelled", "Runs that a person ended.", "line")
         self._trained = counter("learnd_run_trained", "Runs whose training finished.", "line")
         self._tokens = counter("learnd_run_trained_tokens", "Output tokens learned from.", "line")
@@ -288,6 +318,8 @@ class _Counters:
                 pass  # what follows from them is counted
             case ModelShutsDown():
                 pass  # a gauge has the days
+            case RunShortOfMoney():
+                self._short.labels(fact.line).inc()
             case RunTrained():
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
@@ -375,6 +407,28 @@ class _Gauges:
             "model",
             "line",
         )
+        self._spent = gauge(
+            "learnd_money_spent",
+            "What trainings of this month (UTC) have cost.",
+            "line",
+            "provider",
+            "currency",
+        )
+        self._reserved = gauge(
+            "learnd_money_reserved",
+            "What those of this month that have not ended may cost.",
+            "line",
+            "provider",
+            "currency",
+        )
+        self._cap = gauge("learnd_money_cap", "What may be spent.", "period", "currency")
+        self._left = gauge(
+            "learnd_money_left",
+            "What is neither spent nor reserved of the cap.",
+            "period",
+            "currency",
+        )
+        self._short = gauge("learnd_money_waiting_runs", "Runs that wait for money.", "line")
         self._success = gauge(
             "learnd_success_ratio", "Outputs that may train, of those that were judged."
         )
@@ -396,6 +450,11 @@ class _Gauges:
             self._wanted,
             self._loss,
             self._shutdown,
+            self._spent,
+            self._reserved,
+            self._cap,
+            self._left,
+            self._short,
         )
 
     def set(self, snapshot: Snapshot) -> None:
@@ -427,6 +486,15 @@ class _Gauges:
             self._loss.labels(one.line, one.version).set(one.loss)
         for (model, line_name), days in snapshot.shutdown_days.items():
             self._shutdown.labels(model, line_name).set(days)
+        for costs in snapshot.costs:
+            labels = (costs.line, costs.provider, costs.currency)
+            self._spent.labels(*labels).set(costs.spent)
+            self._reserved.labels(*labels).set(costs.reserved)
+        for cap in snapshot.caps:
+            self._cap.labels(cap.period, cap.currency).set(cap.cap)
+            self._left.labels(cap.period, cap.currency).set(cap.left)
+        for line_name, n in snapshot.short_runs.items():
+            self._short.labels(line_name).set(n)
         # Without data a rate is not a number, which no alert rule compares with anything.
         self._success.set(_or_nan(snapshot.success_rate))
         self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))

@@ -9,6 +9,7 @@ from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeader
 from daemon.api.ports import MetricsPage, Operations, Probes, SettingOperations
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
+    costs,
     dead_letters,
     events,
     held_out,
@@ -52,6 +53,7 @@ def create_app(
         queue.router(views.overview, views.batch_sizes, operations, trainer),
         events.router(views.events, operations),
         runs.router(views.runs, operations),
+        costs.router(views.costs),
         nodes.router(operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),

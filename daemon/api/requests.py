@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from fastapi import Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from daemon.store.views.costs import CostsBy
 from learning.events import Name
 from learning.lifecycle import EventState, RunState
 
@@ -162,6 +163,13 @@ class RunsQuery(_Paged):
     before: str | None = Field(None, max_length=32)
     line: Name | None = None
     state: RunState | None = None
+
+
+class CostsQuery(_Paged):
+    """What to add costs up by, and how many accounts to show."""
+
+    limit: int = Field(30, ge=1, le=LARGEST_PAGE)
+    by: CostsBy = CostsBy.DAY
 
 
 class LineageQuery(_Paged):

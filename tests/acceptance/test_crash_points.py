@@ -221,7 +221,7 @@ SCENES: Mapping[str, Scene] = {
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
     "Runs.fail": Scene(environment=playing("fail,improve")),
     "Runs.report": Scene(environment=playing("improve", steps=3, step_seconds=0.7)),
-    "Runs._step": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
+    "Runs.wait_for": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
 }
 """By how the names of their moments begin; every other daemon only needs events."""
 ONCE = "Registry.settle_artifacts"
@@ -281,6 +281,8 @@ def here(
             "base_model": "scripted-base",
             "retry_base_seconds": 0.05,
         },
+        # So that each launch reserves money, which no crash may leak: tests/contract/promises.py.
+        "money": {"prices": {"scripted": {"*": {"per_job": 1}}}, "cap_per_month": 100_000},
         # So that each batch has rejected outputs too, unless their prompts are held out.
         "lines": {LINE: {"learn_from_rejected": True, "training": {"objective": "dpo"}}},
     }

@@ -113,6 +113,12 @@ class Driver:
         """planned -> trained."""
         record = await self.begin(run_id)
         await self.store.runs.adopt(run_id, f"job-{record.attempt}", self.now)
+        await self.finish_training(run_id, method=method, proof=proof, **measured)
+
+    async def finish_training(
+        self, run_id: str, *, method: str = "lora", proof: TrainingProof = PROOF, **measured: Any
+    ) -> None:
+        """running -> trained."""
         outcome = TrainingOutcome(Path("/tmp/out"), method, proof, measured)  # noqa: S108
         await self.store.runs.finish_training(
             run_id, f"{run_id}-files", "0" * 64, outcome, self.now

@@ -600,3 +600,15 @@ async def test_another_method_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.delete("/v1/events/1")
     problem_of(answer, 405)
     assert "GET" in answer.headers["allow"]
+
+
+# --- costs ----------------------------------------------------------------------------
+
+
+async def test_costs_are_told_as_texts_and_by_known_accounts_only(
+    client: httpx.AsyncClient,
+) -> None:
+    told = (await client.get("/v1/costs")).json()
+    assert (told["currency"], told["periods"][0]["committed"]) == ("USD", "0")
+    assert (await client.get("/v1/costs/accounts?by=month")).json() == []
+    assert "by" in problem_of(await client.get("/v1/costs/accounts?by=week"), 422)

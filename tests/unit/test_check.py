@@ -91,3 +91,24 @@ async def test_a_followed_file_that_may_not_be_read_is_named(
     found = {finding.subject: finding async for finding in examine(settings)}
     assert found["files of outputs"].grade is Grade.BAD
     assert str(secret) in found["files of outputs"].detail
+
+
+async def test_a_line_without_a_price_under_a_cap_is_named_with_the_setting(
+    tmp_path: Path,
+) -> None:
+    settings = load(
+        None,
+        {
+            "data_dir": tmp_path,
+            "http.port": 0,
+            "lines.coding.provider": "scripted",
+            "lines.coding.base_model": "scripted-base",
+            "money.cap_per_day": 5,
+            "money.prices": {"opnai": {"*": {"per_job": 1}}},
+        },
+    )
+    found = {finding.subject: finding async for finding in examine(settings)}
+    assert found["price of line coding"].grade is Grade.BAD
+    assert 'money.prices.scripted."scripted-base"' in found["price of line coding"].detail
+    assert "price of line audio" not in found
+    assert found["prices"].detail == "money.prices.opnai: no line trains there"

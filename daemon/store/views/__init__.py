@@ -10,6 +10,7 @@ from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.views.batch_sizes import BatchSizes
+from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
 from daemon.store.views.lineage import Lineages
@@ -18,6 +19,7 @@ from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
 from learning.batch_sizing import SizeRules
+from learning.budget import Budget
 from learning.clock import Clock
 from learning.lines import ModelLines
 
@@ -34,6 +36,7 @@ class Views:
     lineage: Lineages
     positions: StoredPositions
     batch_sizes: BatchSizes
+    costs: CostBooks
 
     @classmethod
     def of(
@@ -45,6 +48,7 @@ class Views:
         wanted_held_out: Callable[[], int],
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
+        budget: Callable[[], Budget] = Budget,
     ) -> Self:
         """The views of a database."""
         return cls(
@@ -56,4 +60,5 @@ class Views:
             lineage=Lineages(database),
             positions=StoredPositions(database),
             batch_sizes=BatchSizes(database, lines, size_rules),
+            costs=CostBooks(database, budget, clock),
         )
