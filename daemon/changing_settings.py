@@ -7,13 +7,13 @@ call returns; the others of the database look every FOLLOW_SECONDS.
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from daemon.api.ports import SettingsNow
-from daemon.changeable import changeable_path
+from daemon.changeable import changeable_path, require_no_secret
 from daemon.live_settings import LiveSettings
 from daemon.settings import KeyPath
 from daemon.settings_sources import SettingsError
@@ -25,6 +25,7 @@ from daemon.store.setting_changes import (
     SettingsMovedError,
     StoredSettings,
 )
+from daemon.store.tables import keepable
 from daemon.store.views.paging import Page
 from learning.clock import Clock
 from learning.facts import Announce, SettingsChanged
@@ -74,6 +75,7 @@ class SettingsDesk:
         by_path = {changeable_path(key, self._live.now): value for key, value in values.items()}
         for path, value in by_path.items():
             _require_storable(path, value)
+            require_no_secret(path, value, self._live.now)
 
         async def wanted(stored: StoredSettings) -> _Wanted:
             for path, value in by_path.items():
@@ -201,7 +203,9 @@ def named_lines(live: LiveSettings) -> list[ModelLine]:
 
 
 def _require_storable(path: KeyPath, value: Any) -> None:
-    """Raises SettingsError for what is no JSON, or too much of it."""
+    """Raises SettingsError for what no database keeps, or too much of it."""
+    if any(keepable(text) != text for text in _texts([*path, value])):
+        raise SettingsError([f"{keepable('.'.join(path))}: must be text without U+0000"])
     try:
         length = len(json.dumps(value, allow_nan=False))
     except (ValueError, RecursionError):
@@ -210,3 +214,17 @@ def _require_storable(path: KeyPath, value: Any) -> None:
         raise SettingsError(
             [f"{'.'.join(path)}: {length:,} characters are more than {LONGEST_VALUE:,}"]
         )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, names included."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in value:
+                yield from _texts(item)
+        case dict():
+            for name, item in value.items():
+                yield name
+                yield from _texts(item)

@@ -4,13 +4,8 @@ import re
 
 import pytest
 
-from daemon.changeable import (
-    SECRET_WORDS,
-    FixedSettingError,
-    UnknownSettingError,
-    changeable_path,
-)
-from daemon.settings import KeyPath, Settings, is_changeable
+from daemon.changeable import FixedSettingError, UnknownSettingError, changeable_path
+from daemon.settings import SECRET_WORDS, KeyPath, Settings, is_changeable, may_be_secret
 
 SETTINGS = Settings(
     lines={"a.b": {}, "a": {"task_types": ["c"]}, "coding": {}},
@@ -127,3 +122,15 @@ def test_no_changeable_setting_has_the_name_of_a_secret() -> None:
     changeable = [one.key for one in Settings().explain() if one.changeable]
     assert "gate.margin" in changeable
     assert not [key for key in changeable if SECRET_WORDS & set(re.split(r"[^a-z]", key))]
+
+
+def test_a_providers_own_secret_in_the_file_is_masked() -> None:
+    settings = Settings(
+        finetune={"provider": "scripted", "training": {"api_key": "sk-planted", "max_tokens": 5}}
+    )
+    shown = {one.key: one.value for one in settings.explain()}
+    assert "sk-planted" not in shown["finetune.training.api_key"]
+    assert shown["finetune.training.max_tokens"] == "5"
+    assert may_be_secret(("lines", "coding", "training", "service", "api-key"))
+    assert not may_be_secret(("lines", "training", "system_prompts", "token"))
+    assert not may_be_secret(("remote", "shutdown_dates", "token"))
