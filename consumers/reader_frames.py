@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from typing import Any, BinaryIO, TypeVar
 
 from learning.ports import ArrivalColumns, EventKind, JudgedOutput, ReceivedFeedback
-from learning.short_names import of_event, of_task
+from learning.short_names import of_events, of_tasks
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
 
@@ -58,8 +58,8 @@ def pack_arrivals(arrivals: Sequence[JudgedOutput | ReceivedFeedback]) -> bytes:
     form = type(arrivals[0])
     fields = dict(zip(form._fields, zip(*arrivals, strict=True), strict=True))
     kind = EventKind.OUTPUT if form is JudgedOutput else EventKind.FEEDBACK
-    event_names = list(map(partial(of_event, kind), fields["producer"], fields["event_id"]))
-    task_names = list(map(of_task, fields["task_type"], fields["task_id"]))
+    event_names = of_events(kind, fields["producer"], fields["event_id"])
+    task_names = of_tasks(fields["task_type"], fields["task_id"])
     unknown = [column for name, column in fields.items() if name not in _KNOWN]
     return marshal.dumps((unknown, event_names, task_names))
 

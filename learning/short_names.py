@@ -5,25 +5,36 @@ happens by chance once in 2^60: whoever finds something by its short name compar
 """
 
 import hashlib
+import struct
+from collections.abc import Iterable
 from typing import Final
 
 from learning.ports import EventKind
 
 _BITS_CUT: Final = 4
 """60 bits are left, a Python int of two digits."""
+_NUMBER: Final = struct.Struct(">Q")
 _WORDS: Final = {EventKind.OUTPUT: "events", EventKind.FEEDBACK: "feedback"}
 
 
-def of_event(kind: EventKind, producer: str, event_id: str) -> int:
-    """What the event of a kind with this (producer, event id) is found by."""
-    return _number_of(f"{_WORDS[kind]}\n{producer}\n{event_id}")
+def of_events(kind: EventKind, producers: Iterable[str], event_ids: Iterable[str]) -> list[int]:
+    """What the event of a kind with each (producer, event id) is found by."""
+    word = _WORDS[kind]
+    return _numbers_of(
+        f"{word}\n{producer}\n{event_id}"
+        for producer, event_id in zip(producers, event_ids, strict=True)
+    )
 
 
-def of_task(task_type: str, task_id: str) -> int:
-    """What the output of this (task type, task id) is found by."""
-    return _number_of(f"task\n{task_type}\n{task_id}")
+def of_tasks(task_types: Iterable[str], task_ids: Iterable[str]) -> list[int]:
+    """What the output of each (task type, task id) is found by."""
+    return _numbers_of(
+        f"task\n{task_type}\n{task_id}"
+        for task_type, task_id in zip(task_types, task_ids, strict=True)
+    )
 
 
-def _number_of(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> _BITS_CUT
+def _numbers_of(texts: Iterable[str]) -> list[int]:
+    blake2b = hashlib.blake2b  # looked up once: it runs twice for each event
+    digests = b"".join([blake2b(text.encode(), digest_size=8).digest() for text in texts])
+    return [number >> _BITS_CUT for (number,) in _NUMBER.iter_unpack(digests)]

@@ -47,7 +47,7 @@ def insert_fields(
     plain = {
         name: list(map(_NUMBER_OF.get, column)) if name in booleans else column
         for name, column in fields.items()
-        if column.count(None) < len(column)
+        if column[0] is not None or column.count(None) < len(column)
     }
     names = ", ".join(f'"{name}"' for name in plain)
     statement = f"INSERT OR ROLLBACK INTO {table} ({names}) VALUES {{}}"  # noqa: S608  # our own names

@@ -67,17 +67,14 @@ class Columns(Generic[A]):
         if self._columns.event_names is not None:
             return self._columns.event_names
         kind = EventKind.OUTPUT if self._form is JudgedOutput else EventKind.FEEDBACK
-        return [
-            short_names.of_event(kind, *key)
-            for key in zip(self["producer"], self["event_id"], strict=True)
-        ]
+        return short_names.of_events(kind, self["producer"], self["event_id"])
 
     @cached_property
     def task_names(self) -> Sequence[int]:
         """What the output of each one's task is found by."""
         if self._columns.task_names is not None:
             return self._columns.task_names
-        return list(map(short_names.of_task, self["task_type"], self["task_id"]))
+        return short_names.of_tasks(self["task_type"], self["task_id"])
 
 
 def _columns_of(group: Sequence[A]) -> ArrivalColumns:

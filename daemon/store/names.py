@@ -23,7 +23,7 @@ from daemon.store.bulk import find_in, insert_columns
 from daemon.store.dialect import insert_new
 from daemon.store.tables import event_names, events, feedback, names_covered
 from learning.ports import EventKind
-from learning.short_names import of_event, of_task
+from learning.short_names import of_events, of_tasks
 
 MOST_RECENT = 120_000
 """Names kept in memory, at about 100 bytes each, before they begin to move."""
@@ -33,15 +33,15 @@ SEVERAL = -1
 _READ_AT_ONCE = 5_000
 
 
-def names_of_events(table: Table, keys: Iterable[tuple[str, str]]) -> list[int]:
+def names_of_events(table: Table, keys: Collection[tuple[str, str]]) -> list[int]:
     """What each (producer, event id) is found by, in one of the two tables of events."""
     kind = EventKind.OUTPUT if table is events else EventKind.FEEDBACK
-    return [of_event(kind, *key) for key in keys]
+    return of_events(kind, (key[0] for key in keys), (key[1] for key in keys))
 
 
-def names_of_tasks(keys: Iterable[tuple[str, str]]) -> list[int]:
+def names_of_tasks(keys: Collection[tuple[str, str]]) -> list[int]:
     """What the output of each (task type, task id) is found by."""
-    return [of_task(*key) for key in keys]
+    return of_tasks((key[0] for key in keys), (key[1] for key in keys))
 
 
 def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool]:
@@ -200,9 +200,9 @@ class _Recent:
         )
         for rows in found.partitions():
             row_ids = [row[0] for row in rows]
-            self.add_events(names_of_events(table, (row[1:3] for row in rows)), row_ids)
+            self.add_events(names_of_events(table, [row[1:3] for row in rows]), row_ids)
             if table is events:
-                self.add_tasks(names_of_tasks(row[3:5] for row in rows), row_ids)
+                self.add_tasks(names_of_tasks([row[3:5] for row in rows]), row_ids)
 
     def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
         """(name, row id) of the rows that may have some event names."""

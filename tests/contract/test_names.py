@@ -32,8 +32,12 @@ class RolledBackError(Exception):
 
 @pytest.fixture(autouse=True)
 def _narrow_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    number_of = short_names._number_of
-    monkeypatch.setattr(short_names, "_number_of", lambda text: number_of(text) >> (60 - KEPT_BITS))
+    numbers_of = short_names._numbers_of
+    monkeypatch.setattr(
+        short_names,
+        "_numbers_of",
+        lambda texts: [number >> (60 - KEPT_BITS) for number in numbers_of(texts)],
+    )
 
 
 class Process:
@@ -45,6 +49,9 @@ class Process:
 
     def close(self) -> None:
         asyncio.run(self.database.close())
+
+    def committed(self) -> None:
+        self.arrivals.committed()
 
     def store(self, event_ids: list[int], *, fails: bool = False) -> set[int]:
         """Insert outputs, and feedback under the same ids. Returns which outputs were new."""
@@ -63,7 +70,7 @@ class Process:
             return {int(event_id[1:]) for event_id in outputs.new["event_id"]}
 
         try:
-            return asyncio.run(self.database.write(transaction, committed=self.arrivals.committed))
+            return asyncio.run(self.database.write(transaction, committed=self.committed))
         except RolledBackError:
             return set()
 

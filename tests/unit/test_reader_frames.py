@@ -6,7 +6,7 @@ import pytest
 
 from consumers.reader_frames import PackedArrivals, pack_arrivals
 from learning.ports import EventKind, ReceivedFeedback
-from learning.short_names import of_event, of_task
+from learning.short_names import of_events, of_tasks
 
 AT = 1_700_000_000_000_000
 
@@ -45,8 +45,8 @@ def test_arrivals_come_back_as_they_were(n: int) -> None:
 
 def test_arrivals_come_with_what_the_store_finds_them_by() -> None:
     came = unpacked(pack_arrivals([opinion(0), opinion(1)]), 2).columns()
-    assert came.event_names == [of_event(EventKind.FEEDBACK, "app", f"f-{n}") for n in (0, 1)]
-    assert came.task_names == [of_task("coding", f"t-{n}") for n in (0, 1)]
+    assert came.event_names == of_events(EventKind.FEEDBACK, ["app"] * 2, ["f-0", "f-1"])
+    assert came.task_names == of_tasks(["coding"] * 2, ["t-0", "t-1"])
 
 
 @pytest.mark.parametrize(
