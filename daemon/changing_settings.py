@@ -163,6 +163,7 @@ class SettingsFollower:
         self._clock = clock
         self._settled = settled
         self._revision = live.revision
+        self._batch_size = live.size_rules().start
         self._wake = asyncio.Event()
         live.listen(self._wake.set)
 
@@ -189,8 +190,11 @@ class SettingsFollower:
         now = self._clock()
         await self._store.registry.ensure_lines(named_lines(self._live), now)
         await self._store.runs.resume_waiting(now, f"tried again with settings {revision}")
-        for fact in await self._store.batch_sizes.follow_settings(now):
-            self._announce(fact)
+        # Only after a change of it: daemons whose files differ would fight over the sizes.
+        if (batch_size := self._live.size_rules().start) != self._batch_size:
+            for fact in await self._store.batch_sizes.follow_settings(now):
+                self._announce(fact)
+            self._batch_size = batch_size
         self._revision = revision
         log.info("settings hold", revision=revision)
         for listener in self._settled:
