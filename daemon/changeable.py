@@ -5,11 +5,10 @@ Says where such a one is set instead. Decides nothing about values.
 """
 
 import difflib
-import re
 from collections.abc import Iterator
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from daemon.settings import (
     ENV_PREFIX,
@@ -18,15 +17,11 @@ from daemon.settings import (
     Settings,
     is_changeable,
     leaves,
+    may_be_secret,
     section_of,
 )
 from daemon.settings_sources import unknown_setting
 from learning.errors import ConflictError, NotFoundError
-
-SECRET_WORDS = frozenset(
-    {"auth", "apikey", "credential", "credentials", "key", "password", "secret", "token"}
-)
-"""What a provider calls a setting with one of these words in its name may be a secret."""
 
 
 class UnknownSettingError(NotFoundError):
@@ -61,11 +56,17 @@ def changeable_path(key: str, settings: Settings) -> KeyPath:
         raise UnknownSettingError(key, _meant(key, settings))
     if not is_changeable(path):
         raise _fixed(key, path, settings)
-    if path[-2] == "training" and SECRET_WORDS & set(re.split(r"[^a-z]+", path[-1].lower())):
-        raise _secret(key, path, settings)
+    require_no_secret(path, None, settings)
     if path[0] == "lines" and settings.model_lines().get(path[1]) is None:
         raise UnknownSettingError(key, f"there is no model line {path[1]!r}; lines are configured")
     return path
+
+
+def require_no_secret(path: KeyPath, value: Any, settings: Settings) -> None:
+    """Raise FixedSettingError when a place, or one inside the value, may be a secret's."""
+    for place, _ in leaves({path[-1]: value}, path[:-1]):
+        if may_be_secret(place):
+            raise _secret(".".join(place), path, settings)
 
 
 def _path(key: str, settings: Settings) -> KeyPath | None:
@@ -102,10 +103,20 @@ def _line_paths(parts: list[str]) -> Iterator[KeyPath]:
 
 
 def _below(path: KeyPath, annotation: object, parts: list[str]) -> KeyPath | None:
-    """The path, and below a mapping the name of its entry, which may contain dots."""
+    """The path, and below a mapping the name of its entry, which may contain dots.
+
+    In a mapping of mappings the outer name may not.
+    """
     if get_origin(annotation) is dict:
-        return (*path, ".".join(parts)) if all(parts) and parts else None
-    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        if not parts or not all(parts):
+            return None
+        entries = get_args(annotation)[1]
+        if get_origin(entries) is dict:
+            return _below((*path, parts[0]), entries, parts[1:])
+        if isinstance(entries, type) and issubclass(entries, BaseModel):
+            return _below((*path, ".".join(parts[:-1])), entries, parts[-1:]) if parts[1:] else None
+        return (*path, ".".join(parts))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         inside = annotation.model_fields
         return (*path, *parts) if len(parts) == 1 and parts[0] in inside else None
     return path if not parts else None

@@ -7,13 +7,13 @@ call returns; the others of the database look every FOLLOW_SECONDS.
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from daemon.api.ports import SettingsNow
-from daemon.changeable import changeable_path
+from daemon.changeable import changeable_path, require_no_secret
 from daemon.live_settings import LiveSettings
 from daemon.settings import KeyPath
 from daemon.settings_sources import SettingsError
@@ -25,6 +25,7 @@ from daemon.store.setting_changes import (
     SettingsMovedError,
     StoredSettings,
 )
+from daemon.store.tables import keepable
 from daemon.store.views.paging import Page
 from learning.clock import Clock
 from learning.facts import Announce, SettingsChanged
@@ -74,6 +75,7 @@ class SettingsDesk:
         by_path = {changeable_path(key, self._live.now): value for key, value in values.items()}
         for path, value in by_path.items():
             _require_storable(path, value)
+            require_no_secret(path, value, self._live.now)
 
         async def wanted(stored: StoredSettings) -> _Wanted:
             for path, value in by_path.items():
@@ -161,6 +163,7 @@ class SettingsFollower:
         self._clock = clock
         self._settled = settled
         self._revision = live.revision
+        self._batch_size = live.size_rules().start
         self._wake = asyncio.Event()
         live.listen(self._wake.set)
 
@@ -187,8 +190,11 @@ class SettingsFollower:
         now = self._clock()
         await self._store.registry.ensure_lines(named_lines(self._live), now)
         await self._store.runs.resume_waiting(now, f"tried again with settings {revision}")
-        for fact in await self._store.batch_sizes.follow_settings(now):
-            self._announce(fact)
+        # Only after a change of it: daemons whose files differ would fight over the sizes.
+        if (batch_size := self._live.size_rules().start) != self._batch_size:
+            for fact in await self._store.batch_sizes.follow_settings(now):
+                self._announce(fact)
+            self._batch_size = batch_size
         self._revision = revision
         log.info("settings hold", revision=revision)
         for listener in self._settled:
@@ -201,7 +207,9 @@ def named_lines(live: LiveSettings) -> list[ModelLine]:
 
 
 def _require_storable(path: KeyPath, value: Any) -> None:
-    """Raises SettingsError for what is no JSON, or too much of it."""
+    """Raises SettingsError for what no database keeps, or too much of it."""
+    if any(keepable(text) != text for text in _texts([*path, value])):
+        raise SettingsError([f"{keepable('.'.join(path))}: must be text without U+0000"])
     try:
         length = len(json.dumps(value, allow_nan=False))
     except (ValueError, RecursionError):
@@ -210,3 +218,17 @@ def _require_storable(path: KeyPath, value: Any) -> None:
         raise SettingsError(
             [f"{'.'.join(path)}: {length:,} characters are more than {LONGEST_VALUE:,}"]
         )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, names included."""
+    match value:
+        case str():
+            yield value
+        case list():
+            for item in value:
+                yield from _texts(item)
+        case dict():
+            for name, item in value.items():
+                yield name
+                yield from _texts(item)

@@ -184,22 +184,20 @@ class DaemonMetrics:
         self._source = source
         self._probes = probes
         self._files = files
-        self._books = books
         self._shutdowns = shutdowns
+        self._books = books
 
     async def render(self) -> bytes:
         """See daemon.api.ports.MetricsPage."""
         try:
             overview = await self._overviews.look()
             costs = await self._books.look() if self._books is not None else None
-            shutdown_days = {(o.model, o.line): o.days_left for o in await self._shutdowns()}
+            days_left = {(one.model, one.line): one.days_left for one in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
         else:
-            taken = replace(
-                snapshot(overview, ready=all_ok(self._probes.at_hand())),
-                shutdown_days=shutdown_days,
-            )
+            now = snapshot(overview, ready=all_ok(self._probes.at_hand()))
+            taken = replace(now, shutdown_days=days_left)
             if costs is not None:
                 taken = snapshot_of_costs(taken, costs)
         self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))

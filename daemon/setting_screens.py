@@ -13,12 +13,12 @@ AS_CONFIGURED = "as configured"
 
 
 class NotShownError(LearningError):
-    """No setting has this key, and no section this name."""
+    """No setting has this key, or it is one of a line or a mapping that is not set."""
 
     exit_status = ExitStatus.REFUSED
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"no setting {key}; `learnd settings get` lists them")
+        super().__init__(f"no setting {key} is set; `learnd settings get` lists those that are")
 
 
 def only(found: Json, keys: Sequence[str]) -> Json:

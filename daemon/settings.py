@@ -58,6 +58,11 @@ A line goes on with each batch: a rate that had fallen to zero would have to be 
 which undoes a part of what was learned. See docs/memory.md.
 """
 
+SECRET_WORDS = frozenset(
+    {"auth", "apikey", "credential", "credentials", "key", "password", "secret", "token"}
+)
+"""What a provider calls by a name with one of these words may be a secret."""
+
 KeyPath = tuple[str, ...]
 """A setting's place; not a dotted text, because the name of a line may contain dots."""
 
@@ -905,6 +910,15 @@ def is_changeable(path: KeyPath) -> bool:
     return section is not None and len(path) > 1 and path[1] in section.changeable
 
 
+def may_be_secret(path: KeyPath) -> bool:
+    """Whether a provider's own setting, of which learnd knows the name alone, may be a secret."""
+    section = 2 if path[0] == "lines" else 1
+    if path[section : section + 1] != ("training",):
+        return False
+    names = path[section + 1 :]
+    return any(SECRET_WORDS & set(re.split(r"[^a-z]+", name.lower())) for name in names)
+
+
 def section_of(name: str) -> type[_Section] | None:
     """The section of that name; None for a setting that stands alone, and for the lines."""
     field = Settings.model_fields.get(name)
@@ -951,7 +965,7 @@ def without_password(url: str) -> str:
 def _shown(path: KeyPath, value: Any) -> str:
     if value in (None, "", {}, ()):
         return "-"
-    if isinstance(value, SecretStr):
+    if isinstance(value, SecretStr) or may_be_secret(path):
         return MASK
     if isinstance(value, tuple | list):
         return ", ".join(str(item) for item in value)

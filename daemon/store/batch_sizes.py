@@ -150,7 +150,7 @@ class BatchSizes:
     async def follow_settings(self, now: datetime) -> list[BatchSizeChanged]:
         """Begin anew where `batch_size` was configured differently since.
 
-        Once at start-up and once for each change of the settings; more often it would make
+        Once at start-up and once for each change of it at run time; more often it would make
         two daemons with different settings fight over one row.
         """
 

@@ -222,7 +222,7 @@ class Runs:
         """waiting -> planned: what the runs wait for may be there now.
 
         A run that waits because nobody knows what its launch came to stays where it is:
-        another launch could make a second job.
+        another launch could make a second job. So does one that waits for money: it is due.
         """
 
         def transaction(tx: Connection) -> int:
@@ -236,6 +236,7 @@ class Runs:
                 .where(
                     is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
                     runs.c.state == RunState.WAITING,
+                    runs.c.short_of_money.is_not(True),
                     ~unresolved,
                 )
                 .order_by(runs.c.line, runs.c.planned_at)

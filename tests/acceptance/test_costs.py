@@ -40,12 +40,12 @@ def test_a_run_waits_for_a_raised_cap_and_is_paid_once_through_kills(
         run = the_run(learnd)
         assert (run["state"], run["attempt"]) == ("waiting", 0)
         assert "1.25 EUR is left of money.cap_per_day (1.25 EUR)" in run["message"]
+        learnd.wait_until("its warning", lambda: learnd.told(kind="RunShortOfMoney"))
         learnd.kill()
         learnd.start()
         learnd.wait_until("no money", lambda: learnd.get("/v1/costs")["waiting"])
         for command in ("runs", "costs"):
             assert "money.cap_per_day" in learnd.command(command).replace("\n", "")
-        assert learnd.told(kind="RunShortOfMoney")
         assert learnd.metric("learnd_money_waiting_runs") == 1
         assert learnd.metric("learnd_money_left") == 1.25
 

@@ -53,6 +53,9 @@ class Sender:
         found = self.daemon.wait_until(f"decision {n_runs}", last)
         return dict(found["last_decision"])
 
+    def run_states(self) -> list[str]:
+        return [run["state"] for run in self.daemon.get("/v1/runs")["items"]]
+
     def _line(self) -> Any:
         lines = {line["line"]: line for line in self.daemon.get("/v1/status")["lines"]}
         return lines["coding"]
@@ -120,11 +123,15 @@ def test_the_next_event_the_next_decision_and_the_next_batch_follow_a_change(
     assert "second-base is shut down since 2026-01-14" in daemon.command("status")
     daemon.wait_until("a warning", lambda: daemon.told(kind="ModelShutsDown", level="warning"))
 
-    # What waits is more than a batch is to be from now on: it is sealed.
+    # What waits is more than a batch is to be from now on: it is sealed. Its run may not cost
+    # what it would, until it may.
     sender.many(5)
-    change(daemon, values={"queue.batch_size": 4})
+    price = {"money.prices.scripted.second-base.per_job": 5, "money.cap_per_run": 1}
+    change(daemon, values={"queue.batch_size": 4, **price})
+    daemon.wait_until("a run that waits", lambda: "waiting" in sender.run_states())
+    change(daemon, values={"money.cap_per_run": 10})
     sender.decided(4)
-    assert daemon.metric("learnd_settings_changes_total") == 5
+    assert daemon.metric("learnd_settings_changes_total") == 6
 
 
 def test_changes_survive_a_kill_are_listed_and_are_shown_with_their_source(

@@ -263,14 +263,13 @@ async def test_a_job_that_a_person_found_is_paid_when_it_ends(drive: Driver) -> 
     assert await spent(drive) == [(1, Decimal(3), Decimal(3), "reported")]
 
 
-async def test_at_a_start_a_run_that_waits_for_money_is_planned_again(drive: Driver) -> None:
+async def test_a_start_leaves_a_run_that_waits_for_money_waiting_and_due(drive: Driver) -> None:
     run_id = await drive.run_of(output())
     await drive.store.runs.begin(run_id, drive.line, drive.now, quote=quote(3, day=2))
 
-    assert await drive.store.runs.resume_waiting(drive.now) == 1
+    assert await drive.store.runs.resume_waiting(drive.now) == 0
 
-    row = await run_row(drive, run_id)
-    assert (row.state, row.short_of_money) == ("planned", None)
+    assert [due.short_of_money for due in await drive.store.runs.due(drive.now)] == [True]
 
 
 async def test_a_run_that_waits_for_money_is_cancelled_at_once(drive: Driver) -> None:

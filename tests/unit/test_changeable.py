@@ -4,13 +4,8 @@ import re
 
 import pytest
 
-from daemon.changeable import (
-    SECRET_WORDS,
-    FixedSettingError,
-    UnknownSettingError,
-    changeable_path,
-)
-from daemon.settings import KeyPath, Settings, is_changeable
+from daemon.changeable import FixedSettingError, UnknownSettingError, changeable_path
+from daemon.settings import SECRET_WORDS, KeyPath, Settings, is_changeable, may_be_secret
 
 SETTINGS = Settings(
     lines={"a.b": {}, "a": {"task_types": ["c"]}, "coding": {}},
@@ -31,6 +26,11 @@ SETTINGS = Settings(
         ("lines.a.b.replay_share", ("lines", "a.b", "replay_share")),
         ("lines.a.training.epochs", ("lines", "a", "training", "epochs")),
         ("lines.a.b.training.epochs", ("lines", "a.b", "training", "epochs")),
+        ("money.cap_per_day", ("money", "cap_per_day")),
+        (
+            "money.prices.openai.gpt-4.1.per_million_tokens",
+            ("money", "prices", "openai", "gpt-4.1", "per_million_tokens"),
+        ),
         ("finetune.training.max_tokens", ("finetune", "training", "max_tokens")),
         ("remote.shutdown_dates.key-4.1", ("remote", "shutdown_dates", "key-4.1")),
         ("lines.coding.system_prompts.coding", ("lines", "coding", "system_prompts", "coding")),
@@ -49,6 +49,9 @@ def test_a_key_names_the_place_of_one_setting(key: str, path: KeyPath) -> None:
         ("gate", "names several settings: name one, such as gate.min_evidence"),
         ("finetune.training", "names several settings"),
         ("gate.margin.x", "no such setting"),
+        ("money.prices.openai", "no such setting"),
+        ("money.prices.openai.gpt-4.1", "no such setting"),
+        ("money.prices.openai.gpt-4.1.per_day", "no such setting"),
         ("", "no such setting"),
         (".", "no such setting"),
         ("lines", "names several settings"),
@@ -77,6 +80,7 @@ def test_a_key_that_is_none_is_refused_with_what_was_meant(key: str, hint: str) 
         "intake.files.outputs",
         "policy.max_output_characters",
         "queue.high_water",
+        "money.currency",
         "finetune.provider",
         "lines.coding.provider",
         "lines.coding.task_types",
@@ -118,3 +122,15 @@ def test_no_changeable_setting_has_the_name_of_a_secret() -> None:
     changeable = [one.key for one in Settings().explain() if one.changeable]
     assert "gate.margin" in changeable
     assert not [key for key in changeable if SECRET_WORDS & set(re.split(r"[^a-z]", key))]
+
+
+def test_a_providers_own_secret_in_the_file_is_masked() -> None:
+    settings = Settings(
+        finetune={"provider": "scripted", "training": {"api_key": "sk-planted", "max_tokens": 5}}
+    )
+    shown = {one.key: one.value for one in settings.explain()}
+    assert "sk-planted" not in shown["finetune.training.api_key"]
+    assert shown["finetune.training.max_tokens"] == "5"
+    assert may_be_secret(("lines", "coding", "training", "service", "api-key"))
+    assert not may_be_secret(("lines", "training", "system_prompts", "token"))
+    assert not may_be_secret(("remote", "shutdown_dates", "token"))

@@ -44,7 +44,7 @@ def seen_by_the_parts(live: LiveSettings) -> Mapping[str, Any]:
         "operations": live.max_queue_size(),
         "overview": live.wanted_evidence(),
         "evaluator": dict(live.training()),
-        "money": live.budget(),
+        "costs": live.budget(),
         "shutdowns": live.now.remote.shutdown_dates,
         "everybody who holds the lines": line,
     }
@@ -52,11 +52,6 @@ def seen_by_the_parts(live: LiveSettings) -> Mapping[str, Any]:
 
 PREFERENCES: Mapping[KeyPath, Any] = {("finetune", "training", "objective"): "kto"}
 CHANGES: list[Mapping[KeyPath, Any]] = [
-    {("money", "prices", "openai", "gpt-4.1", "per_million_tokens"): 4.6},
-    {("money", "cap_per_run"): 5},
-    {("money", "cap_per_day"): "12.50"},
-    {("money", "cap_per_month"): 100},
-    {("money", "assumed_epochs"): 3},
     {("policy", "min_confidence"): 0.9},
     {("policy", "enable_auto_approval"): True},
     {("policy", "feedback_threshold"): 0.9},
@@ -92,6 +87,11 @@ CHANGES: list[Mapping[KeyPath, Any]] = [
     {("finetune", "retry_max_seconds"): 100},
     {("finetune", "timeout_seconds"): 100},
     {("remote", "shutdown_dates", "gpt-4.1"): "2027-01-14"},
+    {("money", "prices", "openai", "gpt-4.1", "per_million_tokens"): 25},
+    {("money", "cap_per_run"): "12.50"},
+    {("money", "cap_per_day"): 100},
+    {("money", "cap_per_month"): 1_000},
+    {("money", "assumed_epochs"): 3},
     {("lines", LINE, "base_model"): "other"},
     {("lines", LINE, "training", "plan"): "worse"},
     {("lines", LINE, "system_prompts", LINE): "You write tests."},
