@@ -163,6 +163,12 @@ def release_size(here: Installation) -> None:
     here.daemon.post(f"/v1/queue/batch-sizes/{LINE}", {"size": None, "reason": "as it was"})
 
 
+def change_a_setting(here: Installation) -> None:
+    """One that changes nothing here: the epochs have no part in the price."""
+    values = {"money.assumed_epochs": 1 + len(here.sent) % 1_000}
+    here.daemon.post("/v1/settings", {"values": values, "reason": "another guess"})
+
+
 def force(here: Installation) -> None:
     """A candidate that the gate refused, unless the champion moves just then."""
 
@@ -228,6 +234,7 @@ SCENES: Mapping[str, Scene] = {
     "Registry.promote": Scene(force, playing("worsen")),
     "Registry.rollback": Scene(roll_back),
     "Webhooks.store": Scene(tell),
+    "SettingChanges.change": Scene(change_a_setting),
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
     "Runs.fail": Scene(environment=playing("fail,improve")),
     "Runs.report": Scene(environment=playing("improve", steps=3, step_seconds=0.7)),
