@@ -34,7 +34,8 @@ ANSWER_SECONDS = 30.0
 """A block takes some tens of milliseconds; an answer that takes longer is not coming."""
 AGAIN_SECONDS = 300.0
 """After it failed it is not started for so long."""
-MOST_ASKED = 2
+MOST_ASKED = 4
+"""As many as one source has under way, and one."""
 _PIPE_BYTES = 2**20
 _FAILURES = (OSError, EOFError, ValueError, TypeError, TimeoutError)
 _NOTHING = Stretch(EventKind.OUTPUT, "", "", 0, [], [])

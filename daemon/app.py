@@ -55,6 +55,7 @@ from daemon.store import Store
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
+from daemon.webhooks import JobHints, WebhookIntake, expire_webhooks
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workshop, factory_of
 from finetune.runner import Runner
@@ -68,6 +69,7 @@ from learning.facts import (
     RunCancelAsked,
     RunCancelled,
     RunFailed,
+    WebhookReceived,
 )
 from learning.judge import Judge
 from learning.policy import Policy
@@ -112,6 +114,7 @@ class Daemon:
     runner: Runner
     follower: SettingsFollower
     shutdowns: ShutdownWatch
+    job_hints: JobHints
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
@@ -136,6 +139,8 @@ class Daemon:
                 ),
                 tasks.create_task(self.follower.run(), name="settings"),
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
+                tasks.create_task(self.job_hints.run(), name="job hints"),
+                tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
                 tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
@@ -265,6 +270,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
             budget=live.budget,
         )
+        job_hints = JobHints(store.webhooks, workbenches)
         metrics.show_trainer(host.condition)
         sealer = Sealer(
             store,
@@ -276,7 +282,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             expect=lambda line: workbenches[line.provider].expect(line),
             expect_at=settings.finetune.trainer_ahead_share,
         )
-        announcer.listen(_alarm(sealer, runner))
+        announcer.listen(_alarm(sealer, runner, job_hints))
         source: KafkaSource | None = None
         letter_topic: DeadLetterTopic | None = None
         if settings.kafka.configured:
@@ -329,6 +335,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             facts=recent,
             trainer=host.condition,
+            webhook_intake=_webhook_intake(settings, store, announcer),
             token=token,
             version=version("learnd"),
         )
@@ -346,6 +353,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             runner,
             follower,
             shutdowns,
+            job_hints,
             server,
             probes,
             loop_lag,
@@ -445,6 +453,11 @@ def _jsonl_source(
     )
 
 
+def _webhook_intake(settings: Settings, store: Store, announcer: Announcer) -> WebhookIntake | None:
+    key = settings.remote.webhook_key()
+    return None if key is None else WebhookIntake(key, store.webhooks, announcer, utc_now)
+
+
 def _reader_process(
     settings: Settings, policy: Callable[[], Policy], stack: contextlib.AsyncExitStack
 ) -> ReaderProcess | None:
@@ -459,7 +472,7 @@ def _wire_limits(settings: Settings) -> Limits:
     return Limits(max_bytes=settings.kafka.max_message_bytes)
 
 
-def _alarm(sealer: Sealer, runner: Runner) -> Listener:
+def _alarm(sealer: Sealer, runner: Runner, job_hints: JobHints) -> Listener:
     """Wake the loops that wait for what a fact tells."""
 
     def listener(fact: Fact) -> None:
@@ -473,6 +486,8 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
                 runner.wake()
             case BatchSealed() | RunCancelAsked() | LaunchResolved():
                 runner.wake()
+            case WebhookReceived():
+                job_hints.wake()
             case _:
                 pass
 

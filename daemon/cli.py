@@ -27,6 +27,7 @@ from daemon.commands import (
     settings,
     the_daemon,
     versions,
+    webhook,
 )
 from daemon.exit_status import ExitStatus
 from learning.errors import LearningError
@@ -51,6 +52,7 @@ SUBJECTS = (
     lineage,
     events,
     dead_letters,
+    webhook,
     send,
     import_file,
     dataset,

@@ -44,6 +44,8 @@ from learning.facts import (
     RunWaits,
     SettingsChanged,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 from learning.ports import TrainerCondition, TrainerState
 
@@ -283,6 +285,12 @@ class _Counters:
         self._changed = counter(
             "learnd_settings_changes", "Changes of settings that this daemon was asked for."
         )
+        self._webhooks = counter(
+            "learnd_webhooks", "Signed webhooks that came, again or not.", "type", "outcome"
+        )
+        self._webhooks_refused = counter(
+            "learnd_webhooks_refused", "Webhooks that were not taken.", "reason"
+        )
 
     def count(self, fact: Fact) -> None:
         match fact:
@@ -338,6 +346,11 @@ class _Counters:
                 self._resized.labels(fact.line, fact.cause).inc()
             case SettingsChanged():
                 self._changed.inc()
+            case WebhookReceived():
+                kind = fact.event_type if fact.known else "other"
+                self._webhooks.labels(kind, "stored" if fact.is_new else "duplicate").inc()
+            case WebhookRefused():
+                self._webhooks_refused.labels(fact.reason).inc()
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():

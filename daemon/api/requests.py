@@ -14,6 +14,7 @@ LARGEST_PAGE = 500
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)]
 JobId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\x21-\x7e]+$")]
+WebhookType = Annotated[str, StringConstraints(max_length=128, pattern=r"^[!-~]+$")]
 VersionText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 _NOT_IN_ACTOR = re.compile(r"[^A-Za-z0-9_.:@-]")
@@ -170,6 +171,12 @@ class CostsQuery(_Paged):
 
     limit: int = Field(30, ge=1, le=LARGEST_PAGE)
     by: CostsBy = CostsBy.DAY
+
+
+class WebhooksQuery(PageQuery):
+    """Which webhooks to list: of these types, or of all."""
+
+    type: list[WebhookType] = Field([], max_length=20)
 
 
 class LineageQuery(_Paged):

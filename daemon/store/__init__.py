@@ -20,6 +20,7 @@ from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
 from daemon.store.runs import Runs
 from daemon.store.setting_changes import SettingChanges
+from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 
@@ -42,6 +43,7 @@ class Store:
     batch_sizes: BatchSizes
     imports: Imports
     setting_changes: SettingChanges
+    webhooks: Webhooks
 
     @classmethod
     async def open(
@@ -102,6 +104,7 @@ class Store:
             BatchSizes(database, size_rules),
             Imports(intake, rejected),
             SettingChanges(database),
+            Webhooks(database, tenancy.owner),
         )
 
     async def close(self) -> None:

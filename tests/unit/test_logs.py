@@ -31,6 +31,8 @@ from learning.facts import (
     RunWaits,
     SettingsChanged,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 from learning.lifecycle import EventState
 from monitoring.logs import DAMPED_SECONDS, Damping, FactLog, configure, in_words, mask_secrets
@@ -75,6 +77,12 @@ FACTS: list[tuple[Fact, str]] = [
         SettingsChanged(4, ["gate.margin"], "ada", "", 3),
         "settings revision 3 undone by ada: gate.margin (revision 4)",
     ),
+    (
+        WebhookReceived("fine_tuning.job.failed", True, "wh-1", "job-1", is_new=True),
+        "webhook fine_tuning.job.failed about job-1 (delivery wh-1)",
+    ),
+    (WebhookReceived("x.y", False, "wh-2", None, is_new=False), "delivery wh-2, which came before"),
+    (WebhookRefused("bad_signature"), "refused: bad_signature"),
 ]
 
 

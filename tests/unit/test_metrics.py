@@ -22,6 +22,8 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import TrainerCondition, TrainerState
@@ -65,6 +67,20 @@ def test_the_days_of_a_model_that_ends_are_shown_and_disappear_with_it(metrics: 
     assert value(metrics, "learnd_model_shutdown_days", model="gpt-a", line="audio") == -2
     metrics.show(Snapshot(ready=True))
     assert value(metrics, "learnd_model_shutdown_days", model="gpt-a", line="audio") is None
+
+
+def test_webhooks_are_counted_by_known_type_and_reason(metrics: Metrics) -> None:
+    failed = "fine_tuning.job.failed"
+    metrics.count(WebhookReceived(failed, True, "wh_1", "job-1", is_new=True))
+    metrics.count(WebhookReceived(failed, True, "wh_1", "job-1", is_new=False))
+    for number in range(3):
+        metrics.count(WebhookReceived(f"made.up.{number}", False, "wh", None, is_new=True))
+    metrics.count(WebhookRefused("bad_signature"))
+
+    assert value(metrics, "learnd_webhooks_total", type=failed, outcome="stored") == 1
+    assert value(metrics, "learnd_webhooks_total", type=failed, outcome="duplicate") == 1
+    assert value(metrics, "learnd_webhooks_total", type="other", outcome="stored") == 3
+    assert value(metrics, "learnd_webhooks_refused_total", reason="bad_signature") == 1
 
 
 def test_stored_events_are_counted_by_source_task_type_and_verdict(metrics: Metrics) -> None:

@@ -18,6 +18,7 @@ from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
+from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
 from learning.clock import Clock
@@ -37,6 +38,7 @@ class Views:
     positions: StoredPositions
     batch_sizes: BatchSizes
     costs: CostBooks
+    webhooks: Webhooks
 
     @classmethod
     def of(
@@ -61,4 +63,5 @@ class Views:
             positions=StoredPositions(database),
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),
+            webhooks=Webhooks(database),
         )
