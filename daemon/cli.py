@@ -20,6 +20,7 @@ from daemon.commands import (
     forgot,
     import_file,
     lineage,
+    models,
     nodes,
     queue,
     runs,
@@ -57,6 +58,7 @@ SUBJECTS = (
     import_file,
     dataset,
     finetune,
+    models,
 )
 
 app = typer.Typer(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.report.content import Evaluation, Measured, Slice, TrainingReport
+from learning.gate import Measure
 
 Json = Mapping[str, Any]
 
@@ -68,4 +69,5 @@ def _evaluation(version: Json | None) -> Evaluation | None:
             )
             for one in compared
         ],
+        measure=Measure(told.get("measure") or Measure.LIKELIHOOD),
     )

@@ -418,7 +418,10 @@ def versions(found: Sequence[Json]) -> None:
         ],
         [_version_row(one) for one in found],
     )
-    say("* champion. Loss: nats per byte, champion of the time -> candidate.")
+    say(
+        "* champion. Loss: nats per byte, or 1 - score of the answers where it says so; champion"
+        " of the time -> candidate."
+    )
 
 
 def _version_row(one: Json) -> Sequence[Any]:
@@ -428,7 +431,8 @@ def _version_row(one: Json) -> Sequence[Any]:
         f"{one['version']}{' *' if one['is_champion'] else ''}",
         one["state"],
         one["parent"],
-        change(overall.get("champion_loss"), overall.get("candidate_loss")),
+        f"{change(overall.get('champion_loss'), overall.get('candidate_loss'))}"
+        f"{' (answers)' if overall and trial['report'].get('measure') == 'answers' else ''}",
         change(overall.get("champion_match"), overall.get("candidate_match"), ".2f"),
         f"{p:.2g}" if trial and (p := trial["report"].get("p_better")) is not None else "-",
         f"{trial['outcome']}: {trial['reason']}" if trial else "declared base",
@@ -440,19 +444,21 @@ def forgot(found: Json) -> None:
     summary, trials, proof = found["summary"], found["trials"], found["proof"]
     name = f"{summary['line']} {summary['version']}"
     if proof is not None:
+        moved = proof["weight_delta_norm"]
         say(
-            f"{name}: trained on {proof['trained_tokens']} tokens;"
-            f" the weights moved by {proof['weight_delta_norm'] or float('nan'):.3g}."
+            f"{name}: trained on {proof['trained_tokens']} tokens"
+            f"{'' if moved is None else f'; the weights moved by {moved:.3g}'}."
         )
     changed = trials[0]["report"].get("forgetting") if trials else None
     if changed is None:
         say(f"{name} was never compared with a champion, so nothing is known of what it forgot.")
         return
+    of_what = " of the answers" if trials[0]["report"].get("measure") == "answers" else ""
     show_table(
         [
             Column("slice"),
             number("examples"),
-            Column("held-out loss"),
+            Column(f"held-out loss{of_what}"),
             Column("exact match"),
             number("lost"),
             number("gained"),

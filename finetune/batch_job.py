@@ -30,6 +30,7 @@ from learning.errors import LearningError
 from learning.gate import (
     GateRules,
     HeldOut,
+    Measure,
     Score,
     decide,
     refusal_of,
@@ -249,13 +250,18 @@ class BatchJob:
         if "after" in scores:
             return await asyncio.to_thread(_compared, scores["before"], scores["after"])
         alone = _slice(scores["before"], None)
-        return Evaluation("measured", "one model alone, with nothing to compare it to", [alone])
+        return Evaluation(
+            "measured",
+            "one model alone, with nothing to compare it to",
+            [alone],
+            _measure_of(scores["before"]),
+        )
 
     def model_of(self, trained: Trained) -> ModelReference:
         """How the trained model is loaded."""
         assert trained.artifact is not None, "it was refused"
         folder = self.artifacts.path(trained.artifact)
-        if trained.method == "lora":
+        if trained.method in ("lora", "remote"):
             return ModelReference(self.plan.model.base_model, folder)
         return ModelReference(str(folder))
 
@@ -378,7 +384,11 @@ def _compared(before: Sequence[Score], after: Sequence[Score]) -> Evaluation:
     """As the gate compares: every example is a recent one, and it is the first look."""
     examples = [HeldOut(number, "finetune", recent=True) for number in range(len(after))]
     verdict = decide(examples, before, after, GateRules(), look=1)
-    return Evaluation(verdict.outcome, verdict.reason, [_slice(before, after)])
+    return Evaluation(verdict.outcome, verdict.reason, [_slice(before, after)], _measure_of(before))
+
+
+def _measure_of(scores: Sequence[Score]) -> Measure:
+    return scores[0].measure
 
 
 def _slice(before: Sequence[Score], after: Sequence[Score] | None) -> Slice:

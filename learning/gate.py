@@ -12,11 +12,14 @@ here is tested with plain lists. The rules, in the order in which they are appli
    two: it abstains.
 
 "Better" is a one-sided Wilcoxon signed-rank test on the paired per-example losses
-(Wilcoxon, 1945), champion * (1 - margin) against candidate. The margin is there because
+(signed_ranks.py), champion * (1 - margin) against candidate. The margin is there because
 two trainings with other seeds differ by about 4 % in loss, which a test without one
-takes for a gain. Each further candidate that is compared with the same champion is one
-more look, and gets a smaller share of the significance level: alpha / (k (k + 1)) for
-look k, which sums to alpha over all looks (an alpha-spending sequence).
+takes for a gain. Losses of answers are mostly ties, and a margin on each example would turn
+every tie into a loss; there as much of the candidate's largest gains is taken away as the
+margin is of the champion's whole loss, and the rest is tested. Each further candidate that is
+compared with the same champion is one more look, and gets a smaller share of the significance
+level: alpha / (k (k + 1)) for look k, which sums to alpha over all looks (an alpha-spending
+sequence).
 
 The guarded slices of rule 3 have a margin of their own, which is wider: what is learned of one
 task moves the others a little, and single slices differ more between two seeds than the whole
@@ -31,6 +34,7 @@ from enum import StrEnum
 
 from learning.errors import UnpairedScoresError, UnsoundScoresError
 from learning.forgetting import Forgetting, compare_slices
+from learning.signed_ranks import p_greater
 
 
 class Outcome(StrEnum):
@@ -73,16 +77,27 @@ class TrainingProof:
     """What the trainer measured while it made the candidate."""
 
     trained_tokens: int
-    weight_delta_norm: float
+    weight_delta_norm: float | None
+    """None where whoever trained does not say, as a service elsewhere."""
     all_finite: bool
+
+
+class Measure(StrEnum):
+    """What the loss of an example is made of."""
+
+    LIKELIHOOD = "likelihood"
+    """Nats per byte of the approved answer: how unlikely the model finds it."""
+    ANSWERS = "answers"
+    """1 - score of the model's own answer against the approved one: 0 to 1, often equal."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One model on one held-out example: nats per byte of the answer, and exact match."""
+    """One model on one held-out example: its loss, smaller is better, and exact match."""
 
     loss: float
     match: bool
+    measure: Measure = Measure.LIKELIHOOD
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,8 @@ class GateReport:
     """Recent held-out examples that are missing until `wanted_evidence`."""
     forgetting: Forgetting | None = None
     """What changed on all the examples that were scored, wherever both have finite losses."""
+    measure: Measure | None = None
+    """What the losses are made of; None where nothing was scored."""
 
 
 def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]:
@@ -147,11 +164,12 @@ def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]
 
 def refusal_of(proof: TrainingProof) -> Refusal | None:
     """The name under which a candidate is refused unseen, or None."""
-    if not proof.all_finite or not _is_finite(proof.weight_delta_norm):
+    moved = proof.weight_delta_norm
+    if not proof.all_finite or not (moved is None or _is_finite(moved)):
         return Refusal.NOT_FINITE
     if proof.trained_tokens <= 0:
         return Refusal.NO_TOKENS
-    if proof.weight_delta_norm == 0.0:
+    if moved == 0.0:
         return Refusal.UNCHANGED_WEIGHTS
     return None
 
@@ -171,7 +189,7 @@ def sound(model: str, scores: Sequence[Score] | None, n_examples: int) -> Sequen
     """What an evaluator said of `model`, as it is. Raises UnsoundScoresError.
 
     One score is needed for each of the `n_examples` examples, with a loss that is not below
-    zero. A loss that is not finite is sound: it was measured, and `decide` refuses it.
+    zero. A likelihood that is not finite is sound: it was measured, and `decide` refuses it.
     """
     if scores is None:
         raise UnsoundScoresError(model, "there are none")
@@ -186,6 +204,10 @@ def sound(model: str, scores: Sequence[Score] | None, n_examples: int) -> Sequen
             raise UnsoundScoresError(
                 model,
                 f"loss is {score.loss!r} on example {number}; nats per byte are never below 0",
+            )
+        if score.measure is Measure.ANSWERS and not score.loss <= 1:
+            raise UnsoundScoresError(
+                model, f"loss is {score.loss!r} on example {number}; an answer's is at most 1"
             )
     return scores
 
@@ -205,10 +227,12 @@ def decide(
     """Compare on the same examples; index i is the same example in all three sequences.
 
     `look` counts the candidates that were compared with this champion, this one included.
-    Raises UnpairedScoresError when the lengths differ.
+    Raises UnpairedScoresError when the lengths differ, and UnsoundScoresError when some scores
+    are of likelihoods and some of answers.
     """
     if not len(examples) == len(champion) == len(candidate):
         raise UnpairedScoresError(len(champion), len(candidate), len(examples))
+    measure = _measure_of(champion, candidate)
     if any(not _is_finite(score.loss) for score in candidate):
         return refused(Refusal.NOT_FINITE)
     recent = [i for i, example in enumerate(examples) if example.recent]
@@ -221,6 +245,7 @@ def decide(
             " held-out examples: there is nothing to compare with",
             look=look,
             n_missing=missing,
+            measure=measure,
         )
     forgetting = compare_slices(examples, champion, candidate)
     if len(recent) < rules.min_evidence:
@@ -232,6 +257,7 @@ def decide(
             look=look,
             n_missing=missing,
             forgetting=forgetting if examples else None,
+            measure=measure,
         )
 
     def compare(
@@ -247,8 +273,8 @@ def decide(
         for name, indices in _guarded_slices(examples).items()
         if len(indices) >= rules.min_evidence
     )
-    p_better = _p_greater(
-        [champion[i].loss * (1 - rules.margin) - candidate[i].loss for i in recent]
+    p_better = p_greater(
+        _gains([champion[i] for i in recent], [candidate[i] for i in recent], rules.margin)
     )
 
     def report(outcome: Outcome, reason: str) -> GateReport:
@@ -262,17 +288,19 @@ def decide(
             look=look,
             n_missing=missing,
             forgetting=forgetting,
+            measure=measure,
         )
 
+    of_what = " of the answers" if measure is Measure.ANSWERS else ""
     for part in slices:
         if part.p_worse <= _level(part, rules, len(slices)):
             return report(
                 Outcome.REJECT,
                 f"worse by more than {rules.regression_margin:.0%} on {part.name}:"
-                f" loss {part.champion_loss:.3f} -> {part.candidate_loss:.3f}"
+                f" loss{of_what} {part.champion_loss:.3f} -> {part.candidate_loss:.3f}"
                 f" over {part.n_examples} examples (p = {part.p_worse:.2g})",
             )
-    change = f"held-out loss {overall.champion_loss:.3f} -> {overall.candidate_loss:.3f}"
+    change = f"held-out loss{of_what} {overall.champion_loss:.3f} -> {overall.candidate_loss:.3f}"
     if p_better < threshold:
         return report(
             Outcome.PROMOTE,
@@ -332,24 +360,49 @@ def _compare(
         champion_match=sum(score.match for score in champion) / n,
         candidate_match=sum(score.match for score in candidate) / n,
         gain=(champion_loss - candidate_loss) / champion_loss if champion_loss > 0 else 0.0,
-        p_worse=_p_greater(
-            [
-                new.loss - old.loss * (1 + margin) - negligible
-                for old, new in zip(champion, candidate, strict=True)
-            ]
-        ),
+        p_worse=p_greater(_losses(champion, candidate, margin, negligible)),
     )
 
 
-def _p_greater(differences: Sequence[float]) -> float:
-    """One-sided Wilcoxon signed-rank p-value that the differences lie above zero."""
-    if all(difference == 0 for difference in differences):
-        return 1.0
-    # Imported here: scipy.stats takes a second and 60 MiB, and a daemon that has
-    # nothing to decide yet should not pay for it.
-    from scipy.stats import wilcoxon
+def _gains(old: Sequence[Score], new: Sequence[Score], margin: float) -> list[float]:
+    """By how much the loss of each example fell, beyond the margin."""
+    if old[0].measure is Measure.LIKELIHOOD:
+        return [one.loss * (1 - margin) - two.loss for one, two in zip(old, new, strict=True)]
+    fallen = [one.loss - two.loss for one, two in zip(old, new, strict=True)]
+    return _without_largest(fallen, margin * sum(one.loss for one in old))
 
-    return float(wilcoxon(differences, alternative="greater").pvalue)
+
+def _losses(
+    old: Sequence[Score], new: Sequence[Score], margin: float, negligible: float
+) -> list[float]:
+    """By how much the loss of each example rose, beyond the margin and what is negligible."""
+    if old[0].measure is Measure.LIKELIHOOD:
+        return [
+            two.loss - one.loss * (1 + margin) - negligible
+            for one, two in zip(old, new, strict=True)
+        ]
+    risen = [two.loss - one.loss for one, two in zip(old, new, strict=True)]
+    return _without_largest(risen, margin * sum(one.loss for one in old) + negligible * len(old))
+
+
+def _without_largest(changes: Sequence[float], budget: float) -> list[float]:
+    """The changes, after `budget` was taken away from the largest ones."""
+    left = list(changes)
+    for index in sorted(range(len(left)), key=lambda index: -left[index]):
+        taken = max(0.0, min(left[index], budget))
+        left[index] -= taken
+        budget -= taken
+    return left
+
+
+def _measure_of(champion: Sequence[Score], candidate: Sequence[Score]) -> Measure | None:
+    """What both were measured by; None without an example. Raises UnsoundScoresError."""
+    measures = {score.measure for score in (*champion, *candidate)}
+    if len(measures) > 1:
+        raise UnsoundScoresError(
+            "candidate and its champion", "some are of likelihoods and some of answers"
+        )
+    return measures.pop() if measures else None
 
 
 def _is_finite(value: float) -> bool:

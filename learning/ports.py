@@ -296,10 +296,14 @@ class KnownPositions(Protocol):
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model that can be loaded: a base by path or hub name, and maybe a LoRA adapter."""
+    """A model that can be loaded: a base by path or hub name, and maybe a LoRA adapter.
+
+    Or a remote one: a base by its service's name, and maybe an artifact that names another.
+    """
 
     base_model: str
     adapter: Path | None = None
+    """Of a remote version the folder that names it: see finetune/remote/model.py."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +350,8 @@ class TrainingOutcome:
 
     output_dir: Path
     method: str
-    """`lora` (the files are an adapter to the base model) or `full`."""
+    """`lora` (the files are an adapter to the base model), `full`, or `remote` (they name a
+    model that a service serves, as finetune/remote/model.py writes it)."""
     proof: TrainingProof
     measurements: Mapping[str, Any]
 

@@ -46,7 +46,17 @@ from learning.facts import (
 
 MASK = "********"
 DAMPED_SECONDS = 60.0
-NOISY_LIBRARIES = ("aiokafka", "uvicorn", "alembic", "sqlalchemy", "httpx", "httpcore")
+NOISY_LIBRARIES = (
+    "aiokafka",
+    "alembic",
+    "httpcore",
+    "httpcore2",
+    "httpx",
+    "httpx2",
+    "openai",
+    "sqlalchemy",
+    "uvicorn",
+)
 
 _SECRET_NAME = re.compile(
     r"password|passwd|secret|token(?!s)|api_?key|authorization", re.IGNORECASE

@@ -65,7 +65,7 @@ class LineHealth:
 
 @dataclass(frozen=True)
 class ChampionLoss:
-    """Mean held-out loss of one version, nats per byte, as the gate last measured it."""
+    """Mean held-out loss of one version, as the gate last measured it (learning.gate.Measure)."""
 
     line: str
     version: str
@@ -410,7 +410,8 @@ class _Gauges:
         )
         self._loss = gauge(
             "learnd_held_out_loss",
-            "Mean held-out loss in nats per byte, as the gate last measured it.",
+            "Mean held-out loss as the gate last measured it: nats per byte of the approved"
+            " answers, or, where a service gives answers only, 1 - their score.",
             "line",
             "version",
         )

@@ -281,7 +281,7 @@ def reference(row: Row[Any], artifacts_dir: Path) -> ModelReference:
         else foundation
     )
     match row.method:
-        case "lora":
+        case "lora" | "remote":
             return ModelReference(base, artifacts_dir / row.artifact)
         case "full":
             return ModelReference(str(artifacts_dir / row.artifact))

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from pydantic import ValidationError
 
 from finetune.trainer.protocol import TrainingCurve
+from learning.gate import Measure
 
 FORMAT_VERSION: Final = 1
 
@@ -30,9 +31,8 @@ class LeftOut:
 class Slice:
     """Before against after on some rows.
 
-    Losses are means in nats per byte of the answer, None when one is not finite; exact is the
-    share of answers of which greedy decoding writes every token, in [0, 1]. What is after is
-    None too when one model was measured alone.
+    Losses are means, None when one is not finite; exact is the share of answers that the model
+    gives word for word, in [0, 1]. What is after is None too when one model was measured alone.
     """
 
     name: str
@@ -57,6 +57,8 @@ class Evaluation:
     verdict: str
     reason: str
     slices: Sequence[Slice] = ()
+    measure: Measure = Measure.LIKELIHOOD
+    """What the losses are made of."""
 
 
 @dataclass(frozen=True)

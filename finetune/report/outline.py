@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from finetune.report.chart import Line, draw
 from finetune.report.content import Evaluation, TrainingReport
 from finetune.trainer.protocol import TrainingCurve
+from learning.gate import Measure
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,17 @@ def _evaluation(evaluation: Evaluation | None) -> Section:
         )
         for one in evaluation.slices
     ]
-    words.append(
-        "On rows that were not trained on. Loss is the negative log-likelihood of the answer in"
-        " nats per byte; exact is the share of answers of which greedy decoding writes every token."
-    )
+    words.append(_MEASURED[evaluation.measure])
     return Section(heading, words, [Table(rows, head)])
+
+
+_MEASURED: Final[Mapping[Measure, str]] = {
+    Measure.LIKELIHOOD: "On rows that were not trained on. Loss is the negative log-likelihood of"
+    " the answer in nats per byte; exact is the share of answers of which greedy decoding writes"
+    " every token.",
+    Measure.ANSWERS: "On rows that were not trained on. Loss is 1 - the score of the model's own"
+    " answer against the approved one, from 0 to 1; exact is the share of answers that are equal.",
+}
 
 
 def _curves(report: TrainingReport) -> Section:

@@ -17,6 +17,7 @@ from finetune.report.markdown import as_markdown
 from finetune.report.outline import pictures_of
 from finetune.report.page import as_page
 from finetune.trainer.protocol import TrainingCurve
+from learning.gate import Measure
 
 HOSTILE = "<script src=\"https://evil/x.js\">alert('1')</script> | `x` ![y](https://evil/z.png)"
 CURVE = TrainingCurve(
@@ -45,6 +46,18 @@ def report(**changes: Any) -> TrainingReport:
         "evaluation": Evaluation("promote", "better", [Slice("recent", 32, 2.0, 1.0, 0.25, 0.75)]),
     }
     return TrainingReport(**{**given, **changes})
+
+
+def test_a_report_says_whether_likelihoods_or_answers_were_compared(tmp_path: Path) -> None:
+    slices = [Slice("recent", 32, 0.5, 0.25, 0.25, 0.75)]
+    pages = [
+        write_report(
+            tmp_path, report(evaluation=Evaluation("promote", "better", slices, measure))
+        ).read_text()
+        for measure in Measure
+    ]
+    assert ["nats per byte" in page for page in pages] == [True, False]
+    assert ["1 - the score of the model" in page for page in pages] == [False, True]
 
 
 class _Page(HTMLParser):

@@ -85,7 +85,7 @@ class TaskTypeStatistics:
 
 @dataclass(frozen=True)
 class LastDecision:
-    """The gate's last word on a line. Losses are nats per byte; None when it compared nothing."""
+    """The gate's last word on a line. Losses as in the gate; None when it compared nothing."""
 
     version: str
     against: str

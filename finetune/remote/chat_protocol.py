@@ -1,0 +1,68 @@
+"""The part of OpenAI's chat protocol that answers are read by, and vLLM's addition to it.
+
+What a service sends is outside data: its types are checked strictly, and what is not known here
+is passed over. Log-probabilities of a *given* text are no part of the protocol. vLLM offers them
+to a request with `prompt_logprobs`: one entry per token of the prompt beside the answer, None
+for the first token, otherwise by token id its log-probability and its rank among all tokens.
+With `prompt_logprobs: 0` an entry holds the token of the prompt and no other. Minus infinity is
+sent as -9999. (Read in vllm/entrypoints/openai/chat_completion, November 2026.)
+"""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class TokenLikelihood(BaseModel):
+    """What a model thinks of one token of a given text."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    logprob: float = Field(le=1e-3, allow_inf_nan=False)
+    """Natural; rounding may leave it a little above 0."""
+    rank: int = Field(ge=1)
+    """1 is the most probable token."""
+
+
+class Message(BaseModel):
+    """What the model said; nothing at all when it refused or called a tool."""
+
+    model_config = ConfigDict(strict=True)
+
+    content: str | None = None
+
+
+class Choice(BaseModel):
+    """One of the answers; only the first is asked for."""
+
+    model_config = ConfigDict(strict=True)
+
+    message: Message
+
+
+class ChatCompletion(BaseModel):
+    """The answer to a request."""
+
+    model_config = ConfigDict(strict=True)
+
+    choices: list[Choice] = Field(min_length=1)
+    prompt_logprobs: list[dict[str, TokenLikelihood] | None] | None = None
+
+    @property
+    def text(self) -> str:
+        """What was answered."""
+        return self.choices[0].message.content or ""
+
+    def prompt_tokens(self) -> Sequence[tuple[str, TokenLikelihood]] | None:
+        """Id and likelihood of each prompt token but the first; None where there are none.
+
+        So too where an entry names several tokens, because it does not say which was meant.
+        """
+        if not self.prompt_logprobs or any(
+            entry is None or len(entry) != 1 for entry in self.prompt_logprobs[1:]
+        ):
+            return None
+        return [next(iter(entry.items())) for entry in self.prompt_logprobs[1:] if entry]
+
+
+COMPLETION = TypeAdapter(ChatCompletion)
