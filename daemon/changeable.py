@@ -138,10 +138,14 @@ def _meant(key: str, settings: Settings) -> str:
 def _fixed(key: str, path: KeyPath, settings: Settings) -> FixedSettingError:
     section = section_of(path[0])
     field = section.model_fields.get(path[1]) if section is not None and len(path) > 1 else None
-    if field is not None and SecretStr in (field.annotation, *get_args(field.annotation)):
+    if field is not None and _holds_secret(field.annotation):
         return _secret(key, path, settings)
     why = "cannot be changed while learnd runs"
     return FixedSettingError(key, why, _source(path, settings))
+
+
+def _holds_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(map(_holds_secret, get_args(annotation)))
 
 
 def _secret(key: str, path: KeyPath, settings: Settings) -> FixedSettingError:
