@@ -139,7 +139,7 @@ async def test_likelihoods_are_used_where_they_are_offered(
     assert matches(scores["champion"]) < matches(scores["candidate"]) < N_EXAMPLES
     for score in [*scores["champion"], *scores["candidate"]]:
         assert score.measure is Measure.LIKELIHOOD
-        # Three tokens in about a dozen bytes, each with a probability of .9 or .05.
+        # Three tokens in about a dozen bytes, likely or not.
         assert (score.loss < 0.1) == score.match
         assert math.isfinite(score.loss)
 
