@@ -6,9 +6,9 @@ damaged (its checksum is wrong), is handed on as a single record that stands for
 partition goes on behind it.
 Knows the layout of a batch (Kafka protocol, magic 0 to 2), and nothing of what is in one.
 
-The seam is the class that aiokafka's fetcher reads a response with, `MemoryRecords`, a global
-name of its module. It is replaced for one consumer only; `bound_batches` refuses an aiokafka
-that has no such seam.
+The seam are two classes that aiokafka's fetcher reads a response with, `MemoryRecords` and
+`PartitionRecords`, global names of its module. They are replaced for one consumer only;
+`bound_batches` refuses an aiokafka that has no such seam.
 """
 
 import struct
@@ -22,6 +22,7 @@ from typing import Any
 
 import cramjam
 from aiokafka import __version__ as aiokafka_version
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
@@ -35,7 +36,6 @@ MAX_RECORDS_IN_BATCH = 100_000
 KEPT_BYTES = 1_000_000
 """Of a batch that cannot be read so much is kept as it came: all of it, by Kafka's defaults."""
 
-_SEAM = "MemoryRecords"
 _LENGTH = struct.Struct(">qi")  # base offset, bytes that follow
 _BASE_OFFSET = struct.Struct(">q")
 _MAGIC_AT = 16
@@ -134,21 +134,33 @@ def bound_batches(consumer: Any, max_batch_bytes: int) -> Bounds:
     read = getattr(type(fetcher), "_proc_fetch_request", None)
     if not isinstance(read, types.FunctionType):
         raise SeamChangedError("its fetcher has no _proc_fetch_request")
-    if read.__closure__ or _SEAM not in read.__code__.co_names:
-        raise SeamChangedError(f"_proc_fetch_request does not use {_SEAM}")
-    if read.__globals__.get(_SEAM) is not MemoryRecords:
-        raise SeamChangedError(f"its fetcher's {_SEAM} is another class")
+    for seam in (MemoryRecords, PartitionRecords):
+        name = seam.__name__
+        if read.__closure__ or name not in read.__code__.co_names:
+            raise SeamChangedError(f"_proc_fetch_request does not use {name}")
+        if read.__globals__.get(name) is not seam:
+            raise SeamChangedError(f"its fetcher's {name} is another class")
+    if not callable(getattr(PartitionRecords, "_consumer_record", None)):
+        raise SeamChangedError("its PartitionRecords has no _consumer_record")
     bounds = Bounds(max_batch_bytes)
 
     def bounded(data: bytes) -> BoundedRecords:
         return BoundedRecords(data, bounds)
 
-    # The same code with one global name of its own, so that other consumers keep theirs.
+    # The same code with two global names of its own, so that other consumers keep theirs.
+    own = {MemoryRecords.__name__: bounded, PartitionRecords.__name__: RecordsAsTheyAre}
     rebound = types.FunctionType(
-        read.__code__, read.__globals__ | {_SEAM: bounded}, read.__name__, read.__defaults__
+        read.__code__, read.__globals__ | own, read.__name__, read.__defaults__
     )
     consumer._fetcher._proc_fetch_request = types.MethodType(rebound, fetcher)
     return bounds
+
+
+class RecordsAsTheyAre(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+    """Hands records on as they are read from a batch: a `ConsumerRecord` of each takes longer."""
+
+    def _consumer_record(self, _tp: Any, record: Any) -> Any:
+        return record
 
 
 class BoundedRecords:

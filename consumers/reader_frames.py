@@ -9,10 +9,11 @@ import marshal
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, pairwise
 from typing import Any, BinaryIO, TypeVar
 
-from learning.ports import JudgedOutput, ReceivedFeedback
+from learning.ports import ArrivalColumns, EventKind, JudgedOutput, ReceivedFeedback
+from learning.short_names import of_events, of_tasks
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
 
@@ -50,15 +51,21 @@ def cut(body: bytes, lengths: Sequence[int]) -> Iterator[bytes]:
 
 
 def pack_arrivals(arrivals: Sequence[JudgedOutput | ReceivedFeedback]) -> bytes:
-    """Arrivals of one kind without what their records say already, column by column."""
+    """Arrivals of one kind without what their records say already, field by field, and what
+    they are found by."""
     if not arrivals:
-        return marshal.dumps([])
-    columns = zip(arrivals[0]._fields, zip(*arrivals, strict=True), strict=True)
-    return marshal.dumps([column for name, column in columns if name not in _KNOWN])
+        return marshal.dumps(([], [], []))
+    form = type(arrivals[0])
+    fields = dict(zip(form._fields, zip(*arrivals, strict=True), strict=True))
+    kind = EventKind.OUTPUT if form is JudgedOutput else EventKind.FEEDBACK
+    event_names = of_events(kind, fields["producer"], fields["event_id"])
+    task_names = of_tasks(fields["task_type"], fields["task_id"])
+    unknown = [column for name, column in fields.items() if name not in _KNOWN]
+    return marshal.dumps((unknown, event_names, task_names))
 
 
 class PackedArrivals(Sequence[A]):
-    """Arrivals as the other process packed them, unpacked anew by each thread that walks them.
+    """Arrivals as the other process packed them, unpacked anew by each thread that asks.
 
     So the objects are made where they are used: a processor that walks over what another one
     made waits for each of them.
@@ -85,23 +92,32 @@ class PackedArrivals(Sequence[A]):
         return len(self._values)
 
     def __iter__(self) -> Iterator[A]:
-        """Raises ValueError on the way when there is not one row for each value."""
-        n = len(self._values)
-        if not n:
-            return iter(())
-        source, topic, partition = self._place
-        known: dict[str, Any] = {
-            "text": map(bytes.decode, self._values),
-            "source": repeat(source, n),
-            "topic": repeat(topic, n),
-            "partition": repeat(partition, n),
-            "offset": self._offsets,
-            "received_at": repeat(self._received_at, n),
-            "state_since": repeat(self._received_at, n),
-        }
-        packed = iter(marshal.loads(self._packed))  # noqa: S302  # from our own process
-        columns = [known[name] if name in known else next(packed, ()) for name in self._fields]
-        return map(self._make, zip(*columns, strict=True))
+        """Raises ValueError when there is not one row for each value."""
+        columns: ArrivalColumns = self.columns()
+        return map(self._make, zip(*columns.fields, strict=True))
 
     def __getitem__(self, index: Any) -> Any:
         return list(self)[index]
+
+    def columns(self) -> ArrivalColumns:
+        """All of them. Raises ValueError when there is not one row for each value."""
+        n = len(self._values)
+        source, topic, partition = self._place
+        known: dict[str, Sequence[Any]] = {
+            "text": list(map(bytes.decode, self._values)),
+            "source": [source] * n,
+            "topic": [topic] * n,
+            "partition": [partition] * n,
+            "offset": self._offsets,
+            "received_at": [self._received_at] * n,
+            "state_since": [self._received_at] * n,
+        }
+        unknown, event_names, task_names = marshal.loads(self._packed)  # noqa: S302  # from our own process
+        packed = iter(unknown)
+        fields: list[Sequence[Any]] = [
+            known[name] if name in known else next(packed, ()) for name in self._fields
+        ]
+        for column in (*fields, event_names, task_names):
+            if len(column) != n:
+                raise ValueError(f"{len(column)} rows came back for {n} records")
+        return ArrivalColumns(fields, event_names, task_names)

@@ -51,6 +51,7 @@ from daemon.settings import Settings
 from daemon.store import Store
 from daemon.store.leases import Tenancy
 from daemon.store.views import Views
+from daemon.webhooks import JobHints, WebhookIntake, expire_webhooks
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workshop, factory_of
 from finetune.runner import Runner, RunnerRules
@@ -64,6 +65,7 @@ from learning.facts import (
     RunCancelAsked,
     RunCancelled,
     RunFailed,
+    WebhookReceived,
 )
 from learning.judge import Judge
 from learning.lines import ModelLine, ModelLines
@@ -105,6 +107,7 @@ class Daemon:
     files: JsonlSource | None
     sealer: Sealer
     runner: Runner
+    job_hints: JobHints
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
@@ -129,6 +132,8 @@ class Daemon:
                     ),
                     name="expiry",
                 ),
+                tasks.create_task(self.job_hints.run(), name="job hints"),
+                tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
                 tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
@@ -256,6 +261,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             announce=announcer,
             clock=utc_now,
         )
+        job_hints = JobHints(store.webhooks, workbenches)
         metrics.show_trainer(host.condition)
         sealer = Sealer(
             store,
@@ -267,7 +273,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             expect=lambda line: workbenches[line.provider].expect(line),
             expect_at=settings.finetune.trainer_ahead_share,
         )
-        announcer.listen(_alarm(sealer, runner))
+        announcer.listen(_alarm(sealer, runner, job_hints))
         source: KafkaSource | None = None
         letter_topic: DeadLetterTopic | None = None
         if settings.kafka.configured:
@@ -307,6 +313,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
             facts=recent,
             trainer=host.condition,
+            webhook_intake=_webhook_intake(settings, store, announcer),
             token=token,
             version=version("learnd"),
         )
@@ -321,6 +328,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             files,
             sealer,
             runner,
+            job_hints,
             server,
             probes,
             loop_lag,
@@ -425,6 +433,11 @@ def _jsonl_source(
     )
 
 
+def _webhook_intake(settings: Settings, store: Store, announcer: Announcer) -> WebhookIntake | None:
+    key = settings.remote.webhook_key()
+    return None if key is None else WebhookIntake(key, store.webhooks, announcer, utc_now)
+
+
 def _reader_process(
     settings: Settings, policy: Callable[[], Policy], stack: contextlib.AsyncExitStack
 ) -> ReaderProcess | None:
@@ -450,7 +463,7 @@ def _runner_rules(settings: Settings) -> RunnerRules:
     )
 
 
-def _alarm(sealer: Sealer, runner: Runner) -> Listener:
+def _alarm(sealer: Sealer, runner: Runner, job_hints: JobHints) -> Listener:
     """Wake the loops that wait for what a fact tells."""
 
     def listener(fact: Fact) -> None:
@@ -464,6 +477,8 @@ def _alarm(sealer: Sealer, runner: Runner) -> Listener:
                 runner.wake()
             case BatchSealed() | RunCancelAsked() | LaunchResolved():
                 runner.wake()
+            case WebhookReceived():
+                job_hints.wake()
             case _:
                 pass
 

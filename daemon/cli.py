@@ -25,6 +25,7 @@ from daemon.commands import (
     send,
     the_daemon,
     versions,
+    webhook,
 )
 from daemon.exit_status import ExitStatus
 from learning.errors import LearningError
@@ -47,6 +48,7 @@ SUBJECTS = (
     lineage,
     events,
     dead_letters,
+    webhook,
     send,
     import_file,
     dataset,

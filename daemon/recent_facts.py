@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from learning.clock import Clock
-from learning.facts import EventsStored, Fact
-from monitoring.logs import in_words
+from learning.facts import Fact
+from monitoring.logs import in_words, is_routine
 
 KEPT = 50
 
@@ -26,7 +26,7 @@ class ToldFact:
 
 
 class RecentFacts:
-    """Listens, and keeps the last KEPT facts; arrivals only where some could not be read."""
+    """Listens, and keeps the last KEPT facts that are no routine."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -34,7 +34,7 @@ class RecentFacts:
 
     def __call__(self, fact: Fact) -> None:
         """Remember a fact. Does not block."""
-        if not isinstance(fact, EventsStored) or fact.dead_letters:
+        if not is_routine(fact):
             self._facts.append(ToldFact(self._clock(), type(fact).__name__, in_words(fact)))
 
     def newest(self) -> Sequence[ToldFact]:

@@ -576,6 +576,41 @@ def _feedback(one: Json) -> str:
     return f"{one['producer']}: {said} ({one['state']})"
 
 
+def webhooks(found: Sequence[Json]) -> None:
+    """Received webhooks, one a line."""
+    if not found:
+        say("No webhook in the last seven days.")
+        return
+    show_table(
+        [
+            number("id"),
+            Column("type"),
+            Column("about"),
+            Column("run"),
+            Column("received (UTC)"),
+        ],
+        [
+            (one["id"], one["type"], one["object_id"], one["run_id"], when(one["received_at"]))
+            for one in found
+        ],
+    )
+
+
+def webhook_test(found: Json) -> None:
+    """What became of a webhook that `learnd webhook test` sent."""
+    show_pairs(
+        [
+            ("webhook", found["id"]),
+            ("delivery", found["delivery_id"]),
+            ("type", found["type"]),
+            ("about", found["object_id"]),
+            ("run", found["run_id"] or "none here has, or had, this job"),
+        ]
+    )
+    say("")
+    say("The daemon believed the signature and stored it.")
+
+
 def dead_letters(found: Sequence[Json]) -> None:
     """Dead letters, one a line."""
     if not found:

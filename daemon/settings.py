@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from daemon.webhook_signature import SigningKey, WeakSecretError
 from finetune.remote.access import ServiceAccess
 from finetune.remote.chat_evaluator import ChatRules, Comparison
 from finetune.remote.chat_service import ChatLimits
@@ -88,6 +89,14 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
     return value
+
+
+def _signing_secret(secret: SecretStr) -> SecretStr:
+    try:
+        SigningKey.of(secret.get_secret_value())
+    except WeakSecretError as error:
+        raise PydanticCustomError("weak_secret", "{why}", {"why": str(error)}) from None
+    return secret
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -446,13 +455,19 @@ class RemoteSettings(_Section):
     openai_endpoint: HttpUrl | None = None
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
     openai_api_key: SecretStr | None = None
-    openai_webhook_secret: SecretStr | None = None
+    openai_webhook_secret: Annotated[SecretStr, AfterValidator(_signing_secret)] | None = None
+    """What the webhooks of that service are signed with; without one none is received."""
 
     def training_service(self) -> ServiceAccess | None:
         """Where the provider `openai` trains; where models answer, unless told otherwise."""
         return _access(self.openai_endpoint, self.openai_api_key) or _access(
             self.llm_endpoint, self.llm_api_key
         )
+
+    def webhook_key(self) -> SigningKey | None:
+        """What webhooks are signed with."""
+        secret = self.openai_webhook_secret
+        return None if secret is None else SigningKey.of(secret.get_secret_value())
 
     def chat_service(self) -> ServiceAccess | None:
         """Where remote versions answer; where they are trained, unless told otherwise."""

@@ -148,10 +148,8 @@ async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
 
 @contextlib.asynccontextmanager
 async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
-    yield Workbench(
-        ScriptedProvider(workshop.folder / "scripted", workshop.artifacts),
-        ScriptedEvaluator(workshop.artifacts),
-    )
+    provider = ScriptedProvider(workshop.folder / "scripted", workshop.artifacts)
+    yield Workbench(provider, ScriptedEvaluator(workshop.artifacts), nudge=provider.nudge)
 
 
 LOCAL: Final = frozenset({"local", "huggingface", "scripted"})

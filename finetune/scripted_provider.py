@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -65,6 +65,8 @@ class Act(StrEnum):
     """The job never ends by itself."""
     OUTLIVE = "outlive"
     """The job ends (as IMPROVE) only for a provider that did not launch it: after a restart."""
+    AWAIT_NUDGE = "await_nudge"
+    """The job ends (as IMPROVE), but is not asked before a nudge, as with a poll far away."""
     LOSE_REPLY = "lose_reply"
     """The job is made (as IMPROVE), but whoever launched it gets a ConnectionError instead."""
     NOT_FINITE = "not_finite"
@@ -185,6 +187,7 @@ class ScriptedProvider:
         self._lock = asyncio.Lock()
         self._launched: set[str] = set()
         self._playing: dict[str, asyncio.Task[TrainingOutcome]] = {}
+        self._nudged: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @property
     def name(self) -> str:
@@ -250,6 +253,10 @@ class ScriptedProvider:
         """How many jobs each (run_id, attempt) got."""
         return Counter((job.run_id, job.attempt) for job in await self.jobs())
 
+    def nudge(self, job_id: str) -> None:
+        """A job may have changed; see finetune.providers.Workbench."""
+        self._nudged[job_id].set()
+
     async def wait(
         self, job: JobHandle, on_progress: Callable[[JobProgress], None]
     ) -> TrainingOutcome:
@@ -313,6 +320,8 @@ class ScriptedProvider:
                 await asyncio.Event().wait()
             case Act.OUTLIVE if job.job_id in self._launched:
                 await asyncio.Event().wait()
+            case Act.AWAIT_NUDGE:
+                await self._nudged[job.job_id].wait()
         return await asyncio.to_thread(_make_model, job, self._artifacts)
 
 

@@ -216,6 +216,27 @@ class BatchSizeChanged:
     actor: str
 
 
+@dataclass(frozen=True)
+class WebhookReceived:
+    """A signed webhook is in the database; of what it says only this is kept."""
+
+    event_type: str
+    known: bool
+    """Whether it is a type that this release knows, of which there are few."""
+    delivery_id: str
+    object_id: str | None
+    """What it is about: a provider's job, or something else."""
+    is_new: bool
+    """False when its delivery was stored before: then nothing happened."""
+
+
+@dataclass(frozen=True)
+class WebhookRefused:
+    """A webhook was not taken; its sender was told so."""
+
+    reason: str
+
+
 Fact = (
     EventsStored
     | EventsRefused
@@ -236,6 +257,8 @@ Fact = (
     | Promoted
     | RolledBack
     | BatchSizeChanged
+    | WebhookReceived
+    | WebhookRefused
 )
 
 Announce = Callable[[Fact], None]

@@ -36,6 +36,8 @@ from learning.facts import (
     RunTrained,
     RunWaits,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 
 MASK = "********"
@@ -155,6 +157,23 @@ BAD_NEWS: Final = (
 )
 
 
+def is_routine(fact: Fact) -> bool:
+    """Whether a fact is one of very many that nobody has to see.
+
+    Refused webhooks are: any stranger can make as many as he likes. Whoever refuses them says
+    so in its own measure.
+    """
+    match fact:
+        case EventsStored():
+            return not fact.dead_letters
+        case WebhookReceived():
+            return not fact.is_new
+        case WebhookRefused():
+            return True
+        case _:
+            return False
+
+
 class FactLog:
     """Writes one line for each fact it is called with."""
 
@@ -165,7 +184,7 @@ class FactLog:
         """Log a fact, bad news as a warning. Does not block."""
         said = in_words(fact)
         fields = {"kind": type(fact).__name__}
-        if isinstance(fact, EventsStored) and not fact.dead_letters:
+        if is_routine(fact):
             self._log.debug(said, **fields)
         elif isinstance(fact, BAD_NEWS):
             self._log.warning(said, **fields)
@@ -244,6 +263,12 @@ def in_words(fact: Fact) -> str:
                 f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
                 f" ({fact.cause}): {fact.reason}"
             )
+        case WebhookReceived():
+            about = f" about {fact.object_id}" if fact.object_id is not None else ""
+            again = "" if fact.is_new else ", which came before"
+            return f"webhook {fact.event_type}{about} (delivery {fact.delivery_id}{again})"
+        case WebhookRefused():
+            return f"a webhook was refused: {fact.reason}"
 
 
 def _who(fact: RunCancelAsked | RunCancelled) -> str:

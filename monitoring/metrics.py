@@ -41,6 +41,8 @@ from learning.facts import (
     RunTrained,
     RunWaits,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 from learning.ports import TrainerCondition, TrainerState
 
@@ -246,6 +248,12 @@ class _Counters:
         self._resized = counter(
             "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
         )
+        self._webhooks = counter(
+            "learnd_webhooks", "Signed webhooks that came, again or not.", "type", "outcome"
+        )
+        self._webhooks_refused = counter(
+            "learnd_webhooks_refused", "Webhooks that were not taken.", "reason"
+        )
 
     def count(self, fact: Fact) -> None:
         match fact:
@@ -295,6 +303,11 @@ class _Counters:
                 self._rollbacks.labels(fact.line).inc()
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
+            case WebhookReceived():
+                kind = fact.event_type if fact.known else "other"
+                self._webhooks.labels(kind, "stored" if fact.is_new else "duplicate").inc()
+            case WebhookRefused():
+                self._webhooks_refused.labels(fact.reason).inc()
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():

@@ -20,13 +20,17 @@ from daemon.api.routes import (
     probes,
     queue,
     runs,
+    webhooks,
 )
 from daemon.api.routes import facts as facts_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
+from daemon.webhooks import WebhookIntake
 from learning.ports import TrainerCondition
 
 LONGEST_BODY_BYTES = 1024 * 1024
+OPEN_PATHS = probes.OPEN_PATHS | {webhooks.PATH}
+"""Addresses that need no token; a webhook has its signature."""
 
 
 def create_app(
@@ -39,9 +43,13 @@ def create_app(
     facts: RecentFacts,
     token: str,
     trainer: Callable[[], TrainerCondition | None] = lambda: None,
+    webhook_intake: WebhookIntake | None = None,
     version: str = "0",
 ) -> FastAPI:
-    """The application. Everything but the probes and the metrics needs the token."""
+    """The application. Everything but OPEN_PATHS needs the token.
+
+    Without `webhook_intake` no webhook is received.
+    """
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
     for router in (
@@ -57,6 +65,8 @@ def create_app(
         held_out.router(operations),
         imports.router(operations),
         facts_route.router(facts),
+        webhooks.receiver(webhook_intake),
+        webhooks.router(views.webhooks),
     ):
         # `include_router` makes each route a second time: half the time of a start.
         app.router.routes.extend(router.routes)
@@ -69,9 +79,9 @@ def create_app(
             held_out.PATH: held_out.LONGEST_IMPORT_BYTES,
             imports.PATH: imports.LONGEST_IMPORT_BYTES,
         }
-        | dict.fromkeys(intake.PATHS, None),
+        | dict.fromkeys((*intake.PATHS, webhooks.PATH), None),
     )
     app.add_middleware(PlainAddress)
-    app.add_middleware(RequireToken, token=token, open_paths=probes.OPEN_PATHS)
+    app.add_middleware(RequireToken, token=token, open_paths=OPEN_PATHS)
     app.add_middleware(SecureHeaders)
     return app

@@ -13,6 +13,7 @@ LARGEST_PAGE = 500
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)]
 JobId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\x21-\x7e]+$")]
+WebhookType = Annotated[str, StringConstraints(max_length=128, pattern=r"^[!-~]+$")]
 VersionText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 _NOT_IN_ACTOR = re.compile(r"[^A-Za-z0-9_.:@-]")
@@ -127,6 +128,12 @@ class RunsQuery(_Paged):
     before: str | None = Field(None, max_length=32)
     line: Name | None = None
     state: RunState | None = None
+
+
+class WebhooksQuery(PageQuery):
+    """Which webhooks to list: of these types, or of all."""
+
+    type: list[WebhookType] = Field([], max_length=20)
 
 
 class LineageQuery(_Paged):

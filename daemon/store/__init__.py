@@ -18,6 +18,7 @@ from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
 from daemon.store.runs import Runs
+from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 
@@ -39,6 +40,7 @@ class Store:
     outbox: Outbox
     batch_sizes: BatchSizes
     imports: Imports
+    webhooks: Webhooks
 
     @classmethod
     async def open(
@@ -93,6 +95,7 @@ class Store:
             Outbox(database, clock),
             BatchSizes(database, size_rules or SizeRules()),
             Imports(intake, rejected),
+            Webhooks(database, tenancy.owner),
         )
 
     async def close(self) -> None:

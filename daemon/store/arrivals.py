@@ -5,16 +5,16 @@ Neither decides anything; what is done with an id that was used again is decided
 intake.py, which gets the stored text to compare with.
 """
 
-import itertools
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
+from sqlalchemy.exc import IntegrityError
 
-from daemon.store.bulk import insert_columns
+from daemon.store.bulk import insert_fields
+from daemon.store.columns import Columns
 from daemon.store.dialect import CHUNK
 from daemon.store.names import MOST_RECENT, SEVERAL, Names, names_of_events, names_of_tasks
 from daemon.store.postgresql import copy_rows
@@ -23,6 +23,10 @@ from learning.lifecycle import FeedbackState
 from learning.ports import JudgedOutput, ReceivedFeedback
 
 A = TypeVar("A", JudgedOutput, ReceivedFeedback)
+
+N_LATELY = 32_768
+"""Two to four megabytes of names."""
+LONGEST_DETOUR = 64
 
 
 class TaskKey(NamedTuple):
@@ -36,7 +40,7 @@ class TaskKey(NamedTuple):
 class Inserted(Generic[A]):
     """What became of a block's arrivals of one kind."""
 
-    new: Sequence[A]
+    new: Columns[A]
     repeated: Sequence[tuple[A, str]]
     """Arrivals whose id was taken, each with the text that is stored under it."""
 
@@ -49,13 +53,13 @@ class Arrivals(Protocol):
         ...
 
     def insert_outputs(
-        self, tx: Connection, arrivals: Sequence[JudgedOutput]
+        self, tx: Connection, arrivals: Columns[JudgedOutput]
     ) -> Inserted[JudgedOutput]:
         """Store the outputs whose (producer, id) is new; of several in a block the first."""
         ...
 
     def insert_feedback(
-        self, tx: Connection, arrivals: Sequence[ReceivedFeedback]
+        self, tx: Connection, arrivals: Columns[ReceivedFeedback]
     ) -> Inserted[ReceivedFeedback]:
         """The same for feedback, which is stored as waiting."""
         ...
@@ -76,8 +80,11 @@ class Arrivals(Protocol):
         """Comes last in a transaction."""
         ...
 
-    def committed(self) -> None:
-        """The transaction was committed. Called in the thread that ran it."""
+    def committed(self) -> int:
+        """The transaction was committed; returns about how many bytes the file grew by.
+
+        Called in the thread that ran it.
+        """
         ...
 
 
@@ -86,22 +93,24 @@ class SqliteArrivals:
 
     def __init__(self, most_recent_names: int = MOST_RECENT) -> None:
         self._names = Names(most_recent_names)
+        self._n_characters = 0
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
         self._names.begin(tx)
+        self._n_characters = 0
 
     def insert_outputs(
-        self, tx: Connection, arrivals: Sequence[JudgedOutput]
+        self, tx: Connection, arrivals: Columns[JudgedOutput]
     ) -> Inserted[JudgedOutput]:
         """See Arrivals."""
         first_row = self._names.next_id(events)
         inserted = self._insert(tx, events, arrivals, _OUTPUTS)
-        self._names.add_tasks(names_of_tasks(map(_task_of, inserted.new)), first_row)
+        self._names.add_tasks(inserted.new.task_names, first_row)
         return inserted
 
     def insert_feedback(
-        self, tx: Connection, arrivals: Sequence[ReceivedFeedback]
+        self, tx: Connection, arrivals: Columns[ReceivedFeedback]
     ) -> Inserted[ReceivedFeedback]:
         """See Arrivals."""
         return self._insert(tx, feedback, arrivals, _FEEDBACK)
@@ -135,32 +144,25 @@ class SqliteArrivals:
         """See Arrivals."""
         self._names.move(tx)
 
-    def committed(self) -> None:
+    def committed(self) -> int:
         """See Arrivals."""
         self._names.committed()
+        return self._n_characters
 
     def _insert(
-        self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
+        self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        first = _first_of_each(arrivals)
-        names = names_of_events(table, first)
-        stored = self._texts(tx, table, names)
-        new = list(first.values())
-        if stored:
-            is_new = [key not in stored for key in first]
-            names = list(itertools.compress(names, is_new))
-            new = list(itertools.compress(new, is_new))
+        if not arrivals:
+            return Inserted(arrivals, ())
+        names = arrivals.event_names
+        stored = {key: row.payload for key, row in self._rows(tx, table, names).items()}
+        inserted = _sorted_out(arrivals, names, stored, names_of_events(table, stored))
         # SQLite numbers the rows by itself, on from the newest one, as `names` does.
-        if new:
-            insert_columns(tx, form.table, form.columns(new), form.booleans)
-        self._names.add_events(table, names)
-        return _inserted(arrivals, new, stored)
-
-    def _texts(
-        self, tx: Connection, table: Table, names: Sequence[int]
-    ) -> dict[tuple[str, str], str]:
-        """The stored text under each (producer, id) that may have one of some names."""
-        return {key: row.payload for key, row in self._rows(tx, table, names).items()}
+        if inserted.new:
+            insert_fields(tx, form.table, form.columns(inserted.new), form.booleans)
+        self._names.add_events(table, inserted.new.event_names)
+        self._n_characters += sum(map(len, inserted.new["text"]))
+        return inserted
 
     def _rows(
         self, tx: Connection, table: Table, names: Sequence[int]
@@ -172,19 +174,28 @@ class SqliteArrivals:
 
 
 class PostgresArrivals:
-    """Copies rows in, and leaves it to unique indexes which of them are new."""
+    """Copies rows in, and leaves it to unique indexes to tell which of them are new.
+
+    Straight into the table, as long as that goes well: by way of a staging table, where the
+    known ones can be passed over, it takes half as long again. What is sent twice is mostly
+    sent twice soon, so what was stored lately is looked up first.
+    """
+
+    def __init__(self) -> None:
+        self._lately = _Lately()
+        self._detour = _Detour()
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
 
     def insert_outputs(
-        self, tx: Connection, arrivals: Sequence[JudgedOutput]
+        self, tx: Connection, arrivals: Columns[JudgedOutput]
     ) -> Inserted[JudgedOutput]:
         """See Arrivals."""
         return self._insert(tx, events, arrivals, _OUTPUTS)
 
     def insert_feedback(
-        self, tx: Connection, arrivals: Sequence[ReceivedFeedback]
+        self, tx: Connection, arrivals: Columns[ReceivedFeedback]
     ) -> Inserted[ReceivedFeedback]:
         """See Arrivals."""
         return self._insert(tx, feedback, arrivals, _FEEDBACK)
@@ -222,24 +233,90 @@ class PostgresArrivals:
     def finish(self, tx: Connection) -> None:
         """See Arrivals."""
 
-    def committed(self) -> None:
-        """See Arrivals."""
+    def committed(self) -> int:
+        """See Arrivals. A server sees to its files by itself."""
+        return 0
 
     def _insert(
-        self, tx: Connection, table: Table, arrivals: Sequence[A], form: "_Form[A]"
+        self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
     ) -> Inserted[A]:
-        first = _first_of_each(arrivals)
-        if not first:
-            return Inserted((), ())
+        if not arrivals:
+            return Inserted(arrivals, ())
+        keys = list(zip(arrivals["producer"], arrivals["event_id"], strict=True))
+        seen = self._lately.among(arrivals.event_names)
+        self._lately.add(arrivals.event_names)
+        maybe = {key for key, name in zip(keys, arrivals.event_names, strict=True) if name in seen}
+        texts = self._texts(tx, table, maybe)
+        inserted = _sorted_out(arrivals, keys, texts, texts)
+        if not inserted.new or self._copied(tx, form, inserted.new):
+            return inserted
+        new = self._copied_by_detour(tx, form, inserted.new)
+        texts = self._texts(tx, table, set(keys) - new)
+        return _sorted_out(arrivals, keys, texts, texts)
+
+    def _copied(self, tx: Connection, form: "_Form[A]", arrivals: Columns[A]) -> bool:
+        """Store arrivals when all of them are new; otherwise nothing, and False."""
+        if self._detour.is_due():
+            return False
+        try:
+            with tx.begin_nested():
+                copy_rows(tx, form.postgres_copy(form.table), form.rows(arrivals))
+        except IntegrityError:
+            self._detour.take()
+            return False
+        return True
+
+    def _copied_by_detour(
+        self, tx: Connection, form: "_Form[A]", arrivals: Columns[A]
+    ) -> set[tuple[str, str]]:
+        """Store the arrivals that are new, and return their (producer, id)."""
         tx.exec_driver_sql(form.postgres_stage)
-        copy_rows(tx, form.postgres_copy, zip(*form.columns(first.values()).values(), strict=True))
-        inserted = set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
-        known = self.rows_named(tx, table, first.keys() - inserted)
-        return _inserted(
-            arrivals,
-            [arrival for key, arrival in first.items() if key in inserted],
-            {key: row.payload for key, row in known.items()},
-        )
+        copy_rows(tx, form.postgres_copy(form.stage), form.rows(arrivals))
+        return set(map(tuple, tx.exec_driver_sql(form.postgres_insert)))
+
+    def _texts(
+        self, tx: Connection, table: Table, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], str]:
+        return {key: row.payload for key, row in self.rows_named(tx, table, keys).items()}
+
+
+class _Lately:
+    """The names of the last arrivals, `N_LATELY` of them at least, in any thread. Only hints."""
+
+    def __init__(self) -> None:
+        self._names: set[int] = set()
+        self._older: set[int] = set()
+
+    def among(self, names: Sequence[int]) -> set[int]:
+        """Those of some names that came lately."""
+        return self._names.intersection(names) | self._older.intersection(names)
+
+    def add(self, names: Sequence[int]) -> None:
+        """These came."""
+        if len(self._names) >= N_LATELY:
+            self._names, self._older = set(), self._names
+        self._names.update(names)
+
+
+class _Detour:
+    """How long to go the safe way after the quick one failed: longer each time, up to a bound."""
+
+    def __init__(self) -> None:
+        self._length = 1
+        self._left = 0
+
+    def is_due(self) -> bool:
+        """Whether the next block goes the safe way."""
+        if self._left == 0:
+            self._length = max(1, self._length - 1)
+            return False
+        self._left -= 1
+        return True
+
+    def take(self) -> None:
+        """The quick way failed."""
+        self._length = min(LONGEST_DETOUR, 2 * self._length)
+        self._left = self._length
 
 
 def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> list[Row[Any]]:
@@ -264,36 +341,32 @@ def by_task(tx: Connection, counts: Select[Any], keys: Collection[TaskKey]) -> l
     ]
 
 
-_Key = tuple[str, str]
-_key_of = itemgetter(JudgedOutput._fields.index("producer"), JudgedOutput._fields.index("event_id"))
-_task_of = itemgetter(
-    JudgedOutput._fields.index("task_type"), JudgedOutput._fields.index("task_id")
-)
+def _sorted_out(
+    arrivals: Columns[A],
+    marks: Sequence[Hashable],
+    stored: Mapping[tuple[str, str], str],
+    stored_marks: Iterable[Hashable],
+) -> Inserted[A]:
+    """What is new, given the texts that are stored under some (producer, id).
 
-
-def _first_of_each(arrivals: Sequence[A]) -> Mapping[_Key, A]:
-    """The first arrival under each (producer, id), in their order."""
-    keys = list(map(_key_of, arrivals))
-    first = dict(zip(keys, arrivals, strict=True))
-    if len(first) < len(keys):
-        first = {}
-        for key, arrival in zip(keys, arrivals, strict=True):
-            first.setdefault(key, arrival)
-    return first
-
-
-def _inserted(arrivals: Sequence[A], new: Sequence[A], stored: Mapping[_Key, str]) -> Inserted[A]:
-    """What became of arrivals, given the new ones, and the texts that were stored before."""
-    if len(new) == len(arrivals):
-        return Inserted(new, ())
-    are_new = set(map(id, new))
-    first = dict(zip(map(_key_of, new), new, strict=True))
+    Those with equal (producer, id) have equal marks. So only those whose mark is stored, or
+    another one's too, are looked at.
+    """
+    counts = Counter(marks)
+    shared = {mark for mark, n in counts.items() if n > 1}
+    shared.update(counts.keys() & stored_marks)
+    texts = dict(stored)
+    is_new = [True] * len(marks)
     repeated = []
-    for arrival in arrivals:
-        if id(arrival) not in are_new:
-            key = _key_of(arrival)
-            repeated.append((arrival, stored[key] if key in stored else first[key].text))
-    return Inserted(new, repeated)
+    for at in [at for at, mark in enumerate(marks) if mark in shared] if shared else ():
+        arrival = arrivals.one(at)
+        key = (arrival.producer, arrival.event_id)
+        if key in texts:
+            is_new[at] = False
+            repeated.append((arrival, texts[key]))
+        else:
+            texts[key] = arrival.text
+    return Inserted(arrivals.where(is_new) if repeated else arrivals, repeated)
 
 
 def _rows_by_id(tx: Connection, table: Table, row_ids: Sequence[int]) -> Iterable[Row[Any]]:
@@ -318,8 +391,8 @@ class _Form(Generic[A]):
     table: str
     types: Mapping[str, str]
     """The columns that are filled, by name, in PostgreSQL's words."""
-    columns: Callable[[Iterable[A]], Mapping[str, Sequence[Any]]]
-    """What the columns hold for each of some arrivals, at least one; in the order of `types`."""
+    columns: Callable[[Columns[A]], Mapping[str, Sequence[Any]]]
+    """What the columns hold for each of some arrivals; in the order of `types`."""
 
     @property
     def booleans(self) -> Collection[str]:
@@ -330,18 +403,17 @@ class _Form(Generic[A]):
     def postgres_stage(self) -> str:
         """Make the table, of this session and empty in each transaction, to copy rows into."""
         types = ", ".join(f'"{name}" {type_}' for name, type_ in self.types.items())
-        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._stage} ({types}) ON COMMIT DELETE ROWS"
+        return f"CREATE TEMPORARY TABLE IF NOT EXISTS {self.stage} ({types}) ON COMMIT DELETE ROWS"
 
-    @property
-    def postgres_copy(self) -> str:
-        """COPY of rows."""
-        return f"COPY {self._stage} FROM STDIN"
+    def postgres_copy(self, table: str) -> str:
+        """COPY of rows into a table."""
+        return f"COPY {table} ({self._names}) FROM STDIN"
 
     @property
     def postgres_insert(self) -> str:
         """INSERT of what is new among the rows that were copied; returns its keys."""
         return (
-            f"INSERT INTO {self.table} ({self._names}) SELECT * FROM {self._stage}"  # noqa: S608
+            f"INSERT INTO {self.table} ({self._names}) SELECT * FROM {self.stage}"  # noqa: S608
             " ON CONFLICT (producer, event_id) DO NOTHING RETURNING producer, event_id"
         )
 
@@ -350,8 +422,13 @@ class _Form(Generic[A]):
         return ", ".join(f'"{name}"' for name in self.types)
 
     @property
-    def _stage(self) -> str:
+    def stage(self) -> str:
+        """The name of that table."""
         return f"arriving_{self.table}"
+
+    def rows(self, arrivals: Columns[A]) -> Iterable[Sequence[Any]]:
+        """The rows of some arrivals."""
+        return zip(*self.columns(arrivals).values(), strict=True)
 
 
 _COMMON = {
@@ -379,18 +456,19 @@ _OF_OUTPUTS = _COMMON | {
 }
 
 
-def _output_columns(outputs: Iterable[JudgedOutput]) -> Mapping[str, Sequence[Any]]:
-    """The fields of the outputs as they are: they stand in the order of the columns."""
-    columns = dict(zip(_OF_OUTPUTS, zip(*outputs, strict=True), strict=True))
-    columns["reason"] = tuple(map(keepable, columns["reason"]))
+def _output_columns(outputs: Columns[JudgedOutput]) -> Mapping[str, Sequence[Any]]:
+    columns = {name: outputs[_FIELD.get(name, name)] for name in _OF_OUTPUTS}
+    kept = {reason: keepable(reason) for reason in set(columns["reason"])}
+    columns["reason"] = [kept[reason] for reason in columns["reason"]]
     return columns
 
 
-def _feedback_columns(feedback: Iterable[ReceivedFeedback]) -> Mapping[str, Sequence[Any]]:
-    columns = dict(zip(_COMMON, zip(*feedback, strict=True), strict=False))
-    columns["state"] = (FeedbackState.WAITING.value,) * len(columns["payload"])
-    return columns
+def _feedback_columns(feedback: Columns[ReceivedFeedback]) -> Mapping[str, Sequence[Any]]:
+    columns = {name: feedback[_FIELD.get(name, name)] for name in _COMMON if name != "state"}
+    return columns | {"state": [FeedbackState.WAITING.value] * len(feedback)}
 
 
+_FIELD = {"payload": "text"}
+"""The columns that are not called like the arrival's field."""
 _OUTPUTS = _Form("events", _OF_OUTPUTS, _output_columns)
 _FEEDBACK = _Form("feedback", _COMMON, _feedback_columns)

@@ -7,7 +7,6 @@ ones it prepared, need not prepare a new one for each block.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,20 +16,29 @@ _NO_VALUE = -1
 _NUMBER_OF = {None: None, False: 0, True: 1}
 
 
-def insert_rows(tx: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run an INSERT of rows, which stand at `{}` in it."""
-    at = 0
+def insert_columns(tx: Connection, statement: str, columns: Sequence[Sequence[Any]]) -> None:
+    """Run an INSERT of rows, which stand at `{}` in it and are given column by column.
+
+    Its conflicts should be those of `INSERT OR ROLLBACK` or `OR IGNORE`: so that it can undo
+    one statement alone SQLite copies every old page that the statement touches, which is
+    more than the rows themselves.
+    """
+    n, width = len(columns[0]), len(columns)
+    values: list[Any] = [None] * (n * width)
+    for at, column in enumerate(columns):
+        values[at::width] = column
+    start = 0
     for length in _LENGTHS:
-        while len(rows) - at >= length:
-            values = tuple(chain.from_iterable(rows[at : at + length]))
-            tx.exec_driver_sql(statement.format(_rows(length, len(rows[at]))), values)
-            at += length
+        while n - start >= length:
+            part = tuple(values[start * width : (start + length) * width])
+            tx.exec_driver_sql(statement.format(_rows(length, width)), part)
+            start += length
 
 
-def insert_columns(
-    tx: Connection, table: str, columns: Mapping[str, Sequence[Any]], booleans: Collection[str]
+def insert_fields(
+    tx: Connection, table: str, fields: Mapping[str, Sequence[Any]], booleans: Collection[str]
 ) -> None:
-    """Insert rows that are given column by column, all of one length; some hold truth values.
+    """Insert rows into a table, given by the names of its columns; some hold truth values.
 
     For each None and each truth value the driver looks for an adapter, which takes ten times
     as long as binding a number. So the ones are bound as the numbers that SQLite makes of
@@ -38,12 +46,12 @@ def insert_columns(
     """
     plain = {
         name: list(map(_NUMBER_OF.get, column)) if name in booleans else column
-        for name, column in columns.items()
-        if column.count(None) < len(column)
+        for name, column in fields.items()
+        if column[0] is not None or column.count(None) < len(column)
     }
     names = ", ".join(f'"{name}"' for name in plain)
-    statement = f"INSERT INTO {table} ({names}) VALUES {{}}"  # noqa: S608  # our own names
-    insert_rows(tx, statement, list(zip(*plain.values(), strict=True)))
+    statement = f"INSERT OR ROLLBACK INTO {table} ({names}) VALUES {{}}"  # noqa: S608  # our own names
+    insert_columns(tx, statement, list(plain.values()))
 
 
 def find_in(tx: Connection, query: str, values: Sequence[int]) -> Iterator[Any]:

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import stamina
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from daemon.store import postgresql
+from daemon.store import postgresql, schema
+from daemon.store.checkpoints import Checkpoints
 from daemon.store.json_text import to_json
-from daemon.store.tables import POSTGRESQL_INDEXES
 from learning.failpoints import reached
 from learning.ports import StoreUnavailableError
 
@@ -46,6 +44,7 @@ class Database:
         self.is_sqlite = address.get_backend_name() == "sqlite"
         in_file = self.is_sqlite and address.database not in (None, "", ":memory:")
         self._file = Path(str(address.database)) if in_file else None
+        self._checkpoints = Checkpoints(self._file) if self._file is not None else None
         self._inode: tuple[int, int] | None = None
         if self.is_sqlite:
             self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE", SQLITE_CACHE_BYTES)
@@ -94,6 +93,11 @@ class Database:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
         return await _run(self._read_threads, self._reader, query)
 
+    def grew(self, n_bytes: int) -> None:
+        """About so much was added by a transaction. Called in its thread, after its commit."""
+        if self._checkpoints is not None:
+            self._checkpoints.written(n_bytes)
+
     def _in_its_file(self, transaction: Callable[[Connection], T]) -> Callable[[Connection], T]:
         """The transaction, refused when the SQLite file is not where it was.
 
@@ -122,7 +126,7 @@ class Database:
         def upgrade(tx: Connection) -> None:
             if not self.is_sqlite:
                 postgresql.prepare_to_migrate(tx)
-            command.upgrade(migration_config(tx), "head")
+            schema.bring_up(tx)
 
         await self.write(upgrade)
 
@@ -130,6 +134,8 @@ class Database:
         """Wait for the transactions under way, then close every connection."""
         await asyncio.to_thread(self._write_threads.shutdown)
         await asyncio.to_thread(self._read_threads.shutdown)
+        if self._checkpoints is not None:
+            await asyncio.to_thread(self._checkpoints.close)
         self._writer.dispose()
         self._reader.dispose()
 
@@ -152,24 +158,6 @@ def address_of(url: str) -> URL:
     if address.drivername in ("postgres", "postgresql"):
         return address.set(drivername=postgresql.DRIVER)
     return address
-
-
-def migration_config(connection: Connection) -> Config:
-    """Alembic's configuration for the migrations of this package, on one connection."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
-
-
-def comparable(connection: Connection) -> Callable[..., bool]:
-    """Alembic's `include_object`: it does not see by itself which database an index is for."""
-
-    def include(_object: Any, name: str | None, kind: str, *_others: Any) -> bool:
-        on_sqlite = connection.dialect.name == "sqlite"
-        return not (on_sqlite and kind == "index" and name in POSTGRESQL_INDEXES)
-
-    return include
 
 
 def sqlite_url(path: Path) -> str:

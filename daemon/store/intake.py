@@ -6,7 +6,7 @@ again when feedback meets its output.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -24,6 +24,7 @@ from daemon.store.arrivals import (
     by_task,
 )
 from daemon.store.bookkeeping import Move, Tally, record
+from daemon.store.columns import Columns
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
@@ -93,8 +94,8 @@ _row_id = attrgetter("id")
 _place = attrgetter("claimed.topic", "claimed.partition")
 
 
-def _task(item: JudgedOutput | ReceivedFeedback) -> TaskKey:
-    return TaskKey(item.task_type, item.task_id)
+def _tasks(arrivals: Columns[Any]) -> list[TaskKey]:
+    return list(map(TaskKey, arrivals["task_type"], arrivals["task_id"]))
 
 
 class Intake:
@@ -130,7 +131,7 @@ class Intake:
     async def append(self, *blocks: Block) -> EventsStored:
         """See learning.ports.IntakeStore."""
         return await self._database.write(
-            lambda tx: self._append(tx, blocks)[0], committed=self._arrivals.committed
+            lambda tx: self._append(tx, blocks)[0], committed=self._committed
         )
 
     async def append_unknown(
@@ -155,7 +156,7 @@ class Intake:
             new = self._arrivals.rows_named(tx, events, keys - known.keys())
             return then(tx, Appended(stored, sorted(new.values(), key=_row_id), letters))
 
-        return await self._database.write(transaction, committed=self._arrivals.committed)
+        return await self._database.write(transaction, committed=self._committed)
 
     async def receipts(
         self, kind: EventKind, keys: Collection[tuple[str, str]]
@@ -214,7 +215,10 @@ class Intake:
                 raise UnknownDeadLetterError(dead_letter_id)
             return stored
 
-        return await self._database.write(transaction, committed=self._arrivals.committed)
+        return await self._database.write(transaction, committed=self._committed)
+
+    def _committed(self) -> None:
+        self._database.grew(self._arrivals.committed())
 
     def _claim(self, tx: Connection, source: str, topic: str, partition: int) -> Position:
         key = {"source": source, "topic": topic, "partition": partition}
@@ -260,24 +264,31 @@ class Intake:
         for move in sorted((one.move for one in blocks if one.move is not None), key=_place):
             self._move(tx, source, move.claimed, move.next_offset, move.fingerprint)
         self._arrivals.begin(tx)
-        # As lists of this thread's own: see consumers/reader_frames.py.
-        outputs = self._arrivals.insert_outputs(tx, [one for b in blocks for one in b.outputs])
-        received = self._arrivals.insert_feedback(tx, [one for b in blocks for one in b.feedback])
+        outputs = self._arrivals.insert_outputs(
+            tx, Columns.of(JudgedOutput, (block.outputs for block in blocks))
+        )
+        received = self._arrivals.insert_feedback(
+            tx, Columns.of(ReceivedFeedback, (block.feedback for block in blocks))
+        )
         reused = [*_reused(EventKind.OUTPUT, outputs), *_reused(EventKind.FEEDBACK, received)]
         letters = [*(one for block in blocks for one in block.dead_letters), *reused]
         new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
         groups: defaultdict[tuple[str, str], list[float | None]] = defaultdict(list)
-        for output in outputs.new:
-            groups[output.task_type, output.state].append(output.confidence)
+        for key, confidence in zip(
+            zip(outputs.new["task_type"], outputs.new["state"], strict=True),
+            outputs.new["confidence"],
+            strict=True,
+        ):
+            groups[key].append(confidence)
         for (task_type, state), confidences in groups.items():
             tally.add_all(EventKind.OUTPUT, task_type, state, confidences)
-        for item in received.new:
-            tally.add(EventKind.FEEDBACK, item.task_type, FeedbackState.WAITING)
+        for task_type in received.new["task_type"]:
+            tally.add(EventKind.FEEDBACK, task_type, FeedbackState.WAITING)
         # Of two transactions that store the two sides at once neither would see the other's.
         take_turns(tx, {f"join:{task_type}" for _, task_type, _ in tally.counts})
-        met, rejudged = self._join(tx, (*outputs.new, *received.new), tally)
+        met, rejudged = self._join(tx, (outputs.new, received.new), tally)
         for letter in new_letters:
             tally.add("dead_letter", letter.kind, letter.reason)
         tally.write(tx)
@@ -289,8 +300,8 @@ class Intake:
                 for (task_type, state), confidences in groups.items()
             },
             feedback=Counter(
-                (item.task_type, met.get(_task(item), FeedbackState.WAITING))
-                for item in received.new
+                (task.task_type, met.get(task, FeedbackState.WAITING))
+                for task in _tasks(received.new)
             ),
             rejudged=rejudged,
             dead_letters=Counter(letter.reason for letter in new_letters),
@@ -303,7 +314,7 @@ class Intake:
         return stored, letters
 
     def _join(
-        self, tx: Connection, arrived: Sequence[JudgedOutput | ReceivedFeedback], tally: Tally
+        self, tx: Connection, arrived: Iterable[Columns[Any]], tally: Tally
     ) -> tuple[Mapping[TaskKey, FeedbackState], Mapping[tuple[str, EventState], int]]:
         """Bring feedback and outputs together, whichever of them came first.
 
@@ -312,7 +323,8 @@ class Intake:
         """
         if tx.execute(_ANY_WAITING).first() is None:
             return {}, {}
-        waiting = _count_waiting_feedback(tx, {_task(item) for item in arrived})
+        tasks = {task for columns in arrived for task in _tasks(columns)}
+        waiting = _count_waiting_feedback(tx, tasks)
         outputs = self._arrivals.outputs_of(tx, waiting)
         met = {key: _met_by(output) for key, output in outputs.items()}
         _settle_feedback(tx, met, outputs)

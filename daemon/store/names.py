@@ -12,45 +12,36 @@ the one thread that also keeps what is in memory here; what another process stor
 noticed and read first. PostgreSQL has indexes in the usual way instead (arrivals.py).
 """
 
-import hashlib
 import itertools
-import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, func, select, update
 
-from daemon.store.bulk import find_in, insert_rows
+from daemon.store.bulk import find_in, insert_columns
 from daemon.store.dialect import insert_new
 from daemon.store.tables import event_names, events, feedback, names_covered
+from learning.ports import EventKind
+from learning.short_names import of_events, of_tasks
 
 MOST_RECENT = 120_000
 """Names kept in memory, at about 100 bytes each, before they begin to move."""
 SEVERAL = -1
 """What a task's name leads to when more than one output has it."""
 
-_NUMBER = struct.Struct(">Q")
 _READ_AT_ONCE = 5_000
-_BITS_CUT = 4
-"""60 bits are left, a Python int of two digits. When two names share one, rows decide."""
 
 
-def names_of_events(table: Table, keys: Iterable[tuple[str, str]]) -> list[int]:
+def names_of_events(table: Table, keys: Collection[tuple[str, str]]) -> list[int]:
     """What each (producer, event id) is found by, in one of the two tables of events."""
-    kind = table.name
-    return _hashed(f"{kind}\n{producer}\n{event_id}" for producer, event_id in keys)
+    kind = EventKind.OUTPUT if table is events else EventKind.FEEDBACK
+    return of_events(kind, (key[0] for key in keys), (key[1] for key in keys))
 
 
-def names_of_tasks(keys: Iterable[tuple[str, str]]) -> list[int]:
+def names_of_tasks(keys: Collection[tuple[str, str]]) -> list[int]:
     """What the output of each (task type, task id) is found by."""
-    return _hashed(f"task\n{task_type}\n{task_id}" for task_type, task_id in keys)
-
-
-def _hashed(names: Iterable[str]) -> list[int]:
-    blake2b = hashlib.blake2b  # looked up once: it runs for each event
-    digests = b"".join([blake2b(n.encode(), digest_size=8).digest() for n in names])
-    return [number >> _BITS_CUT for (number,) in _NUMBER.iter_unpack(digests)]
+    return of_tasks((key[0] for key in keys), (key[1] for key in keys))
 
 
 def is_event(tx: Connection, producer: str, event_id: str) -> ColumnElement[bool]:
@@ -209,9 +200,9 @@ class _Recent:
         )
         for rows in found.partitions():
             row_ids = [row[0] for row in rows]
-            self.add_events(names_of_events(table, (row[1:3] for row in rows)), row_ids)
+            self.add_events(names_of_events(table, [row[1:3] for row in rows]), row_ids)
             if table is events:
-                self.add_tasks(names_of_tasks(row[3:5] for row in rows), row_ids)
+                self.add_tasks(names_of_tasks([row[3:5] for row in rows]), row_ids)
 
     def events_among(self, names: Sequence[int]) -> Iterator[tuple[int, int]]:
         """(name, row id) of the rows that may have some event names."""
@@ -248,9 +239,9 @@ class _Column:
                 yield name, self._row_ids[at]
                 at += 1
 
-    def part(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Some of the pairs."""
-        return list(zip(self._names[start:stop], self._row_ids[start:stop], strict=True))
+    def part(self, start: int, stop: int) -> tuple[Sequence[int], Sequence[int]]:
+        """Some of the pairs, as names and row ids."""
+        return self._names[start:stop], self._row_ids[start:stop]
 
 
 class _Moving:
@@ -274,8 +265,8 @@ class _Moving:
     def store(self, tx: Connection, n: int) -> None:
         """Write the next `n` of each kind, and after the last ones that all are written."""
         stop = self._at + n
-        insert_rows(tx, _INSERT_EVENTS, self.events.part(self._at, stop))
-        insert_rows(tx, _INSERT_TASKS, self.tasks.part(self._at, stop))
+        insert_columns(tx, _INSERT_EVENTS, self.events.part(self._at, stop))
+        insert_columns(tx, _INSERT_TASKS, self.tasks.part(self._at, stop))
         if self.is_done_after(n):
             for table, row_id in self.last.items():
                 covered = {"table_name": table, "row_id": row_id}
@@ -300,7 +291,7 @@ _FIND_EVENTS = "SELECT name, row_id FROM event_names WHERE name IN {}"
 _FIND_TASKS = "SELECT name, row_id FROM task_names WHERE name IN {}"
 _INSERT_EVENTS = "INSERT OR IGNORE INTO event_names (name, row_id) VALUES {}"
 _INSERT_TASKS = (
-    "INSERT INTO task_names (name, row_id) VALUES {} ON CONFLICT (name) DO UPDATE"
+    "INSERT OR ROLLBACK INTO task_names (name, row_id) VALUES {} ON CONFLICT (name) DO UPDATE"
     " SET row_id = CASE row_id WHEN excluded.row_id THEN row_id ELSE -1 END"
 )
 

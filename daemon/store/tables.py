@@ -517,7 +517,22 @@ run_attempts = Table(
     Column("started_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),
     PrimaryKeyConstraint("run_id", "attempt"),
+    Index("ix_run_attempts_job", "job_id"),
     comment="One row an attempt: the intent, then the job that it adopted, then how it ended.",
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("delivery_id", String(256), nullable=False, unique=True),
+    Column("type", String(128), nullable=False),
+    Column("object_id", String(256), comment="What the event is about: a job, or something else."),
+    Column("received_at", UtcTime, nullable=False),
+    Index("ix_webhook_deliveries_object", "object_id"),
+    Index("ix_webhook_deliveries_received", "received_at"),
+    sqlite_autoincrement=True,
+    comment="Signed webhooks that were received, each once, for as long as it may come again.",
 )
 
 versions = Table(

@@ -21,9 +21,10 @@ from schemathesis import openapi as described
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.failures import FailureGroup
 
-from daemon.api.routes.probes import OPEN_PATHS
+from daemon.api.app import OPEN_PATHS
 from tests.services.learnd import Learnd
 from tests.waiting import wait_until
+from tests.webhooks import SECRET as WEBHOOK_SECRET
 
 load_all_checks()
 CHECK_NAMES = (
@@ -64,6 +65,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = {
         "finetune": {"provider": "scripted", "base_model": "scripted-base"},
         "lines": {"coding": {}},
+        "remote": {"openai_webhook_secret": WEBHOOK_SECRET},
     }
     with Learnd(tmp_path_factory.mktemp("api"), settings) as daemon:
         daemon.start()
@@ -134,7 +136,7 @@ def test_every_answer_is_a_described_one(served: Served, mode: GenerationMode) -
     assert not faults, "\n\n".join(faults)
 
 
-def test_everything_but_the_probes_asks_for_the_token(served: Served) -> None:
+def test_everything_but_the_open_addresses_asks_for_the_token(served: Served) -> None:
     asked = 0
     for operation in served.operations():
         if operation.path in OPEN_PATHS:

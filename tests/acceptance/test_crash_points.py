@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import httpx
 import pytest
 from sqlalchemy import NullPool, Row, create_engine, text
 
+from daemon.api.routes.webhooks import PATH as WEBHOOKS
 from daemon.store.database import Database, address_of, sqlite_url
 from finetune.artifacts import ArtifactError, verify
 from tests.acceptance.audit import faults_of, require_none
@@ -29,6 +31,7 @@ from tests.services.learnd import Learnd
 from tests.services.nursery import Crash, Nursery
 from tests.services.postgres import PostgresServer
 from tests.waiting import PATIENCE_SECONDS, wait_until
+from tests.webhooks import KEY, SECRET, event
 
 LINE = "coding"
 BATCH_SIZE = 24
@@ -183,6 +186,12 @@ def roll_back(here: Installation) -> None:
     )
 
 
+def tell(here: Installation) -> None:
+    """The webhook that the life before this one may have stored already."""
+    headers = KEY.sign("wh_1", datetime.now(UTC), event())
+    here.daemon.post_signed(WEBHOOKS, event(), headers)
+
+
 # --- how a daemon is brought to a moment -----------------------------------------------
 
 
@@ -218,6 +227,7 @@ SCENES: Mapping[str, Scene] = {
     "Intake.append_unknown": Scene(import_dataset),
     "Registry.promote": Scene(force, playing("worsen")),
     "Registry.rollback": Scene(roll_back),
+    "Webhooks.store": Scene(tell),
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
     "Runs.fail": Scene(environment=playing("fail,improve")),
     "Runs.report": Scene(environment=playing("improve", steps=3, step_seconds=0.7)),
@@ -283,6 +293,7 @@ def here(
         },
         # So that each batch has rejected outputs too, unless their prompts are held out.
         "lines": {LINE: {"learn_from_rejected": True, "training": {"objective": "dpo"}}},
+        "remote": {"openai_webhook_secret": SECRET},
     }
     with Learnd(tmp_path, settings, nursery=nursery) as daemon:
         yield Installation(daemon, database_url, kafka_broker, outputs, topic_names)
@@ -306,6 +317,7 @@ def test_a_crash_at_any_moment_breaks_no_promise(here: Installation) -> None:
     assert n_unknown(here) == here.unknown
     assert list((here.daemon.data_dir / "artifacts").glob(".staging*")) == []
     assert here.number("select count(*) from batch_members where role = 'preference'") > 0
+    assert here.number("select count(*) from webhook_deliveries") == 1
 
 
 def live_until(here: Installation, crash: Crash, scene: Scene) -> None:

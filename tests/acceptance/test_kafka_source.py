@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from confluent_kafka import TopicPartition as Offset
 from confluent_kafka.admin import AdminClient
@@ -25,6 +24,7 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from consumers.ingest import Ingest
+from consumers.kafka_batches import RecordsAsTheyAre
 from consumers.kafka_connection import KafkaConnection
 from consumers.kafka_membership import REJOIN_SECONDS, STUCK_SECONDS, Membership
 from consumers.kafka_source import KafkaSource
@@ -409,19 +409,19 @@ async def test_a_batch_that_cannot_be_decoded_holds_up_only_its_partition(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A broker refuses a corrupt batch, so the fault is put where aiokafka would raise it.
-    make_record = PartitionRecords._consumer_record
+    hand_on = RecordsAsTheyAre._consumer_record
 
     def corrupt(records: Any, tp: Any, record: Any) -> Any:
         if record.value == b"corrupt":
             raise CorruptRecordException("Invalid CRC")
-        return make_record(records, tp, record)
+        return hand_on(records, tp, record)
 
     await bench.create_topics(partitions=4)
     await bench.produce([*outputs("a", 5), b"corrupt", *outputs("b", 5)], partition=3)
     for good in range(3):
         await bench.produce(outputs(f"c{good}-", 10), partition=good)
     with monkeypatch.context() as patched, capture_logs() as logs:
-        patched.setattr(PartitionRecords, "_consumer_record", corrupt)
+        patched.setattr(RecordsAsTheyAre, "_consumer_record", corrupt)
         async with bench.reading() as reader:
             await until(lambda: reader.source.stuck == {(bench.topic, 3): 5})
             await bench.produce(outputs("d", 10), partition=1)

@@ -12,8 +12,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumers.pressure import Pressure
-from daemon.api.app import LONGEST_BODY_BYTES, create_app
-from daemon.api.routes.probes import OPEN_PATHS
+from daemon.api.app import LONGEST_BODY_BYTES, OPEN_PATHS, create_app
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.store.database import Database

@@ -35,6 +35,19 @@ async def echo(request: Request) -> Response:
     )
 
 
+async def deliver(request: Request) -> Response:
+    request.app.state.delivered = {
+        "body": (await request.body()).decode(),
+        "authorization": request.headers.get("authorization"),
+        "signature": request.headers.get("webhook-signature"),
+    }
+    return Response()
+
+
+async def delivered(request: Request) -> Response:
+    return JSONResponse(request.app.state.delivered)
+
+
 async def numbers(request: Request) -> Response:
     before = int(request.query_params.get("before", 11))
     limit = int(request.query_params["limit"])
@@ -66,6 +79,8 @@ async def server() -> AsyncIterator[ApiServer]:
     app = Starlette(
         routes=[
             Route("/echo", echo, methods=["GET", "POST"]),
+            Route("/deliver", deliver, methods=["POST"]),
+            Route("/delivered", delivered),
             Route("/numbers", numbers),
             Route("/problem/{status}", problem),
             Route("/foreign", foreign),
@@ -99,6 +114,20 @@ async def test_a_file_is_posted_byte_for_byte(server: ApiServer, tmp_path: Path)
         with Client(server.url, "t") as client:
             heard = client.post_file("/echo", file, task_type="audio")
             assert (heard["body"], heard["query"]) == ('{"a": 1}\n', {"task_type": "audio"})
+
+    await asyncio.to_thread(ask)
+
+
+async def test_what_a_signature_vouches_for_goes_without_the_token(server: ApiServer) -> None:
+    def ask() -> None:
+        with Client(server.url, "secret") as client:
+            client.deliver("/deliver", b'{"a": 1}', {"webhook-signature": "v1,x"})
+            assert client.get("/delivered") == {
+                "body": '{"a": 1}',
+                "authorization": None,
+                "signature": "v1,x",
+            }
+            assert client.get("/echo")["authorization"] == "Bearer secret"
 
     await asyncio.to_thread(ask)
 

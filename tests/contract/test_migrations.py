@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from daemon.store.database import Database, comparable
+from daemon.store.database import Database
+from daemon.store.schema import REVISION, comparable, migration_config
 from daemon.store.tables import metadata
 
 
@@ -25,13 +27,45 @@ def differences(tx: Connection) -> list[object]:
     return list(compare_metadata(context, metadata))
 
 
-async def test_an_empty_database_is_migrated_to_what_tables_py_says(empty_url: str) -> None:
+def by_alembic(tx: Connection) -> None:
+    command.upgrade(migration_config(tx), "head")
+
+
+async def test_the_migrations_lead_to_what_tables_py_says(empty_url: str) -> None:
+    database = Database(empty_url)
+    try:
+        await database.write(by_alembic)
+        assert await database.read(differences) == []
+        assert await database.read(written_down) == [REVISION]
+    finally:
+        await database.close()
+
+
+async def test_an_empty_database_becomes_what_tables_py_says(empty_url: str) -> None:
     database = Database(empty_url)
     try:
         await database.migrate()
         assert await database.read(differences) == []
+        assert await database.read(written_down) == [REVISION]
     finally:
         await database.close()
+
+
+async def test_an_older_schema_is_changed_by_the_migrations(empty_url: str) -> None:
+    """Here the oldest: a database in which Alembic was, and that has nothing yet."""
+    database = Database(empty_url)
+    try:
+        await database.write(lambda tx: command.downgrade(migration_config(tx), "base"))
+        assert await database.read(written_down) == []
+        await database.migrate()
+        assert await database.read(differences) == []
+        assert await database.read(written_down) == [REVISION]
+    finally:
+        await database.close()
+
+
+def written_down(tx: Connection) -> list[str]:
+    return list(tx.execute(text("SELECT version_num FROM alembic_version")).scalars())
 
 
 async def test_indexes_have_the_same_conditions(
@@ -40,7 +74,7 @@ async def test_indexes_have_the_same_conditions(
     """Alembic does not compare them, and the promises hang on them."""
     migrated, wanted = Database(new_empty_url()), Database(new_empty_url())
     try:
-        await migrated.migrate()
+        await migrated.write(by_alembic)
         await wanted.write(metadata.create_all)
         expected = await wanted.read(_index_statements)
         assert "WHERE" in expected["one_primary_role"]

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select
 
-from daemon.store import names
 from daemon.store.arrivals import SqliteArrivals, TaskKey
+from daemon.store.columns import Columns
 from daemon.store.database import Database, sqlite_url
 from daemon.store.tables import event_names, events, names_covered
+from learning import short_names
+from learning.ports import JudgedOutput, ReceivedFeedback
 from tests.builders import feedback, judged, output, received
 
 FEW = 5
@@ -30,9 +32,11 @@ class RolledBackError(Exception):
 
 @pytest.fixture(autouse=True)
 def _narrow_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed = names._hashed
+    numbers_of = short_names._numbers_of
     monkeypatch.setattr(
-        names, "_hashed", lambda texts: [name >> (60 - KEPT_BITS) for name in hashed(texts)]
+        short_names,
+        "_numbers_of",
+        lambda texts: [number >> (60 - KEPT_BITS) for number in numbers_of(texts)],
     )
 
 
@@ -46,26 +50,27 @@ class Process:
     def close(self) -> None:
         asyncio.run(self.database.close())
 
+    def committed(self) -> None:
+        self.arrivals.committed()
+
     def store(self, event_ids: list[int], *, fails: bool = False) -> set[int]:
         """Insert outputs, and feedback under the same ids. Returns which outputs were new."""
 
         def transaction(tx: Connection) -> set[int]:
             self.arrivals.begin(tx)
-            outputs = self.arrivals.insert_outputs(
-                tx, [judged(output(task_of(n), event_id=f"e{n}")) for n in event_ids]
-            )
-            said = self.arrivals.insert_feedback(
-                tx, [received(feedback("t", event_id=f"e{n}")) for n in event_ids]
-            )
-            assert {f.event_id for f in said.new} == {o.event_id for o in outputs.new}
+            sent = [judged(output(task_of(n), event_id=f"e{n}")) for n in event_ids]
+            outputs = self.arrivals.insert_outputs(tx, Columns.of(JudgedOutput, [sent]))
+            opinions = [received(feedback("t", event_id=f"e{n}")) for n in event_ids]
+            said = self.arrivals.insert_feedback(tx, Columns.of(ReceivedFeedback, [opinions]))
+            assert set(said.new["event_id"]) == set(outputs.new["event_id"])
             assert len(outputs.new) + len(outputs.repeated) == len(event_ids)
             self.arrivals.finish(tx)
             if fails:
                 raise RolledBackError
-            return {int(new.event_id[1:]) for new in outputs.new}
+            return {int(event_id[1:]) for event_id in outputs.new["event_id"]}
 
         try:
-            return asyncio.run(self.database.write(transaction, committed=self.arrivals.committed))
+            return asyncio.run(self.database.write(transaction, committed=self.committed))
         except RolledBackError:
             return set()
 

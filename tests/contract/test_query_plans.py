@@ -10,6 +10,8 @@ from sqlalchemy import Connection, event
 
 from daemon.store import Store
 from daemon.store.tables import events
+from daemon.store.views import webhooks as views
+from daemon.store.webhooks import Delivery
 from learning.batch_sizing import SizeCause, Sizing
 from learning.gate import Outcome
 from learning.lifecycle import EventState
@@ -34,6 +36,7 @@ GROWING = {
     "alias_history",
     "evaluation_examples",
     "evaluations",
+    "webhook_deliveries",
 }
 PARTIAL = {
     # These hold only what waits or is under way, so reading all of one is no scan.
@@ -110,6 +113,13 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     await drive.send(feedback("task-11", approved=False))
     drive.configure(training={"objective": "dpo"})
     run_id = await drive.run_of(output("a"), rules=AS_SHIPPED)
+    webhook = Delivery("wh_1", "fine_tuning.job.succeeded", "job-1")
+    assert [await store.webhooks.store(webhook, drive.now) for _ in range(2)] == [1, None]
+    await store.webhooks.hints()
+    assert await store.webhooks.expire(later(days=-7)) == 0
+    webhooks = views.Webhooks(store.database)
+    assert await webhooks.page(types=[webhook.type]) == await webhooks.page()
+    assert await webhooks.one(1) is not None
     await store.runs.due(drive.now)
     await store.runs.resume_waiting(drive.now)
     await drive.train(run_id)

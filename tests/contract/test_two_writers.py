@@ -222,6 +222,30 @@ async def test_the_same_ids_in_another_order_are_stored_once(
     assert [sum(one.outputs.values()) for one in stored] == [6, 0]
 
 
+async def test_what_another_daemon_stored_is_passed_over_block_after_block(
+    first: Driver, second: Driver
+) -> None:
+    """The second has not seen it, and goes the quick way again and again in between."""
+    for number in range(12):
+        old, new = output(f"old-{number}"), output(f"new-{number}")
+        assert (await first.send(old)).duplicates == 0
+        stored = await second.send(new, old)
+        assert (stored.outputs, stored.duplicates) == ({("normalize", EventState.QUEUED): 1}, 1)
+        assert (await second.send(output(f"other-{number}"))).duplicates == 0
+    assert len(await second.rows(events)) == 36
+
+
+async def test_a_known_id_with_another_body_is_told_apart_whichever_way_it_is_found(
+    first: Driver, second: Driver
+) -> None:
+    await first.send(output("one", event_id="e", output="this"))
+    differs = output("one", event_id="e", output="that")
+    for _ in range(3):  # by the detour, then as one that came lately
+        stored = await second.send(output("one", event_id="e", output="this"), differs)
+        assert stored.duplicates >= 1
+    assert [row.reason for row in await second.rows(dead_letters)] == ["id_reused"]
+
+
 async def test_an_id_that_two_bodies_use_at_once_has_one_of_them(
     first: Driver, second: Driver, race: Race
 ) -> None:

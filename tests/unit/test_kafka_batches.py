@@ -9,7 +9,7 @@ import cramjam
 import pytest
 from aiokafka import TopicPartition, codec
 from aiokafka.consumer import fetcher
-from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -23,6 +23,7 @@ from consumers.kafka_batches import (
     BoundedRecords,
     Bounds,
     InflatedTooLargeError,
+    RecordsAsTheyAre,
     SeamChangedError,
     UnreadableBatch,
     bound_batches,
@@ -63,7 +64,7 @@ def read(data: bytes, bounds: Bounds | None = None, start: int = 0) -> list[Any]
     records = BoundedRecords(data, bounds or Bounds(LIMIT))
     assert records.has_next()
     return list(
-        PartitionRecords(
+        RecordsAsTheyAre(
             TopicPartition("t", 0), records, [], start, None, None, True, READ_COMMITTED
         )
     )
@@ -82,7 +83,7 @@ def test_a_batch_within_the_limit_is_read_as_it_was_sent(codec_name: str) -> Non
     assert [record.value for record in found] == [*values, b"next"]
     assert [record.offset for record in found] == [7, 8, 9, 10, 11]
     assert {record.key for record in found} == {b"key"}
-    assert {record.headers for record in found} == {(("name", b"value"),)}
+    assert {tuple(record.headers) for record in found} == {(("name", b"value"),)}
 
 
 @pytest.mark.parametrize("codec_name", COMPRESSED)
@@ -297,10 +298,11 @@ async def test_an_aiokafka_without_the_seam_is_refused(monkeypatch: pytest.Monke
     bound_batches(consumer, LIMIT)
     with pytest.raises(SeamChangedError, match="no _proc_fetch_request"):
         bound_batches(SimpleNamespace(), LIMIT)
-    with monkeypatch.context() as patched:
-        patched.setattr(fetcher, "MemoryRecords", object)
-        with pytest.raises(SeamChangedError, match="another class"):
-            bound_batches(consumer, LIMIT)
+    for seam in ("MemoryRecords", "PartitionRecords"):
+        with monkeypatch.context() as patched:
+            patched.setattr(fetcher, seam, object)
+            with pytest.raises(SeamChangedError, match=f"{seam} is another class"):
+                bound_batches(consumer, LIMIT)
 
     async def otherwise(self: Fetcher) -> None: ...
 

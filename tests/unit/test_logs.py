@@ -27,6 +27,8 @@ from learning.facts import (
     RunTrained,
     RunWaits,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 from learning.lifecycle import EventState
 from monitoring.logs import DAMPED_SECONDS, Damping, FactLog, configure, in_words, mask_secrets
@@ -58,6 +60,12 @@ FACTS: list[tuple[Fact, str]] = [
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+    (
+        WebhookReceived("fine_tuning.job.failed", True, "wh-1", "job-1", is_new=True),
+        "webhook fine_tuning.job.failed about job-1 (delivery wh-1)",
+    ),
+    (WebhookReceived("x.y", False, "wh-2", None, is_new=False), "delivery wh-2, which came before"),
+    (WebhookRefused("bad_signature"), "refused: bad_signature"),
 ]
 
 

@@ -22,6 +22,8 @@ from learning.facts import (
     RunTakenOver,
     RunTrained,
     TopicRecreated,
+    WebhookReceived,
+    WebhookRefused,
 )
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import TrainerCondition, TrainerState
@@ -58,6 +60,20 @@ def test_what_several_daemons_take_from_each_other_is_counted(metrics: Metrics) 
     assert value(metrics, "learnd_runs_taken_over_total", line="audio") == 1
     assert value(metrics, "learnd_runs_lost_total") == 1
     assert value(metrics, "learnd_silent_runs") == 2
+
+
+def test_webhooks_are_counted_by_known_type_and_reason(metrics: Metrics) -> None:
+    failed = "fine_tuning.job.failed"
+    metrics.count(WebhookReceived(failed, True, "wh_1", "job-1", is_new=True))
+    metrics.count(WebhookReceived(failed, True, "wh_1", "job-1", is_new=False))
+    for number in range(3):
+        metrics.count(WebhookReceived(f"made.up.{number}", False, "wh", None, is_new=True))
+    metrics.count(WebhookRefused("bad_signature"))
+
+    assert value(metrics, "learnd_webhooks_total", type=failed, outcome="stored") == 1
+    assert value(metrics, "learnd_webhooks_total", type=failed, outcome="duplicate") == 1
+    assert value(metrics, "learnd_webhooks_total", type="other", outcome="stored") == 3
+    assert value(metrics, "learnd_webhooks_refused_total", reason="bad_signature") == 1
 
 
 def test_stored_events_are_counted_by_source_task_type_and_verdict(metrics: Metrics) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -78,7 +79,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Makes as if an installed package registered a scorer: its name and its place."""
     found: list[EntryPoint] = []
 
-    def entry_points(**wanted: str) -> EntryPoints:
+    def entry_points(**wanted: Any) -> EntryPoints:
         return EntryPoints(found).select(**wanted)
 
     monkeypatch.setattr(scorers, "entry_points", entry_points)

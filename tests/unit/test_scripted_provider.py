@@ -323,3 +323,18 @@ async def test_a_planted_pickle_is_refused_at_publication(
     outcome = await play(provider, planned(spec, "pickle"))
     with pytest.raises(ArtifactError, match=r"training_args\.bin"):
         artifacts.publish(spec.run_id, outcome.output_dir)
+
+
+async def test_a_job_that_awaits_a_nudge_ends_with_one_about_itself(
+    provider: ScriptedProvider, spec: RunSpec
+) -> None:
+    one, other = [
+        await provider.launch(planned(replace(spec, run_id=run_id), "await_nudge"))
+        for run_id in ("r-1", "r-2")
+    ]
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(provider.wait(one, ignore))
+        provider.nudge(other.job_id)
+        assert (await provider.wait(other, ignore)).proof.trained_tokens > 0
+        assert not waiting.done()
+        provider.nudge(one.job_id)

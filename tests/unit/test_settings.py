@@ -21,6 +21,7 @@ from learning.gate import GateRules
 from learning.policy import Policy
 from learning.preferences import Objective
 from learning.sampling import ReplayStrategy, SplitRules
+from tests.webhooks import SECRET as WEBHOOK_SECRET
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +141,7 @@ def test_a_prefixed_name_goes_before_a_plain_one(monkeypatch: pytest.MonkeyPatch
         ("AUTO_APPROVE", "1", "policy.enable_auto_approval", "true"),
         ("OPENAI_BASE_URL", "https://ai/v1", "remote.openai_endpoint", "https://ai/v1"),
         ("OPENAI_API_KEY", "sk-2", "remote.openai_api_key", "********"),
-        ("OPENAI_WEBHOOK_SECRET", "wh", "remote.openai_webhook_secret", "********"),
+        ("OPENAI_WEBHOOK_SECRET", WEBHOOK_SECRET, "remote.openai_webhook_secret", "********"),
     ],
 )
 def test_the_plain_names_of_op4_are_read(
@@ -545,3 +546,28 @@ def test_one_service_both_trains_and_answers_unless_there_are_two() -> None:
     one = load(overrides={"remote.llm_endpoint": "https://ai/v1"}).remote
     assert one.training_service() == one.chat_service() == ServiceAccess("https://ai/v1")
     assert load().remote.training_service() is None
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        ("too-short", "begins with whsec_"),
+        ("whsec_", "at least 24 bytes after whsec_, before base64; this one has 0"),
+        ("whsec_c2hvcnQ=", "this one has 5"),
+        ("whsec_not base64", "what follows whsec_ is not base64"),
+        ("whsec_\u00e9", "what follows whsec_ is not base64"),
+    ],
+)
+def test_a_signing_secret_that_could_be_guessed_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, secret: str, why: str
+) -> None:
+    monkeypatch.setenv("OPENAI_WEBHOOK_SECRET", secret)
+    found = problems()
+    assert found.startswith("environment OPENAI_WEBHOOK_SECRET: remote.openai_webhook_secret: ")
+    assert why in found
+    assert secret == "whsec_" or secret not in found
+
+
+def test_without_a_signing_secret_there_is_no_key() -> None:
+    assert load().remote.webhook_key() is None
+    assert load(overrides={"remote.openai_webhook_secret": WEBHOOK_SECRET}).remote.webhook_key()

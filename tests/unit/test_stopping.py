@@ -39,10 +39,14 @@ class Idle:
     def queue(self) -> "Idle":
         return self
 
+    @property
+    def webhooks(self) -> "Idle":
+        return self
+
     async def count_waiting(self) -> int:
         return 0
 
-    async def expire(self, held_before: object, now: object) -> int:
+    async def expire(self, *before: object) -> int:
         return 0
 
 
@@ -77,6 +81,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         idle,
         source,
         None,
+        idle,
         idle,
         idle,
         idle,

@@ -10,11 +10,13 @@ from pathlib import Path
 from alembic import command
 from sqlalchemy import create_engine
 
-from daemon.store.database import migration_config, sqlite_url
+from daemon.store.database import sqlite_url
+from daemon.store.schema import migration_config
 
 
 def main(message: str) -> None:
-    """Write the draft beside the others; a person reads and corrects it."""
+    """Write the draft beside the others; a person reads and corrects it, and names it in
+    `daemon.store.schema.REVISION`."""
     with tempfile.TemporaryDirectory() as folder:
         engine = create_engine(sqlite_url(Path(folder) / "empty.db"))
         with engine.connect() as connection:

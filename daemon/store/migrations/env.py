@@ -9,7 +9,7 @@ from typing import Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from daemon.store.database import comparable
+from daemon.store.schema import comparable
 from daemon.store.tables import UtcTime, Words, metadata
 
 

@@ -16,6 +16,7 @@ from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
+from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 from learning.lines import ModelLines
@@ -33,6 +34,7 @@ class Views:
     lineage: Lineages
     positions: StoredPositions
     batch_sizes: BatchSizes
+    webhooks: Webhooks
 
     @classmethod
     def of(
@@ -56,4 +58,5 @@ class Views:
             lineage=Lineages(database),
             positions=StoredPositions(database),
             batch_sizes=sizes,
+            webhooks=Webhooks(database),
         )

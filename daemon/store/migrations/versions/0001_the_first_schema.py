@@ -622,3 +622,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "attempt", name=op.f("pk_run_attempts")),
         comment="One row an attempt: the intent, then the job that it adopted, then how it ended.",
     )
+    with op.batch_alter_table("run_attempts", schema=None) as batch_op:
+        batch_op.create_index("ix_run_attempts_job", ["job_id"], unique=False)
+
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("delivery_id", sa.String(length=256), nullable=False),
+        sa.Column("type", sa.String(length=128), nullable=False),
+        sa.Column(
+            "object_id",
+            sa.String(length=256),
+            nullable=True,
+            comment="What the event is about: a job, or something else.",
+        ),
+        sa.Column("received_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
+        sa.UniqueConstraint("delivery_id", name=op.f("uq_webhook_deliveries_delivery_id")),
+        sqlite_autoincrement=True,
+        comment="Signed webhooks that were received, each once, for as long as it may come again.",
+    )
+    with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
+        batch_op.create_index("ix_webhook_deliveries_object", ["object_id"], unique=False)
+        batch_op.create_index("ix_webhook_deliveries_received", ["received_at"], unique=False)
