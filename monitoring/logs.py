@@ -42,7 +42,16 @@ from learning.facts import (
 
 MASK = "********"
 DAMPED_SECONDS = 60.0
-NOISY_LIBRARIES = ("aiokafka", "uvicorn", "alembic", "sqlalchemy", "httpx", "httpcore")
+NOISY_LIBRARIES = (
+    "aiokafka",
+    "uvicorn",
+    "alembic",
+    "sqlalchemy",
+    "httpx",
+    "httpcore",
+    "httpx2",
+    "httpcore2",
+)
 
 _SECRET_NAME = re.compile(
     r"password|passwd|secret|token(?!s)|api_?key|authorization", re.IGNORECASE

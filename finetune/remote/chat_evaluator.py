@@ -23,7 +23,7 @@ from learning.gate import Measure, Score
 from learning.ports import JobFailedError, ModelReference
 
 
-class Comparison(StrEnum):
+class CompareBy(StrEnum):
     """What remote versions are compared by."""
 
     AUTO = "auto"
@@ -35,7 +35,7 @@ class Comparison(StrEnum):
 class ChatRules:
     """How remote versions are measured."""
 
-    comparison: Comparison = Comparison.AUTO
+    compare_by: CompareBy = CompareBy.AUTO
     scorer: str = "chrf"
     """By name; see scorers.py."""
     limits: ChatLimits = field(default_factory=ChatLimits)
@@ -80,7 +80,7 @@ class ChatEvaluator:
         """See learning.ports.Evaluator. A published artifact is verified before it is believed."""
         names, rows = await asyncio.to_thread(_read, models, examples_file)
         async with ChatService.connect(self._access, self._rules.limits) as service:
-            if self._rules.comparison is Comparison.AUTO and rows:
+            if self._rules.compare_by is CompareBy.AUTO and rows:
                 try:
                     return await self._by_likelihood(service, names, rows)
                 except _NotOfferedError:
@@ -158,11 +158,14 @@ def _likely(tokens: Sequence[TokenLikelihood], answer: str) -> Score:
 
 
 def _judged(scorer: Scorer, approved: str, answer: str) -> Score:
-    """Raises JobFailedError when the scorer does not keep its promise."""
+    """Raises JobFailedError when the scorer, maybe another package's, does not keep its promise."""
     answer = answer[:MOST_CHARACTERS]
-    score = scorer(approved, answer)
+    try:
+        score = float(scorer(approved, answer))
+    except Exception as error:
+        raise JobFailedError("bad_scorer", f"it failed: {error!r}", retryable=False) from error
     if not 0.0 <= score <= 1.0:
         raise JobFailedError(
-            "bad_scores", f"the scorer said {score!r}, which is not from 0 to 1", retryable=False
+            "bad_scorer", f"it said {score!r}, which is not from 0 to 1", retryable=False
         )
     return Score(1.0 - score, exact(approved, answer) == 1.0, Measure.ANSWERS)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import stamina
 from pydantic import ValidationError
@@ -33,6 +34,7 @@ MOST_WORDS: Final = 200
 """Characters of a service's own words that go into an error."""
 NO_KEY: Final = "none"
 """Sent where no key is set: left out, the SDK would take OPENAI_API_KEY, another service's."""
+MASK: Final = "********"
 RETRIED: Final = frozenset({408, 409, 429})
 """Beside everything from 500 on."""
 UNKNOWN_PARAMETER: Final = frozenset({400, 422})
@@ -46,8 +48,8 @@ class ChatLimits:
     """For one request and the whole of its answer."""
     concurrency: int = 8
     """Requests at a time."""
-    retries: int = 5
-    """After the first try of a request."""
+    retries: int = 10
+    """After the first try of a request: some minutes, for a model that was paid for."""
     first_wait: timedelta = timedelta(seconds=1)
     """Before the first retry; doubled each time."""
     longest_wait: timedelta = timedelta(seconds=60)
@@ -59,8 +61,8 @@ class ParameterRefusedError(Exception):
     """The service does not take a request as it is: it knows a parameter of it not."""
 
 
-class _TooLargeError(Exception):
-    """An answer has more bytes than anybody needs."""
+class _UnfitError(Exception):
+    """An answer is not read to its end; the message says why."""
 
 
 class _PassingError(Exception):
@@ -76,8 +78,9 @@ class ChatService:
 
     def __init__(self, client: "AsyncOpenAI", access: ServiceAccess, limits: ChatLimits) -> None:
         self._client = client
-        self._access = access
+        self._key = access.api_key
         self._limits = limits
+        self._place = _without_user(access.base_url)
         self._places = asyncio.Semaphore(limits.concurrency)
 
     @classmethod
@@ -93,7 +96,7 @@ class ChatService:
             base_url=access.base_url,
             api_key=access.api_key.get_secret_value() if access.api_key else NO_KEY,
             max_retries=0,  # they are ours, with the waits that the service asks for
-            http_client=_http_client(),
+            http_client=_http_client(limits.concurrency),
         ) as client:
             yield cls(client, access, limits)
 
@@ -169,16 +172,16 @@ class ChatService:
                 )
         except TimeoutError as error:
             limit = self._limits.timeout.total_seconds()
-            message = f"{self._access.base_url} took longer than {limit:g} s"
+            message = f"{self._place} took longer than {limit:g} s"
             raise _PassingError("service_timed_out", message) from error
         except APIStatusError as error:
             raise self._refusal(model, body, error.response) from None
         except APIConnectionError as error:
             cause = type(error.__cause__ or error).__name__
-            message = f"{self._access.base_url} cannot be reached: {cause}"
+            message = f"{self._place} cannot be reached: {cause}"
             raise _PassingError("service_unreachable", message) from error
-        except _TooLargeError as error:
-            raise self._junk(f"more than {MOST_RESPONSE_BYTES} bytes") from error
+        except _UnfitError as error:
+            raise self._junk(str(error)) from error
         try:
             return COMPLETION.validate_json(response.content)
         except ValidationError as error:
@@ -189,14 +192,14 @@ class ChatService:
     def _refusal(self, model: str, body: Mapping[str, Any], response: Any) -> Exception:
         """What a status other than success means."""
         status: int = response.status_code
-        said = f"{self._access.base_url} answered {status}{self._words(response.text)}"
+        said = f"{self._place} answered {status}{self._words(response.text)}"
         if status in RETRIED or status >= 500:
             return _PassingError(
                 "service_unavailable", said, _seconds(response.headers.get("retry-after"))
             )
         if status == 404:
             # A model that was trained a moment ago may not be served everywhere yet.
-            message = f"{self._access.base_url} does not serve {model!r} now: {said}"
+            message = f"{self._place} does not serve {model!r} now: {said}"
             return JobFailedError("model_not_served", message, retryable=True)
         if status in UNKNOWN_PARAMETER and "prompt_logprobs" in body:
             return ParameterRefusedError(said)
@@ -204,16 +207,21 @@ class ChatService:
 
     def _junk(self, fault: str) -> _PassingError:
         """Maybe a page of a gateway that is starting."""
-        message = f"{self._access.base_url} sent no answer of the chat protocol: {fault}"
+        message = f"{self._place} sent no answer of the chat protocol: {fault}"
         return _PassingError("service_sent_junk", message)
 
     def _words(self, text: str) -> str:
         """The beginning of what a service said, without the key, which it may repeat."""
-        key = self._access.api_key
-        if key is not None:
-            text = text.replace(key.get_secret_value(), "********")
+        if self._key is not None:
+            text = text.replace(self._key.get_secret_value(), MASK)
         words = " ".join(text[: 2 * MOST_WORDS].split())[:MOST_WORDS]
         return f": {words}" if words else ""
+
+
+def _without_user(base_url: str) -> str:
+    """An address as it may be shown: a gateway's may hold a name and a password."""
+    parts = urlsplit(base_url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -221,7 +229,7 @@ def _seconds(retry_after: str | None) -> float | None:
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
-def _http_client() -> "httpx2.AsyncClient":
+def _http_client(concurrency: int) -> "httpx2.AsyncClient":
     """Follows no redirect, and reads no more of an answer than MOST_RESPONSE_BYTES."""
     import httpx2
 
@@ -234,7 +242,7 @@ def _http_client() -> "httpx2.AsyncClient":
             async for chunk in self._stream:
                 n_bytes += len(chunk)
                 if n_bytes > MOST_RESPONSE_BYTES:
-                    raise _TooLargeError
+                    raise _UnfitError(f"more than {MOST_RESPONSE_BYTES} bytes")
                 yield chunk
 
         async def aclose(self) -> None:
@@ -242,14 +250,15 @@ def _http_client() -> "httpx2.AsyncClient":
 
     async def bound(response: httpx2.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            # Nothing compressed was asked for, and what is small may be large inside.
-            raise _TooLargeError
+            # What is small may be large inside.
+            raise _UnfitError("it is compressed, which was not asked for")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = Bounded(response.stream)
 
     return httpx2.AsyncClient(
         follow_redirects=False,
-        timeout=None,
+        timeout=None,  # each request has one for all of it
+        limits=httpx2.Limits(max_connections=concurrency),
         headers={"accept-encoding": "identity"},
         event_hooks={"response": [bound]},
     )

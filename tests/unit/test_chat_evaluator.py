@@ -11,8 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from finetune.artifacts import ArtifactStore
+from finetune.remote import chat_evaluator
 from finetune.remote.access import ServiceAccess
-from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules, Comparison
+from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules, CompareBy
 from finetune.remote.chat_service import ChatLimits
 from finetune.remote.model import FILE, RemoteModel, write
 from learning.gate import Measure, Score
@@ -146,17 +147,59 @@ async def test_likelihoods_are_used_where_they_are_offered(
 
 async def test_answers_are_scored_when_asked_for(chat: FakeChat, url: str, examples: Path) -> None:
     chat.logprobs = Logprobs.OFFERED
-    rules = ChatRules(Comparison.ANSWERS, limits=LIMITS)
+    rules = ChatRules(CompareBy.ANSWERS, limits=LIMITS)
 
     scores = await ChatEvaluator(ServiceAccess(url), rules).score({"champion": BASE}, examples)
 
     assert scores["champion"][0].measure is Measure.ANSWERS
 
 
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        [-0.5, -0.25],
+        [None, {"7": {"logprob": -0.5, "rank": 1}, "8": {"logprob": -0.25, "rank": 2}}],
+        [None, {"7": {"logprob": 0.5, "rank": 1}}],
+        [None, {"7": {"logprob": "-0.5", "rank": 1}}],
+        [None, {"7": {"logprob": -0.5}}],
+        [None, None],
+        [None],
+        [],
+        "none",
+    ],
+)
+async def test_likelihoods_of_another_form_are_none(
+    chat: FakeChat, url: str, examples: Path, logprobs: object
+) -> None:
+    told = {"choices": [{"message": {"content": ""}}], "prompt_logprobs": logprobs}
+    strange = Fault(body=json.dumps(told).encode())
+    chat.fault = lambda number: strange if number <= 2 else None
+
+    scores = await evaluator(url, concurrency=1).score({"champion": BASE}, examples)
+
+    assert {score.measure for score in scores["champion"]} == {Measure.ANSWERS}
+
+
+@pytest.mark.parametrize("said", [1.5, -0.1, math.nan, None, ZeroDivisionError()])
+async def test_a_scorer_that_breaks_its_promise_makes_no_score(
+    chat: FakeChat, url: str, examples: Path, monkeypatch: pytest.MonkeyPatch, said: object
+) -> None:
+    def scorer(approved: str, answer: str) -> object:
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    monkeypatch.setattr(chat_evaluator, "scorer_of", lambda name: scorer)
+
+    failure = await failure_of(evaluator(url), examples)
+
+    assert (failure.code, failure.retryable) == ("bad_scorer", False)
+
+
 async def test_the_prompt_is_sent_as_it_is_and_without_the_answer(
     chat: FakeChat, url: str, examples: Path
 ) -> None:
-    await ChatEvaluator(ServiceAccess(url), ChatRules(Comparison.ANSWERS, limits=LIMITS)).score(
+    await ChatEvaluator(ServiceAccess(url), ChatRules(CompareBy.ANSWERS, limits=LIMITS)).score(
         {"champion": BASE}, examples
     )
 
@@ -269,6 +312,16 @@ async def test_the_key_is_sent_and_is_in_no_error(
     assert failure.code == "service_refused"
     assert chat.headers[0]["authorization"] == "Bearer wrong-key"
     assert "wrong-key" not in str(failure)
+
+
+async def test_a_password_in_the_address_is_in_no_error(chat: FakeChat, examples: Path) -> None:
+    with on_loopback(chat.app()) as url:
+        pass
+
+    failure = await failure_of(evaluator(url.replace("//", "//ann:secret@")), examples)
+
+    assert url in failure.message
+    assert "secret" not in str(failure)
 
 
 async def test_a_key_for_another_service_is_not_sent(
