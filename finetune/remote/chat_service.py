@@ -47,7 +47,7 @@ class ChatLimits:
     timeout: timedelta = timedelta(seconds=60)
     """For one request and the whole of its answer."""
     concurrency: int = 8
-    """Requests at a time."""
+    """Examples at a time, and so requests, of one evaluation."""
     retries: int = 10
     """After the first try of a request: some minutes, for a model that was paid for."""
     first_wait: timedelta = timedelta(seconds=1)
@@ -81,7 +81,6 @@ class ChatService:
         self._key = access.api_key
         self._limits = limits
         self._place = _without_user(access.base_url)
-        self._places = asyncio.Semaphore(limits.concurrency)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -147,8 +146,7 @@ class ChatService:
                 wait_jitter=limits.first_wait,
             ):
                 with attempt:
-                    async with self._places:
-                        return await self._ask_once(model, body)
+                    return await self._ask_once(model, body)
         except _PassingError as error:
             raise JobFailedError(error.code, error.message, retryable=True) from error
         raise AssertionError("the loop above ends by itself")

@@ -87,6 +87,11 @@ def published(tmp_path: Path, name: str) -> ModelReference:
     )
 
 
+def reverse(file: Path) -> None:
+    """The last line first."""
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+
+
 def matches(scores: Sequence[Score]) -> int:
     return sum(score.match for score in scores)
 
@@ -221,6 +226,36 @@ async def test_a_passing_failure_is_tried_again(
     scores = await evaluator(url, concurrency=1).score({"champion": BASE}, examples)
 
     assert len(scores["champion"]) == N_EXAMPLES
+
+
+@pytest.mark.parametrize("logprobs", [Logprobs.OFFERED, Logprobs.IGNORED])
+async def test_who_tries_again_after_a_failure_does_not_ask_what_is_known(
+    chat: FakeChat, url: str, examples: Path, logprobs: Logprobs
+) -> None:
+    chat.logprobs = logprobs
+    evaluating = evaluator(url, concurrency=1, retries=0)
+    chat.fault = lambda number: BROKEN if number == 8 else None
+
+    await failure_of(evaluating, examples)
+    scores = await evaluating.score({"champion": BASE}, examples)
+
+    n_needed = 2 * N_EXAMPLES if logprobs is Logprobs.OFFERED else N_EXAMPLES + 1
+    # The one that failed, and those that it ended on their way.
+    assert len(chat.requests) <= n_needed + 3
+    assert scores == await evaluator(url).score({"champion": BASE}, examples)
+
+
+async def test_what_was_scored_of_other_examples_is_not_taken_for_these(
+    chat: FakeChat, url: str, examples: Path
+) -> None:
+    evaluating = evaluator(url, concurrency=1, retries=0)
+    chat.fault = lambda number: BROKEN if number == 8 else None
+    await failure_of(evaluating, examples)
+    reverse(examples)
+
+    scores = await evaluating.score({"champion": BASE}, examples)
+
+    assert scores == await evaluator(url).score({"champion": BASE}, examples)
 
 
 @pytest.mark.parametrize(
