@@ -8,6 +8,7 @@ say whether an answer is good (scorers.py), nor which answers are asked for (cha
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,13 +88,18 @@ class ChatService:
     async def connect(
         cls, access: ServiceAccess, limits: ChatLimits
     ) -> AsyncIterator["ChatService"]:
-        """Ready to be asked; nothing is sent yet."""
-        # Imported here: it takes a second, and most daemons never ask a service.
+        """Ready to be asked; nothing is sent yet. Raises JobFailedError for an impossible key."""
+        key = access.api_key.get_secret_value() if access.api_key else NO_KEY
+        if not (key.isascii() and key.isprintable()):
+            message = f"the key for {_without_user(access.base_url)} has characters that no key has"
+            raise JobFailedError("bad_key", message, retryable=False)
+        # Imported here, beside the event loop: it takes a second, and few daemons need it.
+        await asyncio.to_thread(importlib.import_module, "openai")
         from openai import AsyncOpenAI
 
         async with AsyncOpenAI(
             base_url=access.base_url,
-            api_key=access.api_key.get_secret_value() if access.api_key else NO_KEY,
+            api_key=key,
             max_retries=0,  # they are ours, with the waits that the service asks for
             http_client=_http_client(limits.concurrency),
         ) as client:
@@ -210,7 +216,7 @@ class ChatService:
 
     def _words(self, text: str) -> str:
         """The beginning of what a service said, without the key, which it may repeat."""
-        if self._key is not None:
+        if self._key:
             text = text.replace(self._key.get_secret_value(), MASK)
         words = " ".join(text[: 2 * MOST_WORDS].split())[:MOST_WORDS]
         return f": {words}" if words else ""

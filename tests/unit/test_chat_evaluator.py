@@ -349,6 +349,16 @@ async def test_the_key_is_sent_and_is_in_no_error(
     assert "wrong-key" not in str(failure)
 
 
+@pytest.mark.parametrize("key", ["sk-\u043a\u043b\u044e\u0447", "sk-two\nlines", "sk-\x00"])
+async def test_a_key_that_cannot_be_sent_is_no_score(url: str, examples: Path, key: str) -> None:
+    access = ServiceAccess(url, SecretStr(key))
+
+    failure = await failure_of(ChatEvaluator(access, ChatRules(limits=LIMITS)), examples)
+
+    assert (failure.code, failure.retryable) == ("bad_key", False)
+    assert key not in str(failure)
+
+
 async def test_a_password_in_the_address_is_in_no_error(chat: FakeChat, examples: Path) -> None:
     with on_loopback(chat.app()) as url:
         pass
