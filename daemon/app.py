@@ -244,6 +244,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             settings.remote.training_service(),
             settings.remote.chat_service(),
             settings.remote.chat_rules(),
+            openai_rules=settings.remote.openai_rules(),
+            fine_tune_endpoint=settings.fine_tune_endpoint(),
         )
         workbenches = {
             name: await stack.enter_async_context(factory_of(name)(workshop))

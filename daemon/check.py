@@ -21,6 +21,9 @@ from daemon.preflight import outlooks
 from daemon.printing import some_of
 from daemon.settings import LOCAL_PROVIDERS, Settings, without_password
 from finetune.artifacts import ArtifactStore
+from finetune.remote import http_training, openai_settings
+from finetune.remote.access import ServiceAccess
+from finetune.remote.address import DEFAULT_PORTS, AddressRefusedError, permitted
 from finetune.trainer_process import TrainerHost
 from learning.errors import LearningError
 from learning.lines import ModelLine
@@ -35,6 +38,12 @@ FULL_BYTES = 100 * 2**20
 """With less free space a database soon refuses to write."""
 LITTLE_BYTES = 2 * 2**30
 """A small model and its checkpoints."""
+USABLE = "can be used"
+REMOTE = {
+    openai_settings.NAME: openai_settings.training_settings,
+    http_training.NAME: http_training.training_settings,
+}
+"""Providers that train at a service, and what reads their training settings."""
 LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -75,7 +84,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     lines = list(settings.model_lines())
     usable = set()
     for provider in sorted({line.provider for line in lines}):
-        finding = _provider(provider)
+        finding = _provider(provider, settings)
         if finding.grade is Grade.OK:
             usable.add(provider)
         yield finding
@@ -85,10 +94,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     ]
     async for outlook in _outlooks(can_be_asked):
         yield outlook
-    for name in ("llm_endpoint", "openai_endpoint", "finetune_endpoint"):
-        url = getattr(settings.remote, name)
-        if url is not None:
-            yield await _endpoint(name, url)
+    for name, access in settings.remote.services().items():
+        yield await _endpoint(name, access)
 
 
 def _folder(subject: str, folder: Path) -> Finding:
@@ -296,6 +303,8 @@ async def _kafka(settings: Settings) -> Finding:
 def _base_models(settings: Settings) -> Iterator[Finding]:
     users: dict[str | None, list[str]] = {}
     for line in settings.model_lines():
+        if line.provider in REMOTE:
+            continue  # what the service can train is for the service to say
         users.setdefault(line.base_model, []).append(line.name)
     for base_model, lines in users.items():
         of = f"base model of {some_of(lines)}"
@@ -328,7 +337,7 @@ async def _outlooks(lines: Iterable[ModelLine]) -> AsyncIterator[Finding]:
                 yield Finding(outlook.of, grades[outlook.possible], outlook.words)
 
 
-def _provider(name: str) -> Finding:
+def _provider(name: str, settings: Settings) -> Finding:
     from finetune.providers import factory_of
 
     subject = f"provider {name}"
@@ -341,19 +350,77 @@ def _provider(name: str) -> Finding:
     if missing:
         advice = f"{', '.join(missing)} not installed: install learnd with its extra `train`"
         return Finding(subject, Grade.BAD, advice)
-    return Finding(subject, Grade.OK, "can be used")
+    if name in REMOTE and (untaught := _not_understood(name, settings)) is not None:
+        return Finding(subject, Grade.BAD, untaught)
+    match name:
+        case openai_settings.NAME:
+            return _service(subject, settings)
+        case http_training.NAME:
+            return _plain_endpoint(subject, settings)
+        case _:
+            return Finding(subject, Grade.OK, USABLE)
 
 
-async def _endpoint(name: str, url: str) -> Finding:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    shown = without_password(url)
+def _not_understood(provider: str, settings: Settings) -> str | None:
+    """What of a line's training settings its provider does not understand."""
+    for line in settings.model_lines():
+        if line.provider == provider:
+            try:
+                REMOTE[provider](line.training)
+            except ValueError as error:
+                return f"line {line.name}: {error}"
+    return None
+
+
+def _service(subject: str, settings: Settings) -> Finding:
+    """What is missing for training at a service that speaks OpenAI's protocol."""
+    access = settings.remote.training_service()
+    if access is None:
+        return Finding(subject, Grade.BAD, "set remote.openai_endpoint (OPENAI_BASE_URL)")
+    return _with_key(subject, access)
+
+
+def _plain_endpoint(subject: str, settings: Settings) -> Finding:
+    """What is missing for training at an endpoint of any kind."""
+    endpoint = settings.fine_tune_endpoint()
+    if endpoint is None:
+        return Finding(subject, Grade.BAD, "set remote.finetune_endpoint (FINETUNE_ENDPOINT)")
+    if settings.remote.chat_service() is None:
+        return Finding(subject, Grade.BAD, "set remote.llm_endpoint (LLM_ENDPOINT)")
+    return _with_key(subject, endpoint.access)
+
+
+def _with_key(subject: str, access: ServiceAccess) -> Finding:
+    if access.api_key is None:
+        advice = f"{USABLE}, if the service asks for no key; otherwise set {access.key_setting}"
+        return Finding(subject, Grade.NOTE, advice)
+    return Finding(subject, Grade.OK, USABLE)
+
+
+async def _endpoint(name: str, access: ServiceAccess) -> Finding:
+    parts = urlsplit(access.base_url)
+    assert parts.hostname is not None, "the settings refuse an address without one"
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     try:
         async with asyncio.timeout(REACH_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-        writer.close()
-        await writer.wait_closed()
+            await _connect(await permitted(access, parts.hostname, port), port)
+    except AddressRefusedError as error:
+        return Finding(name, Grade.BAD, error.fault)
     except (OSError, TimeoutError) as error:
         why = str(error) or "no answer in time"
-        return Finding(name, Grade.BAD, f"{shown} cannot be reached: {why}")
-    return Finding(name, Grade.OK, f"{shown} takes connections")
+        return Finding(name, Grade.BAD, f"{access.base_url} cannot be reached: {why}")
+    return Finding(name, Grade.OK, f"{access.base_url} takes connections")
+
+
+async def _connect(addresses: Sequence[str], port: int) -> None:
+    """Reach one of them, the first that answers. Raises OSError."""
+    for number, address in enumerate(addresses, start=1):
+        try:
+            _, writer = await asyncio.open_connection(address, port)
+        except OSError:
+            if number == len(addresses):
+                raise
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return

@@ -19,6 +19,7 @@ from daemon.commands import (
     forgot,
     import_file,
     lineage,
+    models,
     nodes,
     queue,
     runs,
@@ -53,6 +54,7 @@ SUBJECTS = (
     import_file,
     dataset,
     finetune,
+    models,
 )
 
 app = typer.Typer(

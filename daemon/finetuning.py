@@ -17,7 +17,8 @@ from typing import Any, Final
 from daemon.batch_config import BatchConfig
 from daemon.exit_status import ExitStatus
 from daemon.printing import plain, say, show_pairs
-from daemon.settings_sources import SettingsError
+from daemon.settings import LOCAL_PROVIDERS
+from daemon.settings_sources import SettingsError, load
 from daemon.training_progress import TrainingProgress
 from finetune.batch_job import BatchJob, Result, Status
 from finetune.datasets.batch import BatchDataset
@@ -111,7 +112,12 @@ async def _workbench(
         limits=TrainerLimits(no_progress=NO_PROGRESS),
     ) as host:
         workshop = Workshop(
-            job.folder / PROVIDERS, job.artifacts, host, plan.training, config.tensorboard_dir
+            job.folder / PROVIDERS,
+            job.artifacts,
+            host,
+            plan.training,
+            config.tensorboard_dir,
+            **_services(plan.provider),
         )
         async with open_workbench(workshop) as workbench:
             try:
@@ -119,6 +125,23 @@ async def _workbench(
             except ValueError as error:
                 raise SettingsError([f"training: {error}"]) from error
             yield workbench
+
+
+def _services(provider: str) -> Mapping[str, Any]:
+    """What a workshop knows of services elsewhere: as a daemon, from its settings.
+
+    Who trains on this machine needs none of them. Raises SettingsError.
+    """
+    if provider in LOCAL_PROVIDERS:
+        return {}
+    settings = load()
+    return {
+        "training_service": settings.remote.training_service(),
+        "chat_service": settings.remote.chat_service(),
+        "chat_rules": settings.remote.chat_rules(),
+        "openai_rules": settings.remote.openai_rules(),
+        "fine_tune_endpoint": settings.fine_tune_endpoint(),
+    }
 
 
 def show(result: Result, command: str) -> None:

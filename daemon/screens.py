@@ -444,9 +444,10 @@ def forgot(found: Json) -> None:
     summary, trials, proof = found["summary"], found["trials"], found["proof"]
     name = f"{summary['line']} {summary['version']}"
     if proof is not None:
+        moved = proof["weight_delta_norm"]
         say(
-            f"{name}: trained on {proof['trained_tokens']} tokens;"
-            f" the weights moved by {proof['weight_delta_norm'] or float('nan'):.3g}."
+            f"{name}: trained on {proof['trained_tokens']} tokens"
+            f"{'' if moved is None else f'; the weights moved by {moved:.3g}'}."
         )
     changed = trials[0]["report"].get("forgetting") if trials else None
     if changed is None:

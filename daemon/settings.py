@@ -33,8 +33,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from daemon.webhook_signature import SigningKey, WeakSecretError
 from finetune.remote.access import ServiceAccess
+from finetune.remote.address import fault_of
 from finetune.remote.chat_evaluator import ChatRules, CompareBy
 from finetune.remote.chat_service import ChatLimits
+from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
+from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
@@ -84,6 +87,14 @@ def _database(url: str) -> str:
     return url
 
 
+def _sendable(key: SecretStr) -> SecretStr:
+    stripped = key.get_secret_value().strip()
+    # What no header can carry would be told by whoever fails to send it, key and all.
+    if re.fullmatch(r"[!-~]+", stripped) is None:
+        raise PydanticCustomError("key", "a key has letters, digits and signs of ASCII, no spaces")
+    return SecretStr(stripped)
+
+
 def _listed(value: object) -> object:
     """An environment variable lists its items with commas."""
     if isinstance(value, str):
@@ -112,6 +123,8 @@ Topic = Annotated[
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
+"""Goes into a header. White space around it, as at the end of a file, is no part of it."""
 
 
 def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
@@ -436,7 +449,7 @@ class RemoteSettings(_Section):
 
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
-    llm_api_key: SecretStr | None = None
+    llm_api_key: ApiKey | None = None
     compare_by: CompareBy = CompareBy.AUTO
     """What remote versions are judged by."""
     scorer: Name = "chrf"
@@ -445,24 +458,68 @@ class RemoteSettings(_Section):
     """Of an answer that is judged; the service cuts it there."""
     chat_timeout_seconds: Seconds = 60.0
     """For one request to the chat endpoint, and the whole of its answer."""
-    chat_concurrency: int = Field(8, ge=1, le=1_000)
+    chat_concurrency: int = Field(8, ge=1, le=100)
     """Requests to the chat endpoint at a time, of one evaluation."""
     chat_retries: int = Field(10, ge=0, le=100)
     """Of a request that failed for a moment; the run has retries of its own beyond them."""
     chat_longest_wait_seconds: Seconds = 60.0
     """Before such a retry, whatever the service asks for."""
     finetune_endpoint: HttpUrl | None = None
+    """Where the provider `http` trains."""
+    finetune_api_key: ApiKey | None = None
+    http: HttpMapping = HttpMapping()
+    """How the provider `http` speaks to its endpoint."""
     openai_endpoint: HttpUrl | None = None
     """Where the provider `openai` trains: any service that speaks OpenAI's protocol."""
-    openai_api_key: SecretStr | None = None
+    openai_api_key: ApiKey | None = None
     openai_webhook_secret: Annotated[SecretStr, AfterValidator(_signing_secret)] | None = None
     """What the webhooks of that service are signed with; without one none is received."""
+    openai_poll_seconds: Seconds = 30.0
+    """Between two looks at a job of the provider `openai`."""
+    openai_timeout_seconds: Seconds = 60.0
+    openai_tries: int = Field(5, ge=1, le=100)
+    """Of one request to that service, the first included; each pause is twice the one before."""
+    openai_retry_seconds: Seconds = 0.5
+    openai_retry_max_seconds: Seconds = 60.0
+    openai_delete_files: bool = True
+    openai_monitoring_url: HttpUrl | None = None
+    """Where a person looks at a job; `{job_id}` stands for its id."""
+    allow_plain_http: bool = False
+    """Whether an endpoint may be http:// where it is not this machine."""
+
+    @model_validator(mode="after")
+    def _addresses_may_be_used(self) -> Self:
+        for name, access in self.services().items():
+            fault = fault_of(access.base_url, allow_plain=self.allow_plain_http)
+            if fault is not None:
+                raise _fault(("remote", name), fault)
+        return self
+
+    def services(self) -> Mapping[str, ServiceAccess]:
+        """Every service that is named, by the name of its setting in this section."""
+        named = {
+            "llm_endpoint": self._access("llm_endpoint", self.llm_api_key),
+            "openai_endpoint": self._access("openai_endpoint", self.openai_api_key),
+            "finetune_endpoint": self._access("finetune_endpoint", self.finetune_api_key),
+        }
+        return {name: access for name, access in named.items() if access is not None}
+
+    def openai_rules(self) -> OpenAIRules:
+        """How the service of the provider `openai` is asked."""
+        return OpenAIRules(
+            poll=timedelta(seconds=self.openai_poll_seconds),
+            timeout=timedelta(seconds=self.openai_timeout_seconds),
+            tries=self.openai_tries,
+            retry_base=timedelta(seconds=self.openai_retry_seconds),
+            retry_cap=timedelta(seconds=self.openai_retry_max_seconds),
+            delete_files=self.openai_delete_files,
+            monitoring_url=self.openai_monitoring_url,
+        )
 
     def training_service(self) -> ServiceAccess | None:
         """Where the provider `openai` trains; where models answer, unless told otherwise."""
-        return _access(self.openai_endpoint, self.openai_api_key) or _access(
-            self.llm_endpoint, self.llm_api_key
-        )
+        named = self.services()
+        return named.get("openai_endpoint") or named.get("llm_endpoint")
 
     def webhook_key(self) -> SigningKey | None:
         """What webhooks are signed with."""
@@ -471,7 +528,7 @@ class RemoteSettings(_Section):
 
     def chat_service(self) -> ServiceAccess | None:
         """Where remote versions answer; where they are trained, unless told otherwise."""
-        return _access(self.llm_endpoint, self.llm_api_key) or self.training_service()
+        return self.services().get("llm_endpoint") or self.training_service()
 
     def chat_rules(self) -> ChatRules:
         """How remote versions are measured."""
@@ -487,10 +544,14 @@ class RemoteSettings(_Section):
             ),
         )
 
-
-def _access(endpoint: HttpUrl | None, key: SecretStr | None) -> ServiceAccess | None:
-    """A key is for the service that it was given for, and for no other."""
-    return None if endpoint is None else ServiceAccess(str(endpoint).rstrip("/"), key)
+    def _access(self, name: str, key: SecretStr | None) -> ServiceAccess | None:
+        """A key is for the service that it was given for, and for no other."""
+        endpoint: str | None = getattr(self, name)
+        if endpoint is None:
+            return None
+        return ServiceAccess(
+            endpoint.rstrip("/"), key, allow_plain=self.allow_plain_http, setting=f"remote.{name}"
+        )
 
 
 class LogSettings(_Section):
@@ -661,6 +722,14 @@ class Settings(BaseSettings):
     def gate_rules(self) -> GateRules:
         """What a candidate has to prove, as the core knows it."""
         return GateRules(**self.gate.model_dump())
+
+    def fine_tune_endpoint(self) -> FineTuneEndpoint | None:
+        """Where and how the provider `http` trains."""
+        access = self.remote.services().get("finetune_endpoint")
+        if access is None:
+            return None
+        timeout = timedelta(seconds=self.finetune.timeout_seconds)
+        return FineTuneEndpoint(access, self.remote.http, timeout)
 
     def model_lines(self) -> ModelLines:
         """The configured lines, and one of its own name for each built-in task type left over.

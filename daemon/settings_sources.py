@@ -34,6 +34,7 @@ PLAIN_NAMES: Mapping[str, KeyPath] = {
     "LLM_ENDPOINT": ("remote", "llm_endpoint"),
     "LLM_API_KEY": ("remote", "llm_api_key"),
     "FINETUNE_ENDPOINT": ("remote", "finetune_endpoint"),
+    "FINETUNE_API_KEY": ("remote", "finetune_api_key"),
     "DATASET_DIR": ("dataset_dir",),
     "LEARNING_RATE": ("policy", "learning_rate"),
     "FEEDBACK_THRESHOLD": ("policy", "feedback_threshold"),

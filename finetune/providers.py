@@ -10,14 +10,18 @@ import difflib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from finetune.artifacts import ArtifactStore
 from finetune.local_provider import LocalEvaluator, LocalProvider
 from finetune.remote.access import ServiceAccess
-from finetune.remote.chat_evaluator import ChatRules
+from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules
+from finetune.remote.http_mapping import FineTuneEndpoint
+from finetune.remote.openai_settings import NAME as OPENAI
+from finetune.remote.openai_settings import OpenAIRules
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer.protocol import TrainingSettings
 from finetune.trainer_process import TrainerHost
@@ -47,6 +51,10 @@ class Workshop:
     """Where remote versions answer."""
     chat_rules: ChatRules = field(default_factory=ChatRules)
     """How remote versions are measured there."""
+    openai_rules: OpenAIRules = field(default_factory=OpenAIRules)
+    """How the provider `openai` asks its service."""
+    fine_tune_endpoint: FineTuneEndpoint | None = None
+    """Where and how the provider `http` trains."""
 
 
 def _nothing(line: ModelLine) -> None:
@@ -86,15 +94,17 @@ class UnknownProviderError(LearningError):
         self.name, self.known = name, known
 
 
-class ProviderNotHereError(LearningError):
-    """A provider that is planned, and that no installed package brings."""
+class ServiceNotNamedError(LearningError):
+    """A provider needs a service that no setting names."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"provider {name!r} is not available in this version: use `local`, or install a package"
-            f" that registers it under the entry point group {GROUP}"
-        )
-        self.name = name
+    def __init__(self, provider: str, setting: str, purpose: str) -> None:
+        super().__init__(f"provider {provider!r} needs {setting}: {purpose}")
+        self.provider, self.setting = provider, setting
+
+    @classmethod
+    def of_openai(cls) -> Self:
+        """Of the provider `openai`."""
+        return cls(OPENAI, "remote.openai_endpoint (OPENAI_BASE_URL)", "where it trains")
 
 
 class BrokenProviderError(LearningError):
@@ -113,7 +123,7 @@ def provider_names() -> Sequence[str]:
 def factory_of(name: str) -> ProviderFactory:
     """The factory of that name; a built-in one cannot be replaced from outside.
 
-    Raises UnknownProviderError, ProviderNotHereError and BrokenProviderError.
+    Raises UnknownProviderError and BrokenProviderError.
     """
     if (built_in := _BUILT_IN.get(name)) is not None:
         return built_in
@@ -123,8 +133,6 @@ def factory_of(name: str) -> ProviderFactory:
         except Exception as error:
             raise BrokenProviderError(name, entry.value, error) from error
         return factory
-    if name in _PLANNED:
-        raise ProviderNotHereError(name)
     raise UnknownProviderError(name, provider_names())
 
 
@@ -152,16 +160,66 @@ async def _scripted(workshop: Workshop) -> AsyncIterator[Workbench]:
     yield Workbench(provider, ScriptedEvaluator(workshop.artifacts), nudge=provider.nudge)
 
 
+@contextlib.asynccontextmanager
+async def _openai(workshop: Workshop) -> AsyncIterator[Workbench]:
+    # Imported here: most daemons train themselves, and need no client.
+    from finetune.remote.openai_client import OpenAIClient
+    from finetune.remote.openai_provider import OpenAIProvider
+
+    access, serving = workshop.training_service, workshop.chat_service
+    if access is None or serving is None:
+        raise ServiceNotNamedError.of_openai()
+    async with OpenAIClient.open(access, workshop.openai_rules) as client:
+        provider = OpenAIProvider(
+            client,
+            access,
+            workshop.folder / OPENAI,
+            workshop.artifacts,
+            serving=serving.base_url,
+            rules=workshop.openai_rules,
+        )
+        yield Workbench(provider, ChatEvaluator(serving, workshop.chat_rules), nudge=provider.nudge)
+
+
+@contextlib.asynccontextmanager
+async def _http(workshop: Workshop) -> AsyncIterator[Workbench]:
+    # Imported here: most daemons train themselves, and need no client.
+    from finetune.remote.http_endpoint import HttpEndpoint
+    from finetune.remote.http_provider import HttpProvider
+
+    configured, serving = workshop.fine_tune_endpoint, workshop.chat_service
+    if configured is None:
+        raise ServiceNotNamedError(
+            "http", "remote.finetune_endpoint (FINETUNE_ENDPOINT)", "where it trains"
+        )
+    if serving is None:
+        raise ServiceNotNamedError(
+            "http", "remote.llm_endpoint (LLM_ENDPOINT)", "where what it trains answers"
+        )
+    async with HttpEndpoint.connect(configured) as endpoint:
+        yield Workbench(
+            HttpProvider(
+                configured,
+                endpoint,
+                serving=serving.base_url,
+                folder=workshop.folder / "http",
+                artifacts=workshop.artifacts,
+                clock=lambda: datetime.now(UTC),
+            ),
+            ChatEvaluator(serving, workshop.chat_rules),
+        )
+
+
 LOCAL: Final = frozenset({"local", "huggingface", "scripted"})
 """Providers whose base models are loaded here; those of others answer at a service."""
 
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 
-_PLANNED: Final = frozenset({"openai", "http"})
-
 _BUILT_IN: Final[Mapping[str, ProviderFactory]] = {
     "local": _local,
     "huggingface": _local,
+    "http": _http,
     "scripted": _scripted,
+    OPENAI: _openai,
 }

@@ -311,7 +311,7 @@ class Runner:
             raise ProviderGoneError(record.provider)
         provider = workbench.provider
         if record.state is RunState.RUNNING:
-            job = await self._job(record, provider)
+            job = await self._job(record, workbench)
         elif provider.recovery is Recovery.LOOKUP:
             job = await provider.lookup(record.run_id, record.attempt)
         elif provider.recovery is Recovery.IDEMPOTENCY and (line := self._lines.get(record.line)):
@@ -452,8 +452,9 @@ class Runner:
         )
 
     async def _train(self, record: RunRecord, line: ModelLine) -> bool:
-        provider = self._workbench(line).provider
-        job = await self._job(record, provider)
+        workbench = self._workbench(line)
+        provider = workbench.provider
+        job = await self._job(record, workbench)
         if job is None:
             await self._store.interrupt(
                 record.run_id, "the job ended with its daemon; it goes on", self._clock()
@@ -486,10 +487,13 @@ class Runner:
         )
         return True
 
-    async def _job(self, record: RunRecord, provider: FineTuneProvider) -> JobHandle | None:
-        """The job that the run has adopted, unless it is gone."""
-        if provider.recovery is Recovery.LOOKUP:
-            return await provider.lookup(record.run_id, record.attempt)
+    async def _job(self, record: RunRecord, workbench: Workbench) -> JobHandle | None:
+        """The job that the run has adopted, unless it ended with the daemon that it ran in.
+
+        Of several remote jobs a lookup could find another one than was adopted.
+        """
+        if workbench.needs_node:
+            return await workbench.provider.lookup(record.run_id, record.attempt)
         assert record.job_id is not None, "adopt() stored it"
         return JobHandle(record.run_id, record.attempt, record.job_id)
 

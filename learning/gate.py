@@ -77,7 +77,8 @@ class TrainingProof:
     """What the trainer measured while it made the candidate."""
 
     trained_tokens: int
-    weight_delta_norm: float
+    weight_delta_norm: float | None
+    """None where whoever trained does not say, as a service elsewhere."""
     all_finite: bool
 
 
@@ -163,11 +164,12 @@ def choose_evidence(n_examples: int, rules: GateRules) -> list[tuple[int, bool]]
 
 def refusal_of(proof: TrainingProof) -> Refusal | None:
     """The name under which a candidate is refused unseen, or None."""
-    if not proof.all_finite or not _is_finite(proof.weight_delta_norm):
+    moved = proof.weight_delta_norm
+    if not proof.all_finite or not (moved is None or _is_finite(moved)):
         return Refusal.NOT_FINITE
     if proof.trained_tokens <= 0:
         return Refusal.NO_TOKENS
-    if proof.weight_delta_norm == 0.0:
+    if moved == 0.0:
         return Refusal.UNCHANGED_WEIGHTS
     return None
 

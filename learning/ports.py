@@ -302,6 +302,7 @@ class ModelReference:
 
     base_model: str
     adapter: Path | None = None
+    """Of a remote version the folder that names it: see finetune/remote/model.py."""
 
 
 @dataclass(frozen=True)

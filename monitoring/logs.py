@@ -44,13 +44,14 @@ MASK = "********"
 DAMPED_SECONDS = 60.0
 NOISY_LIBRARIES = (
     "aiokafka",
-    "uvicorn",
     "alembic",
-    "sqlalchemy",
-    "httpx",
     "httpcore",
-    "httpx2",
     "httpcore2",
+    "httpx",
+    "httpx2",
+    "openai",
+    "sqlalchemy",
+    "uvicorn",
 )
 
 _SECRET_NAME = re.compile(

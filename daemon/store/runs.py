@@ -582,7 +582,8 @@ def set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
 
 def _stored_proof(proof: TrainingProof) -> dict[str, Any]:
     """The proof as JSON, which has no NaN: that a number was none is kept as `all_finite`."""
-    all_finite = proof.all_finite and math.isfinite(proof.weight_delta_norm)
+    moved = proof.weight_delta_norm
+    all_finite = proof.all_finite and (moved is None or math.isfinite(moved))
     return {**asdict(proof), "all_finite": all_finite}
 
 

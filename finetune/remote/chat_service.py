@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import stamina
 from pydantic import ValidationError
 
 from finetune.remote.access import ServiceAccess
+from finetune.remote.address import AddressRefusedError
 from finetune.remote.chat_protocol import COMPLETION, ChatCompletion, TokenLikelihood
 from learning.ports import JobFailedError
 
@@ -81,27 +81,34 @@ class ChatService:
         self._client = client
         self._key = access.api_key
         self._limits = limits
-        self._place = _without_user(access.base_url)
+        self._place = access.base_url
 
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(
         cls, access: ServiceAccess, limits: ChatLimits
     ) -> AsyncIterator["ChatService"]:
-        """Ready to be asked; nothing is sent yet. Raises JobFailedError for an impossible key."""
+        """Ready to be asked; nothing is sent yet.
+
+        Raises JobFailedError for an address or a key that cannot be.
+        """
         key = access.api_key.get_secret_value() if access.api_key else NO_KEY
         if not (key.isascii() and key.isprintable()):
-            message = f"the key for {_without_user(access.base_url)} has characters that no key has"
+            message = f"the key for {access.base_url} has characters that no key has"
             raise JobFailedError("bad_key", message, retryable=False)
         # Imported here, beside the event loop: it takes a second, and few daemons need it.
         await asyncio.to_thread(importlib.import_module, "openai")
         from openai import AsyncOpenAI
 
+        try:
+            http_client = _http_client(access, limits)
+        except AddressRefusedError as error:
+            raise JobFailedError("service_refused", str(error), retryable=False) from error
         async with AsyncOpenAI(
             base_url=access.base_url,
             api_key=key,
             max_retries=0,  # they are ours, with the waits that the service asks for
-            http_client=_http_client(limits.concurrency),
+            http_client=http_client,
         ) as client:
             yield cls(client, access, limits)
 
@@ -167,20 +174,23 @@ class ChatService:
 
     async def _ask_once(self, model: str, body: Mapping[str, Any]) -> ChatCompletion:
         import httpx2
-        from openai import APIConnectionError, APIStatusError
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
             async with asyncio.timeout(self._limits.timeout.total_seconds()):
                 response = await self._client.post(
                     "/chat/completions", body=dict(body), cast_to=httpx2.Response
                 )
-        except TimeoutError as error:
+        except (TimeoutError, APITimeoutError) as error:
             limit = self._limits.timeout.total_seconds()
             message = f"{self._place} took longer than {limit:g} s"
             raise _PassingError("service_timed_out", message) from error
         except APIStatusError as error:
             raise self._refusal(model, body, error.response) from None
         except APIConnectionError as error:
+            if isinstance(error.__cause__, AddressRefusedError):
+                refused = str(error.__cause__)
+                raise JobFailedError("service_refused", refused, retryable=False) from error
             cause = type(error.__cause__ or error).__name__
             message = f"{self._place} cannot be reached: {cause}"
             raise _PassingError("service_unreachable", message) from error
@@ -222,20 +232,16 @@ class ChatService:
         return f": {words}" if words else ""
 
 
-def _without_user(base_url: str) -> str:
-    """An address as it may be shown: a gateway's may hold a name and a password."""
-    parts = urlsplit(base_url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def _seconds(retry_after: str | None) -> float | None:
     """Of a Retry-After header in seconds; one with a date, or with junk, is passed over."""
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
-def _http_client(concurrency: int) -> "httpx2.AsyncClient":
-    """Follows no redirect, and reads no more of an answer than MOST_RESPONSE_BYTES."""
+def _http_client(access: ServiceAccess, limits: ChatLimits) -> "httpx2.AsyncClient":
+    """Reads no more of an answer than MOST_RESPONSE_BYTES; see connection.py for the rest."""
     import httpx2
+
+    from finetune.remote.connection import sdk_client
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, stream: httpx2.AsyncByteStream) -> None:
@@ -259,10 +265,9 @@ def _http_client(concurrency: int) -> "httpx2.AsyncClient":
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = Bounded(response.stream)
 
-    return httpx2.AsyncClient(
-        follow_redirects=False,
-        timeout=None,  # each request has one for all of it
-        limits=httpx2.Limits(max_connections=concurrency),
+    return sdk_client(
+        access,
+        timeout=limits.timeout,
         headers={"accept-encoding": "identity"},
         event_hooks={"response": [bound]},
     )

@@ -6,7 +6,7 @@ What happens is awaited as the facts that the runner announces; nobody sleeps.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -108,11 +108,23 @@ class Floor:
 
     async def until(self, kind: type[F]) -> F:
         """The latest fact of a kind, as soon as there is one."""
+        await self.until_true(lambda: bool(self.facts_of(kind)))
+        return self.facts_of(kind)[-1]
+
+    async def until_true(self, condition: Callable[[], bool]) -> None:
+        """Return as soon as the facts so far make it true."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not self.facts_of(kind):
+            while not condition():
                 self._news.clear()
                 await self._news.wait()
-        return self.facts_of(kind)[-1]
+
+    async def until_one_of(self, *kinds: type[Fact]) -> Fact:
+        """The latest fact of some kinds, as soon as there is one."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (found := [fact for fact in self.facts if isinstance(fact, kinds)]):
+                self._news.clear()
+                await self._news.wait()
+        return found[-1]
 
     async def launch_unheard(self, run_id: str) -> None:
         """A daemon launched the run's job, and died before it heard the reply."""

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 from consumers.wire import Reason
 from daemon.settings import Settings
 from finetune.trainer.protocol import TrainingSettings
@@ -46,3 +48,9 @@ def test_every_dead_letter_reason_is_documented() -> None:
     text = (DOCS / "events.md").read_text()
     for reason in (*Reason, ID_REUSED):
         assert f"`{reason}`" in text, reason
+
+
+def test_every_configuration_in_the_guide_to_providers_is_understood() -> None:
+    found = re.findall(r"```yaml\n(.*?)```", (DOCS / "providers.md").read_text(), re.DOTALL)
+    settings = [Settings(**yaml.safe_load(text)) for text in found]
+    assert {one.finetune.provider for one in settings} == {"openai", "http"}

@@ -68,6 +68,8 @@ def hold(
         (replace(HEALTHY, trained_tokens=0), Refusal.NO_TOKENS),
         (replace(HEALTHY, trained_tokens=-1), Refusal.NO_TOKENS),
         (replace(HEALTHY, weight_delta_norm=0.0), Refusal.UNCHANGED_WEIGHTS),
+        (replace(HEALTHY, weight_delta_norm=None), None),
+        (replace(HEALTHY, weight_delta_norm=None, trained_tokens=0), Refusal.NO_TOKENS),
         (replace(HEALTHY, all_finite=False), Refusal.NOT_FINITE),
         (replace(HEALTHY, weight_delta_norm=math.nan), Refusal.NOT_FINITE),
         (replace(HEALTHY, weight_delta_norm=math.inf), Refusal.NOT_FINITE),

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,15 @@ from finetune.artifacts import ArtifactStore
 from finetune.providers import (
     GROUP,
     BrokenProviderError,
+    ServiceNotNamedError,
     UnknownProviderError,
     Workbench,
     Workshop,
     factory_of,
     provider_names,
 )
+from finetune.remote.access import ServiceAccess
+from finetune.remote.http_mapping import FineTuneEndpoint
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
 from finetune.trainer_process import TrainerHost
 
@@ -68,7 +72,7 @@ def test_an_unknown_provider_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownProviderError) as unknown:
         factory_of("locla")
     assert "did you mean local?" in str(unknown.value)
-    assert "huggingface, local, scripted" in str(unknown.value)
+    assert "http, huggingface, local, openai, scripted" in str(unknown.value)
 
 
 @pytest.mark.usefixtures("outside_packages")
@@ -94,6 +98,53 @@ async def test_a_workbench_is_open_while_it_is_used(workshop: Workshop) -> None:
         assert bench.provider.name == "scripted"
         assert opened == ["opened"]
     assert opened == ["opened", "closed"]
+
+
+async def test_the_openai_provider_names_the_setting_that_it_misses(workshop: Workshop) -> None:
+    with pytest.raises(ServiceNotNamedError, match=r"remote\.openai_endpoint \(OPENAI_BASE_URL\)"):
+        async with factory_of("openai")(workshop):
+            pass
+
+
+async def test_opening_a_remote_provider_asks_nothing_and_writes_nothing(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    nowhere = ServiceAccess("http://127.0.0.1:1/v1")
+    there = replace(workshop, training_service=nowhere, chat_service=nowhere)
+    async with factory_of("openai")(there) as bench:
+        assert bench.provider.name == "openai"
+        assert not bench.needs_node
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("known", "missing"),
+    [
+        ({}, "remote.finetune_endpoint (FINETUNE_ENDPOINT)"),
+        (
+            {"fine_tune_endpoint": FineTuneEndpoint(ServiceAccess("https://tune"))},
+            "remote.llm_endpoint (LLM_ENDPOINT)",
+        ),
+    ],
+)
+async def test_the_http_provider_names_the_setting_that_it_misses(
+    workshop: Workshop, known: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(ServiceNotNamedError) as found:
+        async with factory_of("http")(replace(workshop, **known)):
+            pass
+    assert missing in str(found.value)
+
+
+async def test_the_http_provider_opens_without_asking_anybody(workshop: Workshop) -> None:
+    known = replace(
+        workshop,
+        fine_tune_endpoint=FineTuneEndpoint(ServiceAccess("https://tune.example")),
+        chat_service=ServiceAccess("https://answer.example/v1"),
+    )
+    async with factory_of("http")(known) as bench:
+        assert bench.provider.name == "http"
+        assert not bench.needs_node
 
 
 @pytest.mark.parametrize("name", ["huggingface", "local", "scripted"])

@@ -14,6 +14,7 @@ from daemon.settings_sources import PLAIN_NAMES, SettingsError, load
 from finetune.remote.access import ServiceAccess
 from finetune.remote.chat_evaluator import ChatRules, CompareBy
 from finetune.remote.chat_service import ChatLimits
+from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
@@ -92,10 +93,10 @@ def test_settings_cannot_be_changed() -> None:
 def test_there_is_no_model_endpoint_or_key_in_the_code() -> None:
     settings = Settings()
     assert settings.finetune.base_model is None
-    told = settings.remote.model_dump()
-    secretive = {name for name in told if name.endswith(("_endpoint", "_key", "_secret"))}
-    assert {"llm_endpoint", "openai_api_key"} < secretive
-    assert not any(told[name] for name in secretive)
+    told = settings.remote.model_dump(exclude={"http"})
+    places = [name for name in told if name.endswith(("_endpoint", "_key", "_secret", "_url"))]
+    assert len(places) > 6
+    assert not any(told[name] for name in places)
     assert not settings.kafka.configured
 
 
@@ -130,9 +131,10 @@ def test_a_prefixed_name_goes_before_a_plain_one(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "given", "key", "shown"),
     [
-        ("LLM_ENDPOINT", "http://llm:8000/v1", "remote.llm_endpoint", "http://llm:8000/v1"),
+        ("LLM_ENDPOINT", "https://llm:8000/v1", "remote.llm_endpoint", "https://llm:8000/v1"),
         ("LLM_API_KEY", "sk-1", "remote.llm_api_key", "********"),
         ("FINETUNE_ENDPOINT", "https://tune", "remote.finetune_endpoint", "https://tune"),
+        ("FINETUNE_API_KEY", "sk-3", "remote.finetune_api_key", "********"),
         ("DATASET_DIR", "/srv/sets", "dataset_dir", "/srv/sets"),
         ("LEARNING_RATE", "0.2", "policy.learning_rate", "0.2"),
         ("FEEDBACK_THRESHOLD", "0.8", "policy.feedback_threshold", "0.8"),
@@ -307,6 +309,9 @@ def test_a_file_that_is_not_text_is_one_clear_fault(tmp_path: Path) -> None:
         ("split: {held_out_share: 1.0}", "less than 1"),
         ("policy: {min_confidence: .nan}", "finite"),
         ("database_url: /var/lib/learnd.db", "sqlite:///"),
+        ("remote: {llm_endpoint: 'http://llm:8000'}", "remote.llm_endpoint: https is needed"),
+        ("remote: {openai_endpoint: 'https://a:b@ai'}", "remote.openai_endpoint: a name or"),
+        ("remote: {finetune_endpoint: 'https://169.254.169.254'}", "remote.finetune_endpoint: 169"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -571,3 +576,76 @@ def test_a_signing_secret_that_could_be_guessed_is_refused_and_not_repeated(
 def test_without_a_signing_secret_there_is_no_key() -> None:
     assert load().remote.webhook_key() is None
     assert load(overrides={"remote.openai_webhook_secret": WEBHOOK_SECRET}).remote.webhook_key()
+
+
+def test_plain_http_to_another_machine_is_for_an_operator_to_allow() -> None:
+    remote = load(
+        overrides={"remote.llm_endpoint": "http://llm:8000", "remote.allow_plain_http": True}
+    ).remote
+    assert remote.chat_service() == ServiceAccess("http://llm:8000", allow_plain=True)
+
+
+# --- a plain fine-tune endpoint -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "submit: {body: {base: '{modell}'}}",
+            "remote.http.submit.body: no value is called modell",
+        ),
+        ("submit: {body: {a: [{b: '{x}'}]}}", "remote.http.submit.body: no value is called x"),
+        ("status: {path: '/jobs/{run_id}'}", "remote.http.status.path: no value is called run_id"),
+        ("status: {path: 'jobs/{job_id}'}", "remote.http.status.path: "),
+        ("lookup: {path: '/jobs/{job_id}'}", "remote.http.lookup.path: no value is called job_id"),
+        ("lookup: {}", "remote.http.lookup.path: "),
+        ("dataset_address: 's3://x/{name}'", "remote.http.dataset_address: no value is called"),
+        ("dataset: carrier_pigeon", "remote.http.dataset: "),
+        ("answer: {state: 'a..b'}", "remote.http.answer.state: "),
+        ("retries: 21", "remote.http.retries: "),
+        ("idempotency_header: 'a b'", "remote.http.idempotency_header: "),
+        ("lokup: {path: /}", "remote.http.lokup: no such setting; did you mean lookup?"),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_refused_by_its_key(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    written(tmp_path, f"remote: {{http: {{{text}}}}}")
+    assert said in problems()
+
+
+def test_a_body_replaces_the_default_one_and_words_may_be_listed_with_commas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEARND_REMOTE__HTTP__SUBMIT__BODY", '{"base": "{model}"}')
+    monkeypatch.setenv("LEARND_REMOTE__HTTP__STATES__SUCCEEDED", "ready, deployed")
+    mapping = load().remote.http
+    assert mapping.submit.body == {"base": "{model}"}
+    assert mapping.states.succeeded == ("ready", "deployed")
+
+
+def test_the_endpoint_brings_its_key_its_mapping_and_the_runs_patience() -> None:
+    settings = load(
+        overrides={
+            "remote.finetune_endpoint": "https://tune/v1/",
+            "remote.finetune_api_key": "for-tuning",
+            "finetune.timeout_seconds": 60,
+        }
+    )
+    assert settings.fine_tune_endpoint() == FineTuneEndpoint(
+        ServiceAccess("https://tune/v1", SecretStr("for-tuning")),
+        HttpMapping(),
+        timedelta(minutes=1),
+    )
+    assert load().fine_tune_endpoint() is None
+
+
+def test_a_key_loses_the_end_of_its_line_and_may_hold_nothing_that_no_header_carries() -> None:
+    assert load(
+        overrides={"remote.llm_api_key": "hunter2-hunter2\n"}
+    ).remote.llm_api_key == SecretStr("hunter2-hunter2")
+    for key in ("hunter2\nX-Other: 1", "hunter2 é", " "):
+        said = problems(overrides={"remote.llm_api_key": key})
+        assert said.startswith("command line: remote.llm_api_key: a key has letters")
+        assert "hunter2" not in said
