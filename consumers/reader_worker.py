@@ -5,6 +5,7 @@ because what it imports is memory that every daemon pays for.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ from learning.policy import Policy
 from learning.ports import EventKind, JudgedOutput, Origin, ReceivedFeedback
 from learning.validators import installed
 
+COLLECT_AFTER = 50_000
+"""Objects made, and not yet freed, between two looks for young cycles."""
+
 
 def main() -> None:
     """Read blocks until stdin ends: with the daemon, however that ended."""
@@ -25,6 +29,8 @@ def main() -> None:
     max_output_characters, max_bytes, max_depth = map(int, sys.argv[1:])
     validators = installed(max_output_characters)
     limits = Limits(max_bytes, max_depth)
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)  # events are many and acyclic
     stdin, stdout = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a validator from outside may print
     with contextlib.suppress(EOFError, BrokenPipeError):

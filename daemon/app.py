@@ -33,6 +33,7 @@ from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
+from daemon.changing_settings import SettingsDesk, SettingsFollower, named_lines
 from daemon.installation import (
     ArtifactsElsewhereError,
     artifacts_home,
@@ -42,19 +43,22 @@ from daemon.installation import (
     only_daemon_on,
 )
 from daemon.kafka import kafka_connection
+from daemon.live_settings import LiveSettings
 from daemon.loops import Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.settings import Settings
+from daemon.shutdowns import ShutdownWatch
 from daemon.store import Store
 from daemon.store.leases import Tenancy
+from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
 from daemon.webhooks import JobHints, WebhookIntake, expire_webhooks
 from finetune.artifacts import ArtifactStore
 from finetune.providers import Workshop, factory_of
-from finetune.runner import Runner, RunnerRules
+from finetune.runner import Runner
 from finetune.trainer_process import TrainerHost, TrainerLimits
 from learning.facts import (
     BatchSealed,
@@ -68,7 +72,6 @@ from learning.facts import (
     WebhookReceived,
 )
 from learning.judge import Judge
-from learning.lines import ModelLine, ModelLines
 from learning.policy import Policy
 from learning.ports import EventKind
 from learning.validators import installed
@@ -99,6 +102,8 @@ class Daemon:
     """Everything that runs. Made by `build_daemon`, which closes it."""
 
     settings: Settings
+    """As it was started with; what holds is in `live`."""
+    live: LiveSettings
     url: str
     token: str
     store: Store
@@ -107,6 +112,8 @@ class Daemon:
     files: JsonlSource | None
     sealer: Sealer
     runner: Runner
+    follower: SettingsFollower
+    shutdowns: ShutdownWatch
     job_hints: JobHints
     server: ApiServer
     probes: DaemonProbes
@@ -127,11 +134,11 @@ class Daemon:
                 tasks.create_task(self.runner.run(), name="runner"),
                 tasks.create_task(self.sealer.run(), name="sealer"),
                 tasks.create_task(
-                    expire_held(
-                        self.store, self.settings.policy_rules().hold, self.announcer, utc_now
-                    ),
+                    expire_held(self.store, self.live.policy, self.announcer, utc_now),
                     name="expiry",
                 ),
+                tasks.create_task(self.follower.run(), name="settings"),
+                tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
@@ -177,21 +184,23 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         artifacts_dir = settings.artifacts_dir
         artifacts = ArtifactStore(artifacts_dir)
         await asyncio.to_thread(artifacts.sweep)
-        lines = settings.model_lines()
-        policy = settings.policy_rules()
-        judge = Judge(lambda: policy, installed(settings.policy.max_output_characters))
-        store = await Store.open(
-            settings.database_url,
+        database = await Store.open_database(settings.database_url)
+        stack.push_async_callback(database.close)
+        # Whatever may change while the daemon runs is asked of `live`, never of `settings`.
+        live = LiveSettings(settings, await SettingChanges(database).stored())
+        lines = live.lines
+        judge = Judge(live.policy, installed(settings.policy.max_output_characters))
+        store = Store.on(
+            database,
             artifacts_dir=artifacts_dir,
             judge=judge,
             clock=utc_now,
-            size_rules=settings.size_rules(),
+            size_rules=live.size_rules,
             tenancy=_tenancy(settings),
         )
-        stack.push_async_callback(store.close)
         await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
-        await store.registry.ensure_lines(_named_lines(settings, lines), now)
+        await store.registry.ensure_lines(named_lines(live), now)
         await store.runs.resume_waiting(now)
         resized = await store.batch_sizes.follow_settings(now)
 
@@ -220,7 +229,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             utc_now,
             limits=_wire_limits(settings),
             pressure=pressure,
-            process=_reader_process(settings, lambda: policy, stack),
+            process=_reader_process(settings, live.policy, stack),
             unpack=partial(records_of, max_batch_bytes=settings.kafka.max_batch_bytes),
         )
         host = await stack.enter_async_context(
@@ -239,7 +248,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             settings.data_dir / PROVIDERS,
             artifacts,
             host,
-            settings.finetune.training,
+            live.training,
             settings.finetune.tensorboard_dir,
             settings.remote.training_service(),
             settings.remote.chat_service(),
@@ -259,17 +268,18 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             artifacts=artifacts,
             dataset_dir=settings.dataset_dir,
             work_dir=settings.data_dir / WORK,
-            rules=_runner_rules(settings),
+            rules=live.runner_rules,
             announce=announcer,
             clock=utc_now,
+            budget=live.budget,
         )
         job_hints = JobHints(store.webhooks, workbenches)
         metrics.show_trainer(host.condition)
         sealer = Sealer(
             store,
             lines,
-            settings.batch_rules(),
-            settings.split_rules,
+            live.batch_rules,
+            live.split_rules,
             announcer,
             utc_now,
             expect=lambda line: workbenches[line.provider].expect(line),
@@ -288,13 +298,23 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             store.database,
             lines=lines,
             artifacts_dir=artifacts_dir,
-            wanted_held_out=settings.gate.wanted_evidence,
-            size_rules=settings.size_rules(),
+            wanted_held_out=live.wanted_evidence,
+            size_rules=live.size_rules,
             clock=utc_now,
+            budget=live.budget,
         )
-        preflight = Preflight(host, () if settings.simulation_mode else lines)
+        preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
+        shutdowns = ShutdownWatch(live, views.models, announcer, utc_now)
+        settled = (sealer.size_anew, runner.wake, preflight.wake, shutdowns.wake)
+        follower = SettingsFollower(live, store, announcer, utc_now, settled)
         probes = DaemonProbes(
-            views.overview, source, pressure, utc_now, training=lambda: preflight.warning
+            views.overview,
+            source,
+            pressure,
+            utc_now,
+            training=lambda: preflight.warning,
+            settings=lambda: live.fault,
+            shutdowns=shutdowns.look,
         )
         files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
@@ -304,15 +324,18 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 ingest,
                 artifacts,
                 lines,
-                settings.split_rules,
-                settings.queue.max_queue_size,
+                live.split_rules,
+                live.max_queue_size,
                 announcer,
                 utc_now,
                 judge,
             ),
+            settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
-            metrics=DaemonMetrics(metrics, views.overview, source, probes, files),
+            metrics=DaemonMetrics(
+                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+            ),
             facts=recent,
             trainer=host.condition,
             webhook_intake=_webhook_intake(settings, store, announcer),
@@ -322,6 +345,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         server = ApiServer(app, bound)
         yield Daemon(
             settings,
+            live,
             server.url,
             token,
             store,
@@ -330,6 +354,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             files,
             sealer,
             runner,
+            follower,
+            shutdowns,
             job_hints,
             server,
             probes,
@@ -394,11 +420,6 @@ async def _settle_artifacts(store: Store, artifacts_dir: Path) -> None:
         raise ArtifactsElsewhereError(artifacts_dir, recorded)
 
 
-def _named_lines(settings: Settings, lines: ModelLines) -> list[ModelLine]:
-    """The lines that the settings name; the others begin with their first run."""
-    return [line for line in lines if line.name in settings.lines]
-
-
 def _http_source(
     settings: Settings, ingest: Ingest, store: Store, announcer: Announcer, probes: DaemonProbes
 ) -> HttpSource:
@@ -452,17 +473,6 @@ def _reader_process(
 
 def _wire_limits(settings: Settings) -> Limits:
     return Limits(max_bytes=settings.kafka.max_message_bytes)
-
-
-def _runner_rules(settings: Settings) -> RunnerRules:
-    return RunnerRules(
-        max_failures=settings.finetune.max_attempts,
-        retry_base=timedelta(seconds=settings.finetune.retry_base_seconds),
-        retry_cap=timedelta(seconds=settings.finetune.retry_max_seconds),
-        timeout=timedelta(seconds=settings.finetune.timeout_seconds),
-        simulation_mode=settings.simulation_mode,
-        gate=settings.gate_rules(),
-    )
 
 
 def _alarm(sealer: Sealer, runner: Runner, job_hints: JobHints) -> Listener:

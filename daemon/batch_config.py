@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from daemon.settings import (
     LOCAL_PROVIDERS,
     AbsolutePath,
+    Money,
     PartialShare,
     Text,
     in_words,
@@ -47,6 +48,8 @@ class BatchConfig(BaseModel):
     output: Annotated[AbsolutePath, Field(validate_default=True)] = DEFAULT_OUTPUT
     """Each job gets a folder of its own in here."""
     tensorboard_dir: AbsolutePath | None = None
+    max_cost: Money | None = None
+    """In the currency of the settings; by default their money.cap_per_run."""
     training: dict[str, Any] = Field(default_factory=dict)
     """The provider's settings; for a local one those of docs/settings.md."""
 

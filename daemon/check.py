@@ -11,6 +11,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from finetune.remote import http_training, openai_settings
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import DEFAULT_PORTS, AddressRefusedError, permitted
 from finetune.trainer_process import TrainerHost
+from learning.budget import Budget, PriceMissingError
 from learning.errors import LearningError
 from learning.lines import ModelLine
 
@@ -79,7 +81,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     for kind, paths in (("outputs", files.outputs), ("feedback", files.feedback)):
         for watched in paths:
             yield await asyncio.to_thread(_followed, kind, watched)
-    for finding in _base_models(settings):
+    for finding in (*_base_models(settings), *_shutdowns(settings)):
         yield finding
     lines = list(settings.model_lines())
     usable = set()
@@ -87,6 +89,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         finding = _provider(provider, settings)
         if finding.grade is Grade.OK:
             usable.add(provider)
+        yield finding
+    for finding in _money(settings.money.budget(), lines):
         yield finding
     # What is missing has been said by now.
     can_be_asked = [
@@ -96,6 +100,19 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield outlook
     for name, access in settings.remote.services().items():
         yield await _endpoint(name, access)
+
+
+def _money(budget: Budget, lines: Sequence[ModelLine]) -> Iterator[Finding]:
+    """Lines whose runs would wait for a price, and prices that none of them has use for."""
+    for provider in sorted(budget.prices.keys() - {line.provider for line in lines}):
+        yield Finding("prices", Grade.NOTE, f"money.prices.{provider}: no line trains there")
+    for line in lines:
+        if line.base_model is not None:
+            at_home = line.provider in LOCAL_PROVIDERS
+            try:
+                budget.is_free(line.provider, line.base_model, at_home=at_home)
+            except PriceMissingError as missing:
+                yield Finding(f"price of line {line.name}", Grade.BAD, str(missing))
 
 
 def _folder(subject: str, folder: Path) -> Finding:
@@ -211,6 +228,43 @@ def _versions(settings: Settings) -> Sequence[Finding]:
     return [Finding(subject, Grade.BAD if found.faults else grade, str(found))]
 
 
+def with_stored(settings: Settings) -> tuple[Settings, Finding | None]:
+    """The settings with what the database says over them, and how these fit together.
+
+    As they are, without a finding, where nothing is stored or the database cannot be asked.
+    """
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from daemon.live_settings import LiveSettings
+    from daemon.store.database import address_of
+    from daemon.store.setting_changes import stored_settings
+
+    try:
+        address = address_of(settings.database_url)
+        if address.get_backend_name() == "sqlite" and not Path(address.database or "").exists():
+            return settings, None
+        engine = _reading(settings.database_url)
+        try:
+            with engine.connect() as connection:
+                if not inspect(connection).has_table("setting_changes"):
+                    return settings, None
+                stored = stored_settings(connection)
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ValueError):
+        return settings, None  # the finding about the database says so
+    if not stored.values:
+        return settings, None
+    subject = "stored settings"
+    try:
+        live = LiveSettings(settings, stored)
+    except LearningError as error:
+        return settings, Finding(subject, Grade.BAD, "; ".join(str(error).splitlines()))
+    said = f"{len(stored.values)} hold over the file and the environment, revision"
+    return live.now, Finding(subject, Grade.OK, f"{said} {stored.revision}")
+
+
 def _reading(url: str) -> "Engine":
     """An engine that changes nothing: a SQLite file that is not there is not made."""
     from sqlalchemy import NullPool, create_engine
@@ -318,6 +372,17 @@ def _base_models(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 of, Grade.NOTE, f"{base_model} is a hub name: it is fetched with the first run"
             )
+
+
+def _shutdowns(settings: Settings) -> Iterator[Finding]:
+    """Base models whose end is configured; of champions the running daemon knows."""
+    from daemon.shutdowns import shutdowns
+
+    lines = settings.model_lines()
+    in_use = {line.name: [line.base_model] for line in lines if line.base_model is not None}
+    for one in shutdowns(in_use, settings.remote.shutdown_dates, datetime.now(UTC)):
+        grade = Grade.BAD if one.days_left <= 0 else Grade.NOTE if one.is_soon else Grade.OK
+        yield Finding("models", grade, str(one))
 
 
 def _is_no_model(base_model: str | None) -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from daemon.commands import (
     chat,
+    costs,
     dataset,
     dead_letters,
     events,
@@ -24,6 +25,7 @@ from daemon.commands import (
     queue,
     runs,
     send,
+    settings,
     the_daemon,
     versions,
     webhook,
@@ -40,8 +42,10 @@ EPILOG = (
 # In the order of `learnd --help`.
 SUBJECTS = (
     the_daemon,
+    settings,
     queue,
     runs,
+    costs,
     nodes,
     versions,
     forgot,

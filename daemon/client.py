@@ -87,7 +87,7 @@ class Client:
         try:
             self._http = httpx.Client(
                 base_url=self.url,
-                headers={"Authorization": f"Bearer {token}", "X-Actor": _actor()},
+                headers={"Authorization": f"Bearer {token}", "X-Actor": who_asks()},
                 timeout=httpx.Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS),
                 transport=transport,
                 # A proxy of the environment is not on the way to this machine itself.
@@ -212,7 +212,7 @@ def part(text: str) -> str:
     return quote(text, safe="")
 
 
-def _actor() -> str:
+def who_asks() -> str:
     """Who asks, for the daemon's history."""
     try:
         return f"cli:{getpass.getuser()}"

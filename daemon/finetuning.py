@@ -11,10 +11,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
 from daemon.batch_config import BatchConfig
+from daemon.batch_costs import bill_of, quote_of
 from daemon.exit_status import ExitStatus
 from daemon.printing import plain, say, show_pairs
 from daemon.settings import LOCAL_PROVIDERS
@@ -24,6 +26,7 @@ from finetune.batch_job import BatchJob, Result, Status
 from finetune.datasets.batch import BatchDataset
 from finetune.providers import ProviderFactory, Workbench, Workshop, factory_of
 from finetune.trainer_process import TrainerHost, TrainerLimits
+from learning.budget import Basis, Quote, shown
 from learning.ports import JobFailedError
 
 TRAINER_LOG: Final = "trainer.log"
@@ -64,8 +67,11 @@ def finetune(config: BatchConfig, mode: Mode) -> Result:
         if mode is Mode.FULL and (known := job.finished()) is not None:
             return known
         dataset = job.prepare()
+        quote = quote_of(plan, dataset, config) if mode is Mode.FULL else None
+        if quote is not None:
+            print(f"estimate: {quote.in_words()}", file=sys.stderr)
         try:
-            return asyncio.run(_work(job, dataset, config, mode, open_workbench))
+            return asyncio.run(_work(job, dataset, config, mode, open_workbench, quote))
         except asyncio.CancelledError:
             return job.result(dataset, Status.INTERRUPTED)
         except JobFailedError as error:
@@ -82,6 +88,7 @@ async def _work(
     config: BatchConfig,
     mode: Mode,
     open_workbench: ProviderFactory,
+    quote: Quote | None,
 ) -> Result:
     task = asyncio.current_task()
     assert task is not None
@@ -98,7 +105,9 @@ async def _work(
         for note in trained.measurements.get("notes", ()):
             print(f"note: {plain(note)}", file=sys.stderr)
         evaluation = await job.evaluate(workbench, dataset, trained)
-        return await asyncio.to_thread(job.finish, dataset, trained, evaluation)
+        told_tokens = trained.measurements.get("trained_tokens")
+        costs = bill_of(quote, told_tokens) if quote is not None else None
+        return await asyncio.to_thread(job.finish, dataset, trained, evaluation, costs)
 
 
 @contextlib.asynccontextmanager
@@ -115,7 +124,7 @@ async def _workbench(
             job.folder / PROVIDERS,
             job.artifacts,
             host,
-            plan.training,
+            lambda: plan.training,
             config.tensorboard_dir,
             **_services(plan.provider),
         )
@@ -163,6 +172,7 @@ def show(result: Result, command: str) -> None:
                 "the gate would",
                 f"{evaluation['verdict']}: {evaluation['reason']}" if evaluation else None,
             ),
+            ("cost", _cost(result.costs)),
             ("report", result.report),
         ]
     )
@@ -173,6 +183,14 @@ def show(result: Result, command: str) -> None:
             say(f"the same command goes on from the last checkpoint: {command}")
         case _:
             pass
+
+
+def _cost(costs: Mapping[str, Any] | None) -> str | None:
+    if costs is None:
+        return None
+    is_known = costs.get("basis") == Basis.REPORTED
+    amount = Decimal(costs.get("actual") or costs["at_most"])
+    return ("" if is_known else "at most ") + shown(amount, costs["currency"])
 
 
 def _before_after(part: Mapping[str, Any], name: str, form: str) -> str | None:

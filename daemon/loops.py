@@ -18,6 +18,7 @@ from learning.batching import BatchRules, due, is_about_to_fill
 from learning.clock import Clock
 from learning.facts import Announce, EventsExpired
 from learning.lines import ModelLine, ModelLines
+from learning.policy import Policy
 from learning.ports import StoreUnavailableError
 from learning.sampling import SplitRulesOf
 
@@ -42,7 +43,7 @@ class Sealer:
         self,
         store: Store,
         lines: ModelLines,
-        batch_rules: BatchRules,
+        batch_rules: Callable[[], BatchRules],
         split_rules: SplitRulesOf,
         announce: Announce,
         clock: Clock,
@@ -96,7 +97,7 @@ class Sealer:
         for line in lines:
             if line.base_model is None:
                 continue  # without a base model the events wait where feedback reaches them
-            rules = self._batch_rules
+            rules = self._batch_rules()
             if line.name in sizes:
                 rules = replace(rules, batch_size=sizes[line.name].size)
             queue = await self._store.queue.look(line)
@@ -145,12 +146,14 @@ async def watch_pressure(store: Store, pressure: Pressure) -> None:
         await asyncio.sleep(COUNT_SECONDS)
 
 
-async def expire_held(store: Store, hold: timedelta, announce: Announce, clock: Clock) -> None:
+async def expire_held(
+    store: Store, policy: Callable[[], Policy], announce: Announce, clock: Clock
+) -> None:
     """Expire events that waited too long for a verdict, until cancelled."""
     while True:
         now = clock()
         try:
-            count = await store.queue.expire(now - hold, now)
+            count = await store.queue.expire(now - policy().hold, now)
         except StoreUnavailableError as error:
             log.warning("store unavailable", loop="expiry", error=str(error))
         else:

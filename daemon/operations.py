@@ -5,7 +5,7 @@ Thin: each operation is one transaction of the store, and the fact of it told af
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
@@ -98,7 +98,7 @@ class DaemonOperations:
         artifacts: ArtifactStore,
         lines: ModelLines,
         split_rules: SplitRulesOf,
-        max_queue_size: int,
+        max_queue_size: Callable[[], int],
         announce: Announce,
         clock: Clock,
         judge: Judge,
@@ -135,7 +135,7 @@ class DaemonOperations:
                 f"{queue.waiting} events wait, but the line has no base model:"
                 " set finetune.base_model",
             )
-        size = min(queue.waiting, self._max_queue_size)
+        size = min(queue.waiting, self._max_queue_size())
         batch = await self._store.queue.seal(
             line,
             Due(Trigger.FLUSH, size),
@@ -160,8 +160,8 @@ class DaemonOperations:
         """See daemon.api.ports.Operations."""
         if self._lines.get(line) is None:
             raise UnknownLineError(line)
-        if size is not None and size > self._max_queue_size:
-            raise BatchSizeTooLargeError(size, self._max_queue_size)
+        if size is not None and size > (most := self._max_queue_size()):
+            raise BatchSizeTooLargeError(size, most)
         changed = await self._store.batch_sizes.set_by_hand(
             line, size, reason, actor, self._clock()
         )

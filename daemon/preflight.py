@@ -1,11 +1,12 @@
 """Say before any training what this machine cannot train: ask the trainer, in its own process.
 
-`learnd check` asks for all that is configured, and a daemon once when it starts. What comes of
-it is advice: events are taken and queued all the same, and a run that fails says so itself.
+`learnd check` asks for all that is configured, and a daemon when it starts and when settings
+change what is trained, or how. What comes of it is advice: events are taken and queued all the
+same, and a run that fails says so itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,20 +42,36 @@ class Outlook:
 
 
 class Preflight:
-    """Asks once, and remembers what was said against it."""
+    """Asks once, again when lines are to be trained otherwise, and remembers what was said."""
 
-    def __init__(self, host: TrainerHost, lines: Iterable[ModelLine]) -> None:
+    def __init__(self, host: TrainerHost, lines: Callable[[], Iterable[ModelLine]]) -> None:
         self._host, self._lines = host, lines
         self._against: list[str] = []
+        self._wake = asyncio.Event()
 
     @property
     def warning(self) -> str:
         """Why lines cannot be trained here; empty when nothing is known against it."""
         return some_of(self._against)
 
+    def wake(self) -> None:
+        """The lines may have changed."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Ask, and log what is to be known. Whoever wants to train meanwhile waits for it."""
-        async for outlook in outlooks(self._host, self._lines):
+        asked: Mapping[_Way, Sequence[str]] = {}
+        while True:
+            self._wake.clear()
+            lines = list(self._lines())
+            if (alike := _alike(lines)) != asked:
+                asked = alike
+                await self._ask(lines)
+            await self._wake.wait()
+
+    async def _ask(self, lines: Iterable[ModelLine]) -> None:
+        self._against.clear()
+        async for outlook in outlooks(self._host, lines):
             if outlook.possible is False:
                 self._against.append(f"{outlook.of}: {outlook.words}")
                 log.warning("this machine cannot train", lines=outlook.lines, why=outlook.words)
@@ -82,9 +99,13 @@ async def outlooks(host: TrainerHost, lines: Iterable[ModelLine]) -> AsyncIterat
             yield Outlook(names, "; ".join([where, *found.notes]), possible=True)
 
 
-def _alike(lines: Iterable[ModelLine]) -> Mapping[tuple[str, TrainingSettings], Sequence[str]]:
+_Way = tuple[str, TrainingSettings]
+"""A base model, and how it is trained."""
+
+
+def _alike(lines: Iterable[ModelLine]) -> Mapping[_Way, Sequence[str]]:
     """The names of the lines by what they are trained from, and how; the others are left out."""
-    alike: dict[tuple[str, TrainingSettings], list[str]] = {}
+    alike: dict[_Way, list[str]] = {}
     for line in lines:
         if line.provider in LOCAL_PROVIDERS and line.base_model is not None:
             settings = TrainingSettings.model_validate(dict(line.training))

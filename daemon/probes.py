@@ -1,19 +1,29 @@
 """How the daemon feels, and the page that Prometheus reads: views and checks put together."""
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from consumers.file_backlog import FileLag
 from consumers.pressure import Pressure
+from daemon.shutdowns import Shutdown
+from daemon.store.views.costs import CostBooks, Costs
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
 from learning.ports import EventKind, StoreUnavailableError
 from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
-from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
+from monitoring.metrics import (
+    CapHealth,
+    ChampionLoss,
+    LineCosts,
+    LineHealth,
+    Metrics,
+    Snapshot,
+)
 
 STOPPING = "the daemon is stopping"
 
@@ -44,6 +54,11 @@ class FollowedFiles(Protocol):
         ...
 
 
+async def no_shutdowns() -> Sequence[Shutdown]:
+    """Of models whose end nobody knows."""
+    return ()
+
+
 class DaemonProbes:
     """Implements daemon.api.ports.Probes.
 
@@ -51,7 +66,8 @@ class DaemonProbes:
     answers and takes writes. A daemon with too many waiting events is ready: only outputs
     have to wait, and who took it out of rotation could not reach what helps. `source` is
     None where no Kafka is configured. `training` says why lines cannot be trained on this
-    machine, if that is known: a warning, which makes nothing red.
+    machine, if that is known, `settings` why stored ones do not hold here, and `shutdowns`
+    which models end soon: warnings, which make nothing red.
     """
 
     def __init__(
@@ -62,12 +78,16 @@ class DaemonProbes:
         clock: Clock,
         *,
         training: Callable[[], str] = lambda: "",
+        settings: Callable[[], str] = lambda: "",
+        shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
     ) -> None:
         self._overviews = overviews
         self._source = source
         self._pressure = pressure
         self._clock = clock
         self._training = training
+        self._settings = settings
+        self._shutdowns = shutdowns
         self._loops: Sequence[asyncio.Task[Any]] = ()
         self._draining = False
 
@@ -118,8 +138,16 @@ class DaemonProbes:
         room = Check("room for events", ok=full is None, detail=full or "")
         orphans = [_orphans(overview)] if overview is not None else []
         training = Check("training", ok=True, detail=self._training())
-        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *orphans, training]
+        settings = Check("settings", ok=True, detail=self._settings())
+        advice = [*orphans, training, settings, await self._ending_models()]
+        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *advice]
         return assess(measured, checks, self._clock())
+
+    async def _ending_models(self) -> Check:
+        ending: Sequence[str] = ()
+        with contextlib.suppress(StoreUnavailableError):
+            ending = [str(one) for one in await self._shutdowns() if one.is_soon]
+        return Check("models", ok=True, detail="; ".join(ending))
 
     def _stuck_partitions(self) -> Sequence[Check]:
         if self._source is None:
@@ -148,21 +176,30 @@ class DaemonMetrics:
         source: Source | None,
         probes: DaemonProbes,
         files: FollowedFiles | None = None,
+        books: CostBooks | None = None,
+        shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
     ) -> None:
         self._metrics = metrics
         self._overviews = overviews
         self._source = source
         self._probes = probes
         self._files = files
+        self._shutdowns = shutdowns
+        self._books = books
 
     async def render(self) -> bytes:
         """See daemon.api.ports.MetricsPage."""
         try:
             overview = await self._overviews.look()
+            costs = await self._books.look() if self._books is not None else None
+            days_left = {(one.model, one.line): one.days_left for one in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
         else:
-            taken = snapshot(overview, ready=all_ok(self._probes.at_hand()))
+            now = snapshot(overview, ready=all_ok(self._probes.at_hand()))
+            taken = replace(now, shutdown_days=days_left)
+            if costs is not None:
+                taken = snapshot_of_costs(taken, costs)
         self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))
         return self._metrics.render()
 
@@ -229,6 +266,23 @@ def snapshot(overview: Overview, *, ready: bool) -> Snapshot:
         losses=list(_losses(overview)),
         success_rate=success_rate(measured.accepted, measured.rejected),
         fine_tune_success_rate=success_rate(measured.runs_succeeded, measured.runs_failed),
+    )
+
+
+def snapshot_of_costs(taken: Snapshot, costs: Costs) -> Snapshot:
+    """A snapshot that shows the money too. Gauges are floats: who bills asks /v1/costs."""
+    return replace(
+        taken,
+        costs=[
+            LineCosts(one.line, one.provider, one.currency, float(one.spent), float(one.reserved))
+            for one in costs.providers
+        ],
+        caps=[
+            CapHealth(one.period, costs.currency, float(one.cap), float(one.left))
+            for one in costs.periods
+            if one.cap is not None and one.left is not None
+        ],
+        short_runs=Counter(run.line for run in costs.waiting),
     )
 
 

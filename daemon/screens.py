@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from daemon.costs_screen import cost_of
 from daemon.printing import (
     Column,
     change,
@@ -314,6 +315,7 @@ def run(found: Json) -> None:
                 Column("result"),
                 Column("started (UTC)"),
                 Column("ended (UTC)"),
+                Column("cost"),
                 words("message"),
             ],
             [
@@ -322,6 +324,7 @@ def run(found: Json) -> None:
                     one["result"],
                     when(one["started_at"]),
                     when(one["ended_at"]),
+                    cost_of(one["cost"]),
                     one["message"],
                 )
                 for one in found["attempts"]

@@ -9,9 +9,10 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -41,6 +42,7 @@ from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
+from learning.budget import Budget, Caps, Price
 from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
@@ -60,6 +62,11 @@ LINE_TRAINING: Mapping[str, Any] = {"schedule": "constant", "averaged_share": 0.
 A line goes on with each batch: a rate that had fallen to zero would have to be raised again,
 which undoes a part of what was learned. See docs/memory.md.
 """
+
+SECRET_WORDS = frozenset(
+    {"auth", "apikey", "credential", "credentials", "key", "password", "secret", "token"}
+)
+"""What a provider calls by a name with one of these words may be a secret."""
 
 KeyPath = tuple[str, ...]
 """A setting's place; not a dotted text, because the name of a line may contain dots."""
@@ -87,6 +94,13 @@ def _database(url: str) -> str:
     return url
 
 
+def _no_bool(value: object) -> object:
+    """Python would count `true` as 1, of whatever currency."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("a_number", "a number is needed here")
+    return value
+
+
 def _sendable(key: SecretStr) -> SecretStr:
     stripped = key.get_secret_value().strip()
     # What no header can carry would be told by whoever fails to send it, key and all.
@@ -100,6 +114,13 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
     return value
+
+
+def _day(value: object) -> object:
+    """A number is a date nowhere but in a library."""
+    if isinstance(value, str) or type(value) is date:
+        return value
+    raise PydanticCustomError("day", "a date is needed here, such as 2027-01-14")
 
 
 def _signing_secret(secret: SecretStr) -> SecretStr:
@@ -123,6 +144,7 @@ Topic = Annotated[
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+Day = Annotated[date, BeforeValidator(_day)]
 ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
 """Goes into a header. White space around it, as at the end of a file, is no part of it."""
 
@@ -136,6 +158,9 @@ def _refuse_bool_as_number(value: object, field: FieldInfo | None) -> object:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Those that can be changed while learnd runs. Never an address, a folder or a secret."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -284,6 +309,16 @@ class IntakeSettings(_Section):
 class PolicySettings(_Section):
     """The bars that an output has to clear (LP1, LP2)."""
 
+    changeable = frozenset(
+        {
+            "min_confidence",
+            "enable_auto_approval",
+            "feedback_threshold",
+            "hold_days",
+            "learn_from_rejected",
+        }
+    )
+
     min_confidence: Share = 0.7
     enable_auto_approval: bool = False
     feedback_threshold: Share = 0.7
@@ -298,6 +333,18 @@ class PolicySettings(_Section):
 
 class QueueSettings(_Section):
     """When a queue becomes a batch. Sizes are in events."""
+
+    changeable = frozenset(
+        {
+            "batch_size",
+            "max_queue_size",
+            "max_wait_seconds",
+            "adaptive",
+            "min_batch_size",
+            "max_batch_size",
+            "max_size_changes_a_day",
+        }
+    )
 
     batch_size: int = Field(20, ge=1, le=100_000)
     max_queue_size: int = Field(100, ge=1, le=1_000_000)
@@ -349,6 +396,19 @@ class QueueSettings(_Section):
 class SplitSettings(_Section):
     """Who is held out, and what is repeated against forgetting; see learning.sampling."""
 
+    changeable = frozenset(
+        {
+            "held_out_share",
+            "starting_share",
+            "wanted_held_out",
+            "replay_share",
+            "replay_strategy",
+            "cross_task_share",
+            "cross_task_learning",
+            "rejected_share",
+        }
+    )
+
     held_out_share: PartialShare = 0.2
     starting_share: PartialShare = 0.5
     wanted_held_out: int = Field(32, ge=0, le=1_000_000)
@@ -366,6 +426,19 @@ class SplitSettings(_Section):
 
 class GateSettings(_Section):
     """What a candidate has to prove; see learning.gate."""
+
+    changeable = frozenset(
+        {
+            "min_evidence",
+            "wanted_evidence",
+            "margin",
+            "regression_margin",
+            "negligible_loss",
+            "significance",
+            "recent_evidence",
+            "older_evidence",
+        }
+    )
 
     min_evidence: int = Field(8, ge=2, le=1_000_000)
     wanted_evidence: int = Field(32, ge=2, le=1_000_000)
@@ -397,6 +470,17 @@ class GateSettings(_Section):
 class FineTuneSettings(_Section):
     """How a run is made, unless its model line says otherwise."""
 
+    changeable = frozenset(
+        {
+            "base_model",
+            "training",
+            "max_attempts",
+            "retry_base_seconds",
+            "retry_max_seconds",
+            "timeout_seconds",
+        }
+    )
+
     provider: Name = "local"
     base_model: Text | None = None
     """A directory or a hub name. Without one nothing can be trained."""
@@ -427,6 +511,19 @@ class FineTuneSettings(_Section):
 class LineSettings(_Section):
     """One model line; what is missing is taken from the finetune section."""
 
+    changeable = frozenset(
+        {
+            "base_model",
+            "training",
+            "system_prompts",
+            "replay_share",
+            "replay_strategy",
+            "cross_task_share",
+            "rejected_share",
+            "learn_from_rejected",
+        }
+    )
+
     task_types: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = ()
     """The task types it learns from; by default the one of its own name."""
     base_model: Text | None = None
@@ -446,6 +543,8 @@ class LineSettings(_Section):
 
 class RemoteSettings(_Section):
     """Services elsewhere, for providers that use them."""
+
+    changeable = frozenset({"shutdown_dates"})
 
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
@@ -486,6 +585,8 @@ class RemoteSettings(_Section):
     """Where a person looks at a job; `{job_id}` stands for its id."""
     allow_plain_http: bool = False
     """Whether an endpoint may be http:// where it is not this machine."""
+    shutdown_dates: dict[Text, Day] = Field(default_factory=dict)
+    """By model, the day from which its service offers it no longer; in UTC."""
 
     @model_validator(mode="after")
     def _addresses_may_be_used(self) -> Self:
@@ -554,6 +655,65 @@ class RemoteSettings(_Section):
         )
 
 
+Money = Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=0, le=1_000_000_000)]
+UnitPrice = Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=0, le=1_000_000)]
+
+
+class PriceSettings(_Section):
+    """What a service asks for training a model: the sum of what is given here."""
+
+    per_million_tokens: UnitPrice = Decimal(0)
+    """Trained tokens, repeats counted."""
+    per_hour: UnitPrice = Decimal(0)
+    """From the launch to the end of the job."""
+    per_job: UnitPrice = Decimal(0)
+
+
+class MoneySettings(_Section):
+    """What trainings cost, and how much they may cost. No price is known unless it stands here."""
+
+    changeable = frozenset(
+        {"prices", "cap_per_run", "cap_per_day", "cap_per_month", "assumed_epochs"}
+    )
+
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
+    """Of all amounts here: its code in ISO 4217."""
+    prices: dict[Name, dict[Text, PriceSettings]] = Field(default_factory=dict)
+    """By provider, then by base model; `*` stands for its other models."""
+    cap_per_run: Money | None = None
+    """What all attempts of one run may cost; beyond a cap runs wait."""
+    cap_per_day: Money | None = None
+    """What may be spent and reserved in one day (UTC)."""
+    cap_per_month: Money | None = None
+    assumed_epochs: int = Field(10, ge=1, le=1_000)
+    """For an estimate, where the training settings leave the number to the service."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        for provider, models in self.prices.items():
+            for model, price in models.items():
+                if not price.model_fields_set:
+                    raise PydanticCustomError(
+                        "price",
+                        "{provider}, {model}: per_million_tokens, per_hour or per_job is needed;"
+                        " 0 says that it costs nothing",
+                        {"provider": provider, "model": model},
+                    )
+        return self
+
+    def budget(self) -> Budget:
+        """Prices and caps, as the core knows them."""
+        return Budget(
+            currency=self.currency,
+            prices={
+                provider: {model: Price(**price.model_dump()) for model, price in models.items()}
+                for provider, models in self.prices.items()
+            },
+            caps=Caps(self.cap_per_run, self.cap_per_day, self.cap_per_month),
+            assumed_epochs=self.assumed_epochs,
+        )
+
+
 class LogSettings(_Section):
     """What is logged, and how: `json` for machines, `console` for people."""
 
@@ -571,6 +731,8 @@ class Setting:
     key: str
     value: str
     source: str
+    changeable: bool
+    """Whether it can be changed while learnd runs; see daemon/changeable.py."""
 
 
 def _default_database(known: dict[str, Any]) -> str:
@@ -621,6 +783,7 @@ class Settings(BaseSettings):
     finetune: FineTuneSettings = FineTuneSettings()
     lines: dict[Name, LineSettings] = Field(default_factory=dict)
     remote: RemoteSettings = RemoteSettings()
+    money: MoneySettings = MoneySettings()
     log: LogSettings = LogSettings()
 
     _sources: dict[KeyPath, str] = PrivateAttr(default_factory=dict)
@@ -771,7 +934,12 @@ class Settings(BaseSettings):
         Of a model line only what was set: the rest comes from the finetune section.
         """
         return [
-            Setting(".".join(path), _shown(path, value), self._sources.get(path, "default"))
+            Setting(
+                ".".join(path),
+                _shown(path, value),
+                self._sources.get(path, "default"),
+                is_changeable(path),
+            )
             for path, value in leaves(self.model_dump())
             if path[0] != "lines" or path in self._sources
         ]
@@ -780,6 +948,11 @@ class Settings(BaseSettings):
         """The same settings, knowing where each was set; for whoever read them."""
         self._sources.update(sources)
         return self
+
+    @property
+    def sources(self) -> Mapping[KeyPath, str]:
+        """Where each setting was set; what is missing has its default."""
+        return self._sources
 
 
 def _require_training(training: dict[str, Any], own: dict[str, Any], section: KeyPath) -> None:
@@ -828,6 +1001,32 @@ def _fault(path: KeyPath, message: str) -> PydanticCustomError:
 # --- keys and words -------------------------------------------------------------------
 
 
+def is_changeable(path: KeyPath) -> bool:
+    """Whether what stands in a place can be changed while learnd runs."""
+    if path[0] == "lines":
+        return len(path) > 2 and path[2] in LineSettings.changeable
+    section = section_of(path[0])
+    return section is not None and len(path) > 1 and path[1] in section.changeable
+
+
+def may_be_secret(path: KeyPath) -> bool:
+    """Whether a provider's own setting, of which learnd knows the name alone, may be a secret."""
+    section = 2 if path[0] == "lines" else 1
+    if path[section : section + 1] != ("training",):
+        return False
+    names = path[section + 1 :]
+    return any(SECRET_WORDS & set(re.split(r"[^a-z]+", name.lower())) for name in names)
+
+
+def section_of(name: str) -> type[_Section] | None:
+    """The section of that name; None for a setting that stands alone, and for the lines."""
+    field = Settings.model_fields.get(name)
+    annotation = field.annotation if field is not None else None
+    if isinstance(annotation, type) and issubclass(annotation, _Section):
+        return annotation
+    return None
+
+
 def leaves(tree: Mapping[str, Any], before: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Paths and values of a nested mapping; an empty mapping is a leaf too."""
     for name, value in tree.items():
@@ -865,7 +1064,7 @@ def without_password(url: str) -> str:
 def _shown(path: KeyPath, value: Any) -> str:
     if value in (None, "", {}, ()):
         return "-"
-    if isinstance(value, SecretStr):
+    if isinstance(value, SecretStr) or may_be_secret(path):
         return MASK
     if isinstance(value, tuple | list):
         return ", ".join(str(item) for item in value)

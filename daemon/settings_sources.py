@@ -88,8 +88,16 @@ def load(config: Path | None = None, overrides: Mapping[str, Any] | None = None)
         for path, value in layer.values.items():
             _put(merged, path, value)
             sources[path] = layer.source(path)
+    return settings_from(merged, sources)
+
+
+def settings_from(tree: Mapping[str, Any], sources: Mapping[KeyPath, str]) -> Settings:
+    """The settings of a tree of values, knowing where each comes from.
+
+    Raises SettingsError, which names every fault with its source.
+    """
     try:
-        return Settings(**merged).told_by(sources)
+        return Settings(**tree).told_by(sources)
     except ValidationError as error:
         raise SettingsError(
             [_problem(found, sources) for found in error.errors(include_url=False)]
@@ -250,7 +258,7 @@ def _problem(found: ErrorDetails, sources: Mapping[KeyPath, str]) -> str:
         str(part) for part in found["loc"] if part != "[key]"
     )
     if found["type"] == "extra_forbidden":
-        message = _unknown_key(path)
+        message = unknown_setting(path)
     elif found["type"] in ("model_type", "dict_type"):
         message = "must hold settings of its own: `key: value` in the file, JSON in the environment"
     elif _may_be_secret(path):
@@ -269,7 +277,8 @@ def _source_of(path: KeyPath, sources: Mapping[KeyPath, str]) -> str | None:
     return None
 
 
-def _unknown_key(path: KeyPath) -> str:
+def unknown_setting(path: KeyPath) -> str:
+    """What to say of a place where no setting is."""
     here = no_such_setting(path[-1], _keys_beside(path))
     elsewhere = [known for known in _all_paths() if known[-1] == path[-1]]
     if "did you mean" in here or not elsewhere:

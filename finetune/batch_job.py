@@ -153,6 +153,8 @@ class Result:
     """The page; the same as Markdown and JSON lies beside it."""
     message: str | None = None
     """Why it did not succeed."""
+    costs: Mapping[str, Any] | None = None
+    """What it may cost, and what it did cost, where it has a price."""
 
 
 class BatchJob:
@@ -268,6 +270,7 @@ class BatchJob:
         dataset: BatchDataset,
         trained: Trained,
         evaluation: Evaluation | None,
+        costs: Mapping[str, Any] | None = None,
     ) -> Result:
         """Write the report of a training that has ended, and what came of the job. Blocks."""
         status = Status.SUCCEEDED if trained.refusal is None else Status.REFUSED
@@ -304,6 +307,7 @@ class BatchJob:
             evaluation=None if evaluation is None else dataclasses.asdict(evaluation),
             report=str(page),
             message=trained.refusal,
+            costs=costs,
         )
         _store(self.folder / RESULT, dataclasses.asdict(result))
         return result

@@ -22,8 +22,6 @@ from finetune.trainer.protocol import (
     ExampleScore,
     Message,
     Note,
-    Precision,
-    Quantization,
     TrainingSettings,
     TrainProgress,
     TrainRequest,
@@ -191,34 +189,28 @@ class LocalProvider:
 class LocalEvaluator:
     """Implements learning.ports.Evaluator on a TrainerHost.
 
-    `max_length` is in tokens, `precision` the arithmetic and `quantization` the base's; all
-    should be what the models are trained with.
+    Of `training`, asked for each evaluation, it follows the length, the precision and the
+    quantization: they should be what the models are trained with.
     """
 
     def __init__(
-        self,
-        host: TrainerHost,
-        *,
-        max_length: int = 1024,
-        precision: Precision = "auto",
-        quantization: Quantization = "none",
+        self, host: TrainerHost, training: Callable[[], TrainingSettings] = TrainingSettings
     ) -> None:
         self._host = host
-        self._max_length = max_length
-        self._precision = precision
-        self._quantization = quantization
+        self._training = training
 
     async def score(
         self, models: Mapping[str, ModelReference], examples_file: Path
     ) -> Mapping[str, Sequence[Score]]:
         """See learning.ports.Evaluator. Both models are verified before one is loaded."""
+        training = self._training()
         request = EvaluateRequest(
             id=f"evaluate:{examples_file.parent.name}"[:200],
             models={name: await self._host.reference(model) for name, model in models.items()},
             examples_file=str(examples_file),
-            max_length=self._max_length,
-            precision=self._precision,
-            quantization=self._quantization,
+            max_length=training.max_length,
+            precision=training.precision,
+            quantization=training.quantization,
         )
         async with self._host.use() as trainer:
             result = await trainer.request(request, lambda message: None)

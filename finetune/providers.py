@@ -41,8 +41,8 @@ class Workshop:
     artifacts: ArtifactStore
     trainer: TrainerHost
     """Shared by all providers, and started only when one of them uses it."""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """The training settings that hold unless a model line says otherwise."""
+    training: Callable[[], Mapping[str, Any]] = dict
+    """The training settings that hold now, unless a model line says otherwise."""
     tensorboard_dir: Path | None = None
     """Where a local training writes TensorBoard's event files; None is nowhere."""
     training_service: ServiceAccess | None = None
@@ -138,17 +138,16 @@ def factory_of(name: str) -> ProviderFactory:
 
 @contextlib.asynccontextmanager
 async def _local(workshop: Workshop) -> AsyncIterator[Workbench]:
-    known = {name: workshop.training[name] for name in _SHARED if name in workshop.training}
-    settings = TrainingSettings.model_validate(known)
+    def shared() -> TrainingSettings:
+        training = workshop.training()
+        return TrainingSettings.model_validate(
+            {name: training[name] for name in _SHARED if name in training}
+        )
+
     provider = LocalProvider(workshop.trainer, tensorboard_dir=workshop.tensorboard_dir)
     yield Workbench(
         provider,
-        LocalEvaluator(
-            workshop.trainer,
-            max_length=settings.max_length,
-            precision=settings.precision,
-            quantization=settings.quantization,
-        ),
+        LocalEvaluator(workshop.trainer, shared),
         needs_node=True,
         expect=provider.expect,
     )

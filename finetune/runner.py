@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 import structlog
 
 from finetune.artifacts import ArtifactError, ArtifactStore
-from finetune.datasets.chat import DatasetError, write_dataset, write_examples
+from finetune.datasets.chat import Dataset, DatasetError, write_dataset, write_examples
+from finetune.datasets.most_tokens import most_tokens
 from finetune.providers import Workbench
+from learning.budget import Budget, PriceMissingError, Quote
 from learning.clock import Clock
 from learning.errors import IllegalMoveError, LearningError, UnsoundScoresError
 from learning.facts import (
@@ -29,6 +31,7 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
@@ -129,10 +132,12 @@ class Runner:
         artifacts: ArtifactStore,
         dataset_dir: Path,
         work_dir: Path,
-        rules: RunnerRules,
+        rules: Callable[[], RunnerRules],
         announce: Announce,
         clock: Clock,
+        budget: Callable[[], Budget] = Budget,
     ) -> None:
+        """`budget` is asked before each launch: prices and caps may change."""
         self._store = store
         self._leases = leases
         self._lines = lines
@@ -140,9 +145,10 @@ class Runner:
         self._artifacts = artifacts
         self._dataset_dir = dataset_dir
         self._work_dir = work_dir
-        self._rules = rules
+        self._rules_now = rules
         self._announce = announce
         self._clock = clock
+        self._budget = budget
         self._draw = random.Random().random  # noqa: S311 - jitter, not a secret
         self._wake = asyncio.Event()
         self._launching: set[str] = set()
@@ -151,7 +157,14 @@ class Runner:
         """Runs that were left where their cancellation was seen, and wait to be called off."""
         self._homeless: set[str] = set()
         """Runs of lines that are not configured here."""
-        self._places = asyncio.Semaphore(rules.max_active)
+        self._tokens: dict[str, int] = {}
+        """Of due runs that have a price: in one pass over their dataset, at most."""
+        self._places = asyncio.Semaphore(self._rules.max_active)
+
+    @property
+    def _rules(self) -> RunnerRules:
+        """Those of this moment; what has to agree is read from one look."""
+        return self._rules_now()
 
     def wake(self) -> None:
         """Look for runs to begin, go on with or call off, because something happened to one."""
@@ -163,12 +176,15 @@ class Runner:
         async with asyncio.TaskGroup() as tasks:
             working: dict[str, asyncio.Task[None]] = {}
 
-            def start(run_id: str) -> None:
+            def start(run_id: str, *, is_short: bool = False) -> None:
                 if run_id not in working and run_id not in self._called_off:
                     task = tasks.create_task(self._work(run_id), name=run_id)
                     working[run_id] = task
                     task.add_done_callback(lambda _: working.pop(run_id))
-                    task.add_done_callback(lambda _: self._wake.set())
+                    # A run that waits for money has mostly been looked at in vain: another
+                    # look at once would find as little, and yet another one after it.
+                    if not is_short:
+                        task.add_done_callback(lambda _: self._wake.set())
 
             def call_off(run_id: str) -> None:
                 if run_id not in self._called_off:
@@ -186,13 +202,21 @@ class Runner:
                 for run_id in await self._ask(self._leases.lapsed):
                     if run_id not in self._homeless:
                         start(run_id)
-                for record in await self._ask(lambda: self._store.due(self._clock())):
-                    start(record.run_id)
+                due = await self._ask(lambda: self._store.due(self._clock()))
+                self._forget_tokens({record.run_id for record in due})
+                for record in due:
+                    if not (record.short_of_money and record.run_id in self._homeless):
+                        start(record.run_id, is_short=record.short_of_money)
                 # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the
                 # wake-up, and the daemon would not stop.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(DUE_SECONDS):
                         await self._wake.wait()
+
+    def _forget_tokens(self, due: Collection[str]) -> None:
+        """Keep what was counted for runs that may begin, and for no others."""
+        for run_id in self._tokens.keys() - due:
+            del self._tokens[run_id]
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -256,7 +280,7 @@ class Runner:
                 # A defect in one run must not end intake and every other run.
                 log.exception("run failed unexpectedly", run=run_id)
                 failure = JobFailedError("internal", repr(error), retryable=False)
-                await self._fail(record, failure)
+                await self._fail(record, failure, maybe_a_job=True)
                 return
 
     async def _is_ours(self, record: RunRecord) -> bool:
@@ -345,6 +369,8 @@ class Runner:
             match record.state:
                 case RunState.PLANNED:
                     return await self._begin(record, line)
+                case RunState.WAITING if record.short_of_money:
+                    return await self._begin(record, line)
                 case RunState.LAUNCHING:
                     return await self._resolve_launch(record, line)
                 case RunState.RUNNING:
@@ -367,12 +393,14 @@ class Runner:
     async def _begin(self, record: RunRecord, line: ModelLine) -> bool:
         reason = self._obstacle(line)
         if reason is not None:
-            await self._wait(record, reason)
+            if not record.short_of_money:
+                await self._wait(record, reason)
             return False
         workbench = self._workbench(line)
-        record = await self._store.begin(
-            record.run_id, line, self._clock(), bound=workbench.needs_node
-        )
+        begun = await self._intend(record, line, bound=workbench.needs_node)
+        if begun is None:
+            return False
+        record = begun
         spec = await self._specify(record, line)
         # Writing the files may have taken longer than the lease.
         if not await self._is_ours(record):
@@ -389,6 +417,52 @@ class Runner:
         finally:
             self._launching.discard(record.run_id)
         return True
+
+    async def _intend(self, record: RunRecord, line: ModelLine, *, bound: bool) -> RunRecord | None:
+        """Store the intent of another attempt with what it may cost; None: there is no money.
+
+        One that waits for money is announced when it begins to.
+        """
+        now = self._clock()
+        try:
+            quote = await self._quote(record, line)
+        except PriceMissingError as missing:
+            reason = str(missing)
+            await self._store.wait_for(record.run_id, reason, now, for_money=True)
+        except (DatasetError, OSError):
+            # Only a run that has begun can fail.
+            await self._store.begin(record.run_id, line, now, bound=bound)
+            raise
+        else:
+            begun = await self._store.begin(record.run_id, line, now, bound=bound, quote=quote)
+            if not begun.short_of_money:
+                return begun
+            reason = begun.message or ""
+        if not record.short_of_money:
+            self._announce(RunShortOfMoney(record.line, record.run_id, reason))
+        return None
+
+    async def _quote(self, record: RunRecord, line: ModelLine) -> Quote | None:
+        """What another attempt may cost; None where that is nothing to keep account of.
+
+        Raises PriceMissingError.
+        """
+        assert line.base_model is not None, "the runner checks this before it begins"
+        budget = self._budget()
+        at_home = self._workbench(line).needs_node
+        if budget.is_free(line.provider, line.base_model, at_home=at_home):
+            return None
+        if (tokens := self._tokens.get(record.run_id)) is None:
+            dataset = await self._write_dataset(record, line)
+            tokens = await asyncio.to_thread(most_tokens, dataset.train_file)
+            self._tokens[record.run_id] = tokens
+        return budget.quote(
+            line.provider,
+            line.base_model,
+            tokens=tokens,
+            training=line.training,
+            longest=self._rules.timeout,
+        )
 
     async def _disown(self, job: JobHandle, provider: FineTuneProvider) -> None:
         """Cancel a job that was made after its run had gone on without it.
@@ -545,9 +619,8 @@ class Runner:
         if refusal is not None:
             return refused(refusal), {}
         rows = await self._store.held_out_rows(line)
-        chosen = [
-            (rows[index], recent) for index, recent in choose_evidence(len(rows), self._rules.gate)
-        ]
+        rules = self._rules.gate  # one and the same for the evidence and the decision
+        chosen = [(rows[index], recent) for index, recent in choose_evidence(len(rows), rules)]
         examples = [
             HeldOut(row.id, row.task_type, recent, row.producer, row.category)
             for row, recent in chosen
@@ -560,9 +633,7 @@ class Runner:
             champion, candidate = await self._score(line, duel, path, len(examples))
         reached("candidate scored")
         # The test imports a numeric library the first time, which takes a second.
-        report = await asyncio.to_thread(
-            decide, examples, champion, candidate, self._rules.gate, duel.look
-        )
+        report = await asyncio.to_thread(decide, examples, champion, candidate, rules, duel.look)
         return report, {
             "examples": [example.id for example in examples],
             "champion": _columns(champion),
@@ -592,7 +663,9 @@ class Runner:
                 return champion, candidate
         raise AssertionError("the loop above ends by itself")
 
-    async def _fail(self, record: RunRecord, error: JobFailedError) -> None:
+    async def _fail(
+        self, record: RunRecord, error: JobFailedError, *, maybe_a_job: bool = False
+    ) -> None:
         """Record a failed attempt, with the time of the next one while failures are left."""
         current = await self._store.get(record.run_id)
         failures = current.failures + 1
@@ -606,7 +679,14 @@ class Runner:
         if retried:
             retry_at = now + retry_delay(failures, self._rules, self._draw)
         try:
-            await self._store.fail(record.run_id, error.code, error.message, retry_at, now)
+            await self._store.fail(
+                record.run_id,
+                error.code,
+                error.message,
+                retry_at,
+                now,
+                maybe_a_job=maybe_a_job,
+            )
         except IllegalMoveError as moved:  # cancelled meanwhile, for instance
             log.info("run was moved by another hand", run=record.run_id, reason=str(moved))
             return
@@ -617,22 +697,9 @@ class Runner:
         )
 
     async def _specify(self, record: RunRecord, line: ModelLine) -> RunSpec:
-        """Everything the provider needs; the dataset files are written unless they are there."""
+        """Everything the provider needs; the dataset files are written anew."""
         assert record.parent is not None, "begin() chose it"
-        rows = await self._store.training_rows(record.batch_id)
-        preferences = await self._store.preference_rows(record.batch_id)
-        held_out = await self._store.held_out_rows(line)
-        dataset = await asyncio.to_thread(
-            write_dataset,
-            self._dataset_dir / record.run_id,
-            run_id=record.run_id,
-            batch_id=record.batch_id,
-            seed=record.seed,
-            line=line,
-            training=rows,
-            preferences=preferences,
-            held_out=held_out,
-        )
+        dataset = await self._write_dataset(record, line)
         return RunSpec(
             run_id=record.run_id,
             attempt=record.attempt,
@@ -644,6 +711,22 @@ class Runner:
             seed=record.seed,
             timeout=self._rules.timeout,
             validation_file=dataset.validation_file,
+        )
+
+    async def _write_dataset(self, record: RunRecord, line: ModelLine) -> Dataset:
+        rows = await self._store.training_rows(record.batch_id)
+        preferences = await self._store.preference_rows(record.batch_id)
+        held_out = await self._store.held_out_rows(line)
+        return await asyncio.to_thread(
+            write_dataset,
+            self._dataset_dir / record.run_id,
+            run_id=record.run_id,
+            batch_id=record.batch_id,
+            seed=record.seed,
+            line=line,
+            training=rows,
+            preferences=preferences,
+            held_out=held_out,
         )
 
     def _workbench(self, line: ModelLine) -> Workbench:

@@ -133,6 +133,10 @@ class ScriptedSettings(BaseModel):
     """It makes no difference to what is played."""
     steps: int = Field(3, ge=1, le=1_000_000)
     step_seconds: float = Field(0.0, ge=0, le=86_400, allow_inf_nan=False)
+    epochs: int = Field(1, ge=1, le=1_000)
+    """It makes no difference to what is played, but to what it may cost."""
+    trained_tokens: int | None = Field(None, ge=0)
+    """What it says that it trained, and asks to be paid for; None: it does not say."""
 
 
 class _Job(BaseModel):
@@ -394,7 +398,9 @@ def _make_model(job: _Job, artifacts: ArtifactStore) -> TrainingOutcome:
         weight_delta_norm=0.0 if unchanged else 1.0,
         all_finite=job.act is not Act.NOT_FINITE,
     )
-    return TrainingOutcome(output_dir, job.settings.method, proof, {"act": str(job.act)})
+    told = job.settings.trained_tokens
+    bill = {} if told is None else {"trained_tokens": told}
+    return TrainingOutcome(output_dir, job.settings.method, proof, {"act": str(job.act), **bill})
 
 
 def _safetensors(name: str, data: bytes) -> bytes:

@@ -4,8 +4,9 @@ Logs, metrics, alerts and the lifecycle topic derive from these. A fact may be l
 crash; history may not, and is therefore written inside the transaction.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from learning.lifecycle import EventState, FeedbackState
 
@@ -109,6 +110,16 @@ class RunWaits:
     line: str
     run_id: str
     reason: str
+
+
+@dataclass(frozen=True)
+class RunShortOfMoney:
+    """A run waits because it may cost more than a cap leaves, or nobody knows what it costs."""
+
+    line: str
+    run_id: str
+    reason: str
+    """With the amounts, and the setting that would help."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +228,30 @@ class BatchSizeChanged:
 
 
 @dataclass(frozen=True)
+class SettingsChanged:
+    """Settings were changed while learnd runs, and hold from now on."""
+
+    revision: int
+    keys: Sequence[str]
+    actor: str
+    reason: str
+    undoes: int | None
+    """The revision that was taken back."""
+
+
+@dataclass(frozen=True)
+class ModelShutsDown:
+    """A service will soon offer a model no longer that a line uses, or does not any more."""
+
+    line: str
+    model: str
+    on: date
+    """The first day without it."""
+    days_left: int
+    """Until then; negative when it is past."""
+
+
+@dataclass(frozen=True)
 class WebhookReceived:
     """A signed webhook is in the database; of what it says only this is kept."""
 
@@ -247,6 +282,7 @@ Fact = (
     | RunLaunched
     | RunFailed
     | RunWaits
+    | RunShortOfMoney
     | RunCancelAsked
     | RunCancelled
     | LaunchResolved
@@ -257,6 +293,8 @@ Fact = (
     | Promoted
     | RolledBack
     | BatchSizeChanged
+    | SettingsChanged
+    | ModelShutsDown
     | WebhookReceived
     | WebhookRefused
 )

@@ -47,27 +47,23 @@ class ModelLines:
     """
 
     def __init__(self, lines: Iterable[ModelLine], template: ModelLine | None = None) -> None:
-        self._lines = {line.name: line for line in lines}
-        self._template = template
-        self._owner: dict[str, ModelLine] = {}
-        for line in self._lines.values():
-            for task_type in line.task_types:
-                if task_type in self._owner:
-                    raise TaskTypeClaimedTwiceError(
-                        task_type, self._owner[task_type].name, line.name
-                    )
-                self._owner[task_type] = line
+        self._configured = _configured(lines, template)
+
+    def become(self, other: "ModelLines") -> None:
+        """Be what another one is, in one step, for everybody who holds this one."""
+        self._configured = other._configured
 
     def __iter__(self) -> Iterator[ModelLine]:
-        return iter(self._lines.values())
+        return iter(self._configured.by_name.values())
 
     def owner(self, task_type: str) -> ModelLine | None:
         """The line that learns from a task type, or None when the task type is unknown."""
-        if (line := self._owner.get(task_type)) is not None:
+        now = self._configured
+        if (line := now.owners.get(task_type)) is not None:
             return line
-        if self._template is None or task_type in self._lines:
+        if now.template is None or task_type in now.by_name:
             return None
-        return replace(self._template, name=task_type, task_types=frozenset({task_type}))
+        return replace(now.template, name=task_type, task_types=frozenset({task_type}))
 
     def owners(self, task_types: Iterable[str]) -> Sequence[ModelLine]:
         """The lines that learn from any of the task types, each once; unknown ones have none."""
@@ -76,7 +72,25 @@ class ModelLines:
 
     def get(self, name: str) -> ModelLine | None:
         """The line of that name, or None."""
-        if (line := self._lines.get(name)) is not None:
+        if (line := self._configured.by_name.get(name)) is not None:
             return line
         line = self.owner(name)
         return line if line is not None and line.name == name else None
+
+
+@dataclass(frozen=True)
+class _Configured:
+    by_name: Mapping[str, ModelLine]
+    owners: Mapping[str, ModelLine]
+    template: ModelLine | None
+
+
+def _configured(lines: Iterable[ModelLine], template: ModelLine | None) -> _Configured:
+    by_name = {line.name: line for line in lines}
+    owners: dict[str, ModelLine] = {}
+    for line in by_name.values():
+        for task_type in line.task_types:
+            if task_type in owners:
+                raise TaskTypeClaimedTwiceError(task_type, owners[task_type].name, line.name)
+            owners[task_type] = line
+    return _Configured(by_name, owners, template)

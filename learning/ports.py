@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from learning.budget import Quote
 from learning.errors import LearningError
 from learning.events import FeedbackEvent, OutputEvent, is_same_body
 from learning.facts import EventsStored, Promoted
@@ -416,6 +417,10 @@ class RunRecord:
     training: Mapping[str, Any] | None
     cancellation: Cancellation | None
     """Stored before anything is ended, so that a restart goes on with it."""
+    message: str | None
+    """What it waits for, or why its latest attempt ended, in words."""
+    short_of_money: bool
+    """Whether it waits for money, and may begin as soon as there is some."""
 
 
 @dataclass(frozen=True)
@@ -551,7 +556,8 @@ class RunStore(Protocol):
     async def due(self, now: datetime) -> Sequence[RunRecord]:
         """The oldest planned run of each line that is not working on another one.
 
-        Without those whose files are on another node.
+        And before it the line's runs that wait for money: whether there is some now, `begin`
+        tells. Without those whose files are on another node.
         """
         ...
 
@@ -564,18 +570,32 @@ class RunStore(Protocol):
         ...
 
     async def begin(
-        self, run_id: str, line: ModelLine, now: datetime, *, bound: bool = False
+        self,
+        run_id: str,
+        line: ModelLine,
+        now: datetime,
+        *,
+        bound: bool = False,
+        quote: Quote | None = None,
     ) -> RunRecord:
         """planned -> launching: the intent of a new attempt, before anything is started.
 
-        Takes the run's lease. `bound` says that its files will be on this node alone.
+        Takes the run's lease. `bound` says that its files will be on this node alone. What the
+        quote says is reserved in the same step, for this attempt: two daemons together never
+        reserve more than a cap. Where it does not fit the run is returned as waiting for money,
+        with the reason, and goes on from there when this is called again. What is reserved is
+        settled by the step that ends the attempt: it is released when the attempt has no job,
+        and kept as long as nobody knows whether it has one.
         """
         ...
 
-    async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:
+    async def wait_for(
+        self, run_id: str, reason: str, now: datetime, *, for_money: bool = False
+    ) -> None:
         """planned or launching -> waiting, with what it waits for in words.
 
         One that waits since its launch was left unresolved; only a person may plan it again.
+        One that waits `for_money` is due as before, and may be told another reason.
         """
         ...
 
@@ -588,9 +608,19 @@ class RunStore(Protocol):
         ...
 
     async def fail(
-        self, run_id: str, code: str, message: str, retry_at: datetime | None, now: datetime
+        self,
+        run_id: str,
+        code: str,
+        message: str,
+        retry_at: datetime | None,
+        now: datetime,
+        *,
+        maybe_a_job: bool = False,
     ) -> None:
-        """An attempt failed: -> planned for `retry_at`, or -> failed and the batch returned."""
+        """An attempt failed: -> planned for `retry_at`, or -> failed and the batch returned.
+
+        `maybe_a_job` says that it may have one that was never adopted, and costs money.
+        """
         ...
 
     async def cancel(self, run_id: str, now: datetime) -> None:
@@ -609,7 +639,11 @@ class RunStore(Protocol):
         outcome: TrainingOutcome,
         now: datetime,
     ) -> None:
-        """running -> trained, with the published artifact."""
+        """running -> trained, with the published artifact.
+
+        It has cost what its measurement `trained_tokens` makes, or without one what was
+        reserved.
+        """
         ...
 
     async def enter(self, run_id: str, now: datetime) -> Duel:

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import date
 from typing import Any, Final, Literal
 
 import structlog
@@ -24,6 +25,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -32,9 +34,11 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
     WebhookReceived,
     WebhookRefused,
@@ -163,7 +167,9 @@ BAD_NEWS: Final = (
     RunTakenOver,
     RunLost,
     RunWaits,
+    RunShortOfMoney,
     RolledBack,
+    ModelShutsDown,
 )
 
 
@@ -242,6 +248,8 @@ def in_words(fact: Fact) -> str:
             )
         case RunWaits():
             return f"{fact.line}: run {fact.run_id} waits: {fact.reason}"
+        case RunShortOfMoney():
+            return f"{fact.line}: run {fact.run_id} waits for money: {fact.reason}"
         case RunCancelAsked():
             return f"{fact.line}: run {fact.run_id} is being cancelled by {_who(fact)}"
         case RunCancelled():
@@ -279,6 +287,21 @@ def in_words(fact: Fact) -> str:
             return f"webhook {fact.event_type}{about} (delivery {fact.delivery_id}{again})"
         case WebhookRefused():
             return f"a webhook was refused: {fact.reason}"
+        case ModelShutsDown():
+            return f"{fact.line}: {shutdown_in_words(fact.model, fact.on, fact.days_left)}"
+        case SettingsChanged():
+            what = f"revision {fact.undoes} undone" if fact.undoes is not None else "changed"
+            return (
+                f"settings {what} by {fact.actor}: {', '.join(fact.keys)} (revision"
+                f" {fact.revision}){f': {fact.reason}' if fact.reason else ''}"
+            )
+
+
+def shutdown_in_words(model: str, on: date, days_left: int) -> str:
+    """When a service stops offering a model, as a part of a sentence."""
+    if days_left <= 0:
+        return f"the model {model} is shut down since {on}"
+    return f"the model {model} is shut down in {days_left} days, on {on}"
 
 
 def _who(fact: RunCancelAsked | RunCancelled) -> str:

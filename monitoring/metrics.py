@@ -29,6 +29,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -37,9 +38,11 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
     WebhookReceived,
     WebhookRefused,
@@ -70,6 +73,28 @@ class ChampionLoss:
 
 
 @dataclass(frozen=True)
+class LineCosts:
+    """What a line's trainings with a provider cost, in one currency."""
+
+    line: str
+    provider: str
+    currency: str
+    spent: float
+    """In this month."""
+    reserved: float
+
+
+@dataclass(frozen=True)
+class CapHealth:
+    """What may be spent and reserved in a period, and what of it is left."""
+
+    period: str
+    currency: str
+    cap: float
+    left: float
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is so at this moment; everything that a counter cannot say."""
 
@@ -89,6 +114,12 @@ class Snapshot:
     """Events in a batch, by line."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
+    costs: Sequence[LineCosts] = ()
+    caps: Sequence[CapHealth] = ()
+    short_runs: Mapping[str, int] = field(default_factory=dict)
+    """Runs that wait for money, by line."""
+    shutdown_days: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Days left of the models whose end is known, by model and the line that uses it."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -224,6 +255,9 @@ class _Counters:
         self._failed = counter(
             "learnd_run_failures", "Attempts that failed.", "line", "error", "retried"
         )
+        self._short = counter(
+            "learnd_run_money_waits", "Times that a run began to wait for money.", "line"
+        )
         self._cancelled = counter("learnd_run_cancelled", "Runs that a person ended.", "line")
         self._trained = counter("learnd_run_trained", "Runs whose training finished.", "line")
         self._tokens = counter("learnd_run_trained_tokens", "Output tokens learned from.", "line")
@@ -247,6 +281,9 @@ class _Counters:
         self._rollbacks = counter("learnd_rollbacks", "Champions that were taken back.", "line")
         self._resized = counter(
             "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
+        )
+        self._changed = counter(
+            "learnd_settings_changes", "Changes of settings that this daemon was asked for."
         )
         self._webhooks = counter(
             "learnd_webhooks", "Signed webhooks that came, again or not.", "type", "outcome"
@@ -287,6 +324,10 @@ class _Counters:
                 self._cancelled.labels(fact.line).inc()
             case RunWaits() | RunCancelAsked() | LaunchResolved():
                 pass  # what follows from them is counted
+            case RunShortOfMoney():
+                self._short.labels(fact.line).inc()
+            case ModelShutsDown():
+                pass  # a gauge has the days
             case RunTrained():
                 self._trained.labels(fact.line).inc()
                 self._tokens.labels(fact.line).inc(fact.trained_tokens)
@@ -303,6 +344,8 @@ class _Counters:
                 self._rollbacks.labels(fact.line).inc()
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
+            case SettingsChanged():
+                self._changed.inc()
             case WebhookReceived():
                 kind = fact.event_type if fact.known else "other"
                 self._webhooks.labels(kind, "stored" if fact.is_new else "duplicate").inc()
@@ -372,6 +415,34 @@ class _Gauges:
             "line",
             "version",
         )
+        self._spent = gauge(
+            "learnd_money_spent",
+            "What trainings of this month (UTC) have cost.",
+            "line",
+            "provider",
+            "currency",
+        )
+        self._reserved = gauge(
+            "learnd_money_reserved",
+            "What those of this month that have not ended may cost.",
+            "line",
+            "provider",
+            "currency",
+        )
+        self._cap = gauge("learnd_money_cap", "What may be spent.", "period", "currency")
+        self._left = gauge(
+            "learnd_money_left",
+            "What is neither spent nor reserved of the cap.",
+            "period",
+            "currency",
+        )
+        self._short = gauge("learnd_money_waiting_runs", "Runs that wait for money.", "line")
+        self._shutdown = gauge(
+            "learnd_model_shutdown_days",
+            "Days until a model in use is shut down; below 0 when it is.",
+            "model",
+            "line",
+        )
         self._success = gauge(
             "learnd_success_ratio", "Outputs that may train, of those that were judged."
         )
@@ -392,6 +463,12 @@ class _Gauges:
             self._held_out,
             self._wanted,
             self._loss,
+            self._spent,
+            self._reserved,
+            self._cap,
+            self._left,
+            self._short,
+            self._shutdown,
         )
 
     def set(self, snapshot: Snapshot) -> None:
@@ -421,6 +498,17 @@ class _Gauges:
             self._wanted.labels(line.line).set(line.wanted_held_out)
         for one in snapshot.losses:
             self._loss.labels(one.line, one.version).set(one.loss)
+        for costs in snapshot.costs:
+            labels = (costs.line, costs.provider, costs.currency)
+            self._spent.labels(*labels).set(costs.spent)
+            self._reserved.labels(*labels).set(costs.reserved)
+        for cap in snapshot.caps:
+            self._cap.labels(cap.period, cap.currency).set(cap.cap)
+            self._left.labels(cap.period, cap.currency).set(cap.left)
+        for line_name, n in snapshot.short_runs.items():
+            self._short.labels(line_name).set(n)
+        for (model, line_name), days in snapshot.shutdown_days.items():
+            self._shutdown.labels(model, line_name).set(days)
         # Without data a rate is not a number, which no alert rule compares with anything.
         self._success.set(_or_nan(snapshot.success_rate))
         self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))

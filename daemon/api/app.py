@@ -6,9 +6,10 @@ from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
-from daemon.api.ports import MetricsPage, Operations, Probes
+from daemon.api.ports import MetricsPage, Operations, Probes, SettingOperations
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
+    costs,
     dead_letters,
     events,
     held_out,
@@ -23,6 +24,7 @@ from daemon.api.routes import (
     webhooks,
 )
 from daemon.api.routes import facts as facts_route
+from daemon.api.routes import settings as settings_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 from daemon.webhooks import WebhookIntake
@@ -37,6 +39,7 @@ def create_app(
     *,
     views: Views,
     operations: Operations,
+    settings: SettingOperations,
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
@@ -58,6 +61,7 @@ def create_app(
         queue.router(views.overview, views.batch_sizes, operations, trainer),
         events.router(views.events, operations),
         runs.router(views.runs, operations),
+        costs.router(views.costs),
         nodes.router(operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),
@@ -65,6 +69,7 @@ def create_app(
         held_out.router(operations),
         imports.router(operations),
         facts_route.router(facts),
+        settings_route.router(settings),
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
     ):

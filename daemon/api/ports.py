@@ -3,12 +3,15 @@
 Only shapes and promises; the daemon's real ones are handed to `create_app`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from daemon.settings import Setting
 from daemon.store.imports import EarlierImport as EarlierImport  # a part of these ports
 from daemon.store.queue import HeldOutImport as HeldOutImport  # and this one
+from daemon.store.setting_changes import SettingChange
+from daemon.store.views.paging import Page
 from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
@@ -57,6 +60,56 @@ class DatasetImport:
     """(line, why) of the first rows that are no events."""
     earlier: EarlierImport | None
     """When a file with the same bytes was imported before."""
+
+
+@dataclass(frozen=True)
+class SettingsNow:
+    """The settings that hold, as of one revision of those in the store."""
+
+    revision: int
+    """0 while nothing was changed at run time."""
+    settings: Sequence[Setting]
+    fault: str
+    """Why those of this revision do not hold in this daemon; empty when they do."""
+
+
+class SettingOperations(Protocol):
+    """What a person may ask of the settings while the daemon runs.
+
+    A change is validated together with all other settings, stored, and holds in this daemon
+    when the call returns. `if_revision` refuses it with ConflictError unless the settings are at
+    that revision. All raise LearningError: NotFoundError for a key that is none, ConflictError for
+    one that cannot be changed, SettingsError for a value that is wrong.
+    """
+
+    def now(self) -> SettingsNow:
+        """Every setting with its value, secrets masked, and where it was set."""
+        ...
+
+    async def history(
+        self, *, key: str | None, before: int | None, limit: int
+    ) -> Page[SettingChange, int]:
+        """Changes with a revision below `before`, of one setting or of all, newest first."""
+        ...
+
+    async def change(
+        self, values: Mapping[str, Any], *, reason: str, actor: str, if_revision: int | None
+    ) -> SettingChange:
+        """Set values by key; None takes back what the store says, so that it is as configured."""
+        ...
+
+    async def undo(
+        self,
+        *,
+        revision: int | None,
+        key: str | None,
+        reason: str,
+        actor: str,
+        if_revision: int | None,
+    ) -> SettingChange:
+        """Take one change back, as a new change: that revision, or the last one of a key or of
+        any. All that was set together is taken back together."""
+        ...
 
 
 class Operations(Protocol):

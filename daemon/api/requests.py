@@ -4,8 +4,9 @@ import re
 from typing import Annotated, Self
 
 from fastapi import Depends, Header, Path
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from daemon.store.views.costs import CostsBy
 from learning.events import Name
 from learning.lifecycle import EventState, RunState
 
@@ -87,6 +88,34 @@ class RollbackRequest(_Body):
     reason: Reason = ""
 
 
+SettingKey = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Revision = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class SettingsRequest(_Body):
+    """Values of settings by key; null takes back what the store says of one."""
+
+    values: dict[SettingKey, JsonValue] = Field(min_length=1, max_length=64)
+    reason: Reason = ""
+    if_revision: Revision | None = None
+    """Refuse unless the settings are at this revision."""
+
+
+class UndoRequest(_Body):
+    """Which change to take back: by its revision, or the last of a setting; the last of any."""
+
+    revision: Revision | None = None
+    key: SettingKey | None = None
+    reason: Reason = ""
+    if_revision: Revision | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.revision is not None and self.key is not None:
+            raise ValueError("name a revision or a key, not both")
+        return self
+
+
 class NodeGoneRequest(_Body):
     """Why a node is given up."""
 
@@ -122,12 +151,26 @@ class DeadLettersQuery(PageQuery):
     replayed: bool | None = None
 
 
+class SettingHistoryQuery(PageQuery):
+    """Which changes of settings to list."""
+
+    before: Revision | None = None
+    key: SettingKey | None = None
+
+
 class RunsQuery(_Paged):
     """Which runs to list."""
 
     before: str | None = Field(None, max_length=32)
     line: Name | None = None
     state: RunState | None = None
+
+
+class CostsQuery(_Paged):
+    """What to add costs up by, and how many accounts to show."""
+
+    limit: int = Field(30, ge=1, le=LARGEST_PAGE)
+    by: CostsBy = CostsBy.DAY
 
 
 class WebhooksQuery(PageQuery):

@@ -66,6 +66,10 @@ def finetune(
     tensorboard_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Gets TensorBoard's event files.")
     ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(metavar="X", help="Launch nothing that may cost more. [money.cap_per_run]"),
+    ] = None,
     system_prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="For conversations without one.")
     ] = None,
@@ -107,6 +111,7 @@ def finetune(
         "seed": seed,
         "output": output,
         "tensorboard_dir": tensorboard_dir,
+        "max_cost": max_cost,
         "system_prompt": system_prompt,
         "skip_bad_rows": skip_bad_rows or None,
     }

@@ -74,11 +74,11 @@ def check(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fal
     """
     import asyncio
 
-    from daemon.check import Finding, Grade, examine
+    from daemon.check import Finding, Grade, examine, with_stored
     from daemon.printing import Column, say, show_json, show_table, words
 
-    settings = settings_of(config, data_dir)
     quiet("warning")
+    settings, stored = with_stored(settings_of(config, data_dir))
     explained = settings.explain()
     if not as_json:
         show_table(
@@ -87,7 +87,9 @@ def check(config: Config = None, data_dir: DataDir = None, as_json: AsJson = Fal
         )
 
     async def examined() -> list[Finding]:
-        findings = []
+        findings = [] if stored is None else [stored]
+        if stored is not None and not as_json:
+            say(f"{stored.grade:<4}  {stored.subject}: {stored.detail}")
         async for finding in examine(settings):
             findings.append(finding)
             if not as_json:

@@ -3,6 +3,7 @@
 `Store.open` migrates the schema; whoever opens it closes it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,7 @@ from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
 from daemon.store.runs import Runs
+from daemon.store.setting_changes import SettingChanges
 from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
@@ -40,6 +42,7 @@ class Store:
     outbox: Outbox
     batch_sizes: BatchSizes
     imports: Imports
+    setting_changes: SettingChanges
     webhooks: Webhooks
 
     @classmethod
@@ -50,24 +53,29 @@ class Store:
         artifacts_dir: Path,
         judge: Judge,
         clock: Clock,
-        size_rules: SizeRules | None = None,
+        size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
-        database = Database(url)
-        try:
-            await database.migrate()
-        except BaseException:
-            await database.close()
-            raise
         return cls.on(
-            database,
+            await cls.open_database(url),
             artifacts_dir=artifacts_dir,
             judge=judge,
             clock=clock,
             size_rules=size_rules,
             tenancy=tenancy,
         )
+
+    @staticmethod
+    async def open_database(url: str) -> Database:
+        """A database, open and migrated. Raises StoreUnavailableError."""
+        database = Database(url)
+        try:
+            await database.migrate()
+        except BaseException:
+            await database.close()
+            raise
+        return database
 
     @classmethod
     def on(
@@ -77,7 +85,7 @@ class Store:
         artifacts_dir: Path,
         judge: Judge,
         clock: Clock,
-        size_rules: SizeRules | None = None,
+        size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it."""
@@ -93,8 +101,9 @@ class Store:
             Interventions(database),
             Registry(database, artifacts_dir),
             Outbox(database, clock),
-            BatchSizes(database, size_rules or SizeRules()),
+            BatchSizes(database, size_rules),
             Imports(intake, rejected),
+            SettingChanges(database),
             Webhooks(database, tenancy.owner),
         )
 

@@ -4,7 +4,7 @@ Chooses nothing: learning/batch_sizing.py does. A change is compare-and-set on t
 revision, so that of several daemons one makes it, and brings its history row along.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -78,11 +78,16 @@ class LineBatchSize:
 
 
 class BatchSizes:
-    """The batch sizes of one database, under the rules of one daemon."""
+    """The batch sizes of one database, under whatever rules one daemon has when it is asked."""
 
-    def __init__(self, database: Database, rules: SizeRules) -> None:
+    def __init__(self, database: Database, rules: Callable[[], SizeRules]) -> None:
         self._database = database
-        self.rules = rules
+        self._rules = rules
+
+    @property
+    def rules(self) -> SizeRules:
+        """Those of now."""
+        return self._rules()
 
     async def current(self) -> Mapping[str, LineBatchSize]:
         """Those of the lines that have one of their own; see `of_line` for the others."""
@@ -143,9 +148,10 @@ class BatchSizes:
         return await self._database.write(transaction)
 
     async def follow_settings(self, now: datetime) -> list[BatchSizeChanged]:
-        """Begin anew where `batch_size` was configured differently since; at start-up only.
+        """Begin anew where `batch_size` was configured differently since.
 
-        Later it would make two daemons with different settings fight over one row.
+        Once at start-up and once for each change of it at run time; more often it would make
+        two daemons with different settings fight over one row.
         """
 
         def transaction(tx: Connection) -> list[BatchSizeChanged]:

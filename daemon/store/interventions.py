@@ -8,11 +8,18 @@ a crash in between forgets nothing.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, update
 
 from daemon.store.database import Database
-from daemon.store.runs import cancel_run, locked_run, move_run, set_attempt
-from daemon.store.tables import run_attempts, runs
+from daemon.store.runs import (
+    cancel_run,
+    end_attempt,
+    is_attempt_open,
+    locked_run,
+    move_run,
+    set_attempt,
+)
+from daemon.store.tables import runs
 from learning.errors import ConflictError
 from learning.facts import LaunchResolved, RunCancelAsked, RunCancelled
 from learning.lifecycle import UNFINISHED_RUN_STATES, RunState
@@ -63,7 +70,7 @@ class Interventions:
                 raise RunIsOverError(row)
             if row.cancel_asked_at is not None:
                 return RunCancelAsked(row.line, run_id, row.cancel_actor, row.cancel_reason)
-            if not state.active and not _is_unresolved(tx, row):
+            if not state.active and not is_attempt_open(tx, row):
                 cancel_run(tx, row, Cancellation(actor, reason), now)
                 return RunCancelled(row.line, run_id, actor, reason)
             shown = {"message": f"being cancelled by {actor}"} if state.active else {}
@@ -88,7 +95,7 @@ class Interventions:
 
         def transaction(tx: Connection) -> tuple[LaunchResolved, RunCancelled | None]:
             row = locked_run(tx, run_id)
-            if row.state != RunState.WAITING or not _is_unresolved(tx, row):
+            if row.state != RunState.WAITING or not is_attempt_open(tx, row):
                 raise NothingToResolveError(row)
             resolved = LaunchResolved(row.line, run_id, job_id, actor)
             if job_id is not None:
@@ -104,17 +111,7 @@ class Interventions:
             else:
                 reason = f"{actor} found no job"
                 move_run(tx, row, RunState.PLANNED, reason, now, actor=actor, message=None)
-                set_attempt(tx, row, result="interrupted", message=reason, ended_at=now)
+                end_attempt(tx, row, "interrupted", reason, now)
             return resolved, None
 
         return await self._database.write(transaction)
-
-
-def _is_unresolved(tx: Connection, row: Row[Any]) -> bool:
-    """Whether nobody knows what the launch of the latest attempt came to."""
-    open_attempt = select(run_attempts.c.run_id).where(
-        run_attempts.c.run_id == row.id,
-        run_attempts.c.attempt == row.attempt,
-        run_attempts.c.ended_at.is_(None),
-    )
-    return tx.execute(open_attempt).first() is not None

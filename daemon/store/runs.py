@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from daemon.store import registry
+from daemon.store import registry, spending
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import insert_new
@@ -36,6 +36,7 @@ from daemon.store.tables import (
     runs,
     versions,
 )
+from learning.budget import Quote
 from learning.errors import IllegalMoveError, NotFoundError
 from learning.events import OutputEvent
 from learning.gate import GateReport, Outcome, Refusal, TrainingProof
@@ -104,18 +105,23 @@ class Runs:
                 .join(batches, batches.c.id == runs.c.batch_id)
                 .where(
                     is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
-                    runs.c.state == RunState.PLANNED,
+                    (runs.c.state == RunState.PLANNED) | runs.c.short_of_money,
                     runs.c.line.not_in(busy),
                 )
                 # Not by time: two may be planned at one, and a clock may go back.
                 .order_by(batches.c.sequence)
             )
+            short: list[Row[Any]] = []
             oldest: dict[str, Row[Any]] = {}
             for row in rows:
-                oldest.setdefault(row.line, row)
+                if row.short_of_money:
+                    short.append(row)
+                else:
+                    oldest.setdefault(row.line, row)
+            planned = sorted(oldest.values(), key=lambda row: (row.planned_at, row.line))
             return [
                 self._record(tx, row)
-                for row in sorted(oldest.values(), key=lambda row: (row.planned_at, row.line))
+                for row in (*short, *planned)
                 if (row.not_before is None or row.not_before <= now)
                 and self._leases.may_begin(tx, row.id)
             ]
@@ -136,12 +142,26 @@ class Runs:
         )
 
     async def begin(
-        self, run_id: str, line: ModelLine, now: datetime, *, bound: bool = False
+        self,
+        run_id: str,
+        line: ModelLine,
+        now: datetime,
+        *,
+        bound: bool = False,
+        quote: Quote | None = None,
     ) -> RunRecord:
         """See learning.ports.RunStore."""
 
-        def transaction(tx: Connection) -> tuple[RunRecord, int]:
+        def transaction(tx: Connection) -> tuple[RunRecord, int | None]:
             row = locked_run(tx, run_id)
+            if not row.short_of_money:
+                require_run_move(RunState(row.state), RunState.LAUNCHING)
+            if quote is not None and (reason := spending.obstacle(tx, run_id, quote, now)):
+                _wait_for_money(tx, row, reason, now)
+                return self._record(tx, locked_run(tx, run_id)), None
+            if row.short_of_money:
+                move_run(tx, row, RunState.PLANNED, "there is money for it now", now, message=None)
+                row = locked_run(tx, run_id)
             assert line.base_model is not None, "the runner checks this before it begins"
             registry.ensure_line(tx, line, line.base_model, now)
             champion = registry.champion_of(tx, line.name).row
@@ -173,23 +193,36 @@ class Runs:
             tx.execute(
                 insert(run_attempts).values(run_id=run_id, attempt=row.attempt + 1, started_at=now)
             )
+            if quote is not None:
+                spending.reserve(tx, row, line.provider, quote, now)
             move_batch(tx, row.batch_id, BatchState.RUNNING, "its run began", RUNNER, now)
             epoch = self._leases.take(tx, run_id, bound=bound)
             return self._record(tx, locked_run(tx, run_id)), epoch
 
         begun, epoch = await self._database.write(transaction)
-        self._leases.taken(run_id, epoch)
+        if epoch is not None:
+            self._leases.taken(run_id, epoch)
         return begun
 
-    async def wait_for(self, run_id: str, reason: str, now: datetime) -> None:
+    async def wait_for(
+        self, run_id: str, reason: str, now: datetime, *, for_money: bool = False
+    ) -> None:
         """See learning.ports.RunStore."""
-        await self._step(run_id, RunState.WAITING, reason, now, message=reason)
 
-    async def resume_waiting(self, now: datetime) -> int:
-        """waiting -> planned, at start-up: what the runs wait for may be there now.
+        def transaction(tx: Connection) -> None:
+            row = locked_run(tx, run_id)
+            if for_money:
+                _wait_for_money(tx, row, reason, now)
+            else:
+                move_run(tx, row, RunState.WAITING, reason, now, message=reason)
+
+        await self._write(run_id, transaction)
+
+    async def resume_waiting(self, now: datetime, why: str = "tried again at start") -> int:
+        """waiting -> planned: what the runs wait for may be there now.
 
         A run that waits because nobody knows what its launch came to stays where it is:
-        another launch could make a second job.
+        another launch could make a second job. So does one that waits for money: it is due.
         """
 
         def transaction(tx: Connection) -> int:
@@ -203,13 +236,14 @@ class Runs:
                 .where(
                     is_one_of(runs.c.state, *UNFINISHED_RUN_STATES),
                     runs.c.state == RunState.WAITING,
+                    runs.c.short_of_money.is_not(True),
                     ~unresolved,
                 )
                 .order_by(runs.c.line, runs.c.planned_at)
                 .with_for_update(key_share=True)
             ).all()
             for row in rows:
-                move_run(tx, row, RunState.PLANNED, "tried again at start", now, message=None)
+                move_run(tx, row, RunState.PLANNED, why, now, message=None)
             return len(rows)
 
         return await self._database.write(transaction)
@@ -230,12 +264,19 @@ class Runs:
         def transaction(tx: Connection) -> None:
             row = locked_run(tx, run_id)
             move_run(tx, row, RunState.PLANNED, message, now, message=message)
-            set_attempt(tx, row, result="interrupted", message=message, ended_at=now)
+            end_attempt(tx, row, "interrupted", message, now)
 
         await self._write(run_id, transaction)
 
     async def fail(
-        self, run_id: str, code: str, message: str, retry_at: datetime | None, now: datetime
+        self,
+        run_id: str,
+        code: str,
+        message: str,
+        retry_at: datetime | None,
+        now: datetime,
+        *,
+        maybe_a_job: bool = False,
     ) -> None:
         """See learning.ports.RunStore."""
 
@@ -254,7 +295,7 @@ class Runs:
                 not_before=retry_at,
                 **end,
             )
-            set_attempt(tx, row, result="failed", message=f"{code}: {message}", ended_at=now)
+            end_attempt(tx, row, "failed", f"{code}: {message}", now, maybe_a_job=maybe_a_job)
             if retry_at is None:
                 _return_batch(tx, row, ABSTENTIONS, "its run failed", now)
 
@@ -305,7 +346,8 @@ class Runs:
                 method=outcome.method,
                 measurements={**outcome.measurements, "proof": _stored_proof(outcome.proof)},
             )
-            set_attempt(tx, row, result="succeeded", ended_at=now)
+            tokens = outcome.measurements.get("trained_tokens")
+            end_attempt(tx, row, "succeeded", None, now, trained_tokens=tokens)
             self._leases.unbind(tx, run_id)
 
         await self._write(run_id, transaction)
@@ -447,14 +489,6 @@ class Runs:
 
         return await self._write(run_id, transaction)
 
-    async def _step(
-        self, run_id: str, state: RunState, reason: str, now: datetime, **values: Any
-    ) -> None:
-        await self._write(
-            run_id,
-            lambda tx: move_run(tx, locked_run(tx, run_id), state, reason, now, **values),
-        )
-
     async def _write(self, run_id: str, transaction: Callable[[Connection], T]) -> T:
         """Run a transaction about a run. Raises LeaseLostError when it is another daemon's."""
 
@@ -486,6 +520,8 @@ class Runs:
                 if row.cancel_asked_at is not None
                 else None
             ),
+            message=row.message,
+            short_of_money=bool(row.short_of_money),
         )
 
     def _parent(self, tx: Connection, row: Row[Any]) -> ModelReference | None:
@@ -540,6 +576,7 @@ def move_run(
     if row.cancel_asked_at is not None and state not in _MOVES_OF_THE_CANCELLED:
         raise IllegalMoveError("run that is being cancelled and", row.state, state)
     require_run_move(RunState(row.state), state)
+    values.setdefault("short_of_money", None)
     try:
         tx.execute(
             update(runs).where(runs.c.id == row.id).values(state=state, updated_at=now, **values)
@@ -563,11 +600,8 @@ def cancel_run(tx: Connection, row: Row[Any], asked: Cancellation, now: datetime
         not_before=None,
         finished_at=now,
     )
-    tx.execute(
-        update(run_attempts)
-        .where(run_attempts.c.run_id == row.id, run_attempts.c.ended_at.is_(None))
-        .values(result="cancelled", message=reason, ended_at=now)
-    )
+    if is_attempt_open(tx, row):
+        end_attempt(tx, row, "cancelled", reason, now)
     _return_batch(tx, row, ABSTENTIONS, "its run was cancelled", now, actor=asked.actor)
 
 
@@ -578,6 +612,46 @@ def set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
         .where(run_attempts.c.run_id == row.id, run_attempts.c.attempt == row.attempt)
         .values(**values)
     )
+
+
+def is_attempt_open(tx: Connection, row: Row[Any]) -> bool:
+    """Whether a run's latest attempt has not ended; of a waiting run: its launch is unresolved."""
+    open_attempt = select(run_attempts.c.run_id).where(
+        run_attempts.c.run_id == row.id,
+        run_attempts.c.attempt == row.attempt,
+        run_attempts.c.ended_at.is_(None),
+    )
+    return tx.execute(open_attempt).first() is not None
+
+
+def end_attempt(
+    tx: Connection,
+    row: Row[Any],
+    result: str,
+    message: str | None,
+    now: datetime,
+    *,
+    trained_tokens: object = None,
+    maybe_a_job: bool = False,
+) -> None:
+    """Note how a run's latest attempt ended, and settle what was reserved for it."""
+    set_attempt(tx, row, result=result, message=message, ended_at=now)
+    spending.settle(
+        tx,
+        row.id,
+        row.attempt,
+        now,
+        had_job=maybe_a_job or row.job_id is not None,
+        trained_tokens=trained_tokens,
+    )
+
+
+def _wait_for_money(tx: Connection, row: Row[Any], reason: str, now: datetime) -> None:
+    """A run that waits for money already only says anew how much it lacks, if that is new."""
+    if not row.short_of_money:
+        move_run(tx, row, RunState.WAITING, reason, now, message=reason, short_of_money=True)
+    elif row.message != reason:
+        tx.execute(update(runs).where(runs.c.id == row.id).values(message=reason, updated_at=now))
 
 
 def _stored_proof(proof: TrainingProof) -> dict[str, Any]:

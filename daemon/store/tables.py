@@ -7,6 +7,7 @@ one primary role in one batch, P2) and `one_active_run` (a line works on one run
 
 import re
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from sqlalchemy import (
     JSON,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Dialect,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -30,6 +32,7 @@ from sqlalchemy import (
     literal_column,
 )
 
+from learning.budget import SMALLEST
 from learning.clock import EPOCH, microseconds
 from learning.lifecycle import (
     ACTIVE_RUN_STATES,
@@ -58,6 +61,21 @@ class UtcTime(TypeDecorator[datetime]):
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Microseconds to aware time in UTC."""
         return None if value is None else EPOCH + value * _MICROSECOND
+
+
+class Amount(TypeDecorator[Decimal]):
+    """An amount of money, stored as whole millionths of its currency: exact, and exact in sums."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
+        """Amount to millionths."""
+        return None if value is None else int(value / SMALLEST)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
+        """Millionths to amount; PostgreSQL gives sums as Decimal."""
+        return None if value is None else value * SMALLEST
 
 
 def keepable(words: str) -> str:
@@ -304,6 +322,22 @@ deployment = Table(
     comment="What all daemons of this database have in common outside of it.",
 )
 
+setting_changes = Table(
+    "setting_changes",
+    metadata,
+    Column("revision", Integer, nullable=False),
+    Column("item", Integer, nullable=False),
+    Column("path", Text, nullable=False, comment="The setting's place: names in a JSON array."),
+    Column("before", Text, comment="What the store said of it, as JSON; null: nothing."),
+    Column("after", Text, comment="What it says since, as JSON; null: nothing, as configured."),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("undoes", Integer, comment="The revision that this one takes back."),
+    Column("at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("revision", "item"),
+    comment="Settings that were changed at run time: append only, one revision for each change.",
+)
+
 model_lines = Table(
     "model_lines",
     metadata,
@@ -469,6 +503,11 @@ runs = Table(
     Column("error", String(64)),
     Column("message", Words),
     Column("not_before", UtcTime),
+    Column(
+        "short_of_money",
+        Boolean,
+        comment="Whether it waits for money, and goes on by itself when there is some.",
+    ),
     Column("cancel_asked_at", UtcTime),
     Column("cancel_actor", String(64)),
     Column("cancel_reason", Words),
@@ -519,6 +558,29 @@ run_attempts = Table(
     PrimaryKeyConstraint("run_id", "attempt"),
     Index("ix_run_attempts_job", "job_id"),
     comment="One row an attempt: the intent, then the job that it adopted, then how it ended.",
+)
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("run_id", String(32), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("line", String(64), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("price", JSON, nullable=False),
+    Column("tokens", BigInteger, nullable=False, comment="That it may train, at most."),
+    Column("reserved", Amount, nullable=False),
+    Column("actual", Amount, comment="Null as long as nobody knows."),
+    Column("trained_tokens", BigInteger, comment="As its service counted them, if it did."),
+    Column("basis", String(16)),
+    Column("reserved_at", UtcTime, nullable=False),
+    Column("settled_at", UtcTime),
+    PrimaryKeyConstraint("run_id", "attempt"),
+    ForeignKeyConstraint(["run_id", "attempt"], ["run_attempts.run_id", "run_attempts.attempt"]),
+    Index("ix_spending_time", "reserved_at"),
+    comment="What an attempt of a run that has a price may cost, and what it did cost.",
 )
 
 webhook_deliveries = Table(

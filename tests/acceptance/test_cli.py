@@ -32,6 +32,7 @@ from tests.rows import START, Generations, Past, open_past
 from tests.scripted_operations import ScriptedOperations
 from tests.services.kafka import KafkaBroker
 from tests.services.postgres import PASSWORD, PostgresServer
+from tests.settings_desk import settings_desk
 
 T = TypeVar("T")
 
@@ -116,7 +117,7 @@ async def serve_past(
         database,
         lines=lines,
         artifacts_dir=data_dir / "artifacts",
-        wanted_held_out=32,
+        wanted_held_out=lambda: 32,
         clock=lambda: START,
     )
     operations = ScriptedOperations()
@@ -124,6 +125,7 @@ async def serve_past(
     app = create_app(
         views=views,
         operations=operations,
+        settings=settings_desk(database, lambda: START),
         http_source=http_source(database, lines, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, None, probes),

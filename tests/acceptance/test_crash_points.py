@@ -163,6 +163,12 @@ def release_size(here: Installation) -> None:
     here.daemon.post(f"/v1/queue/batch-sizes/{LINE}", {"size": None, "reason": "as it was"})
 
 
+def change_a_setting(here: Installation) -> None:
+    """One that changes nothing here: the epochs have no part in the price."""
+    values = {"money.assumed_epochs": 1 + len(here.sent) % 1_000}
+    here.daemon.post("/v1/settings", {"values": values, "reason": "another guess"})
+
+
 def force(here: Installation) -> None:
     """A candidate that the gate refused, unless the champion moves just then."""
 
@@ -228,10 +234,11 @@ SCENES: Mapping[str, Scene] = {
     "Registry.promote": Scene(force, playing("worsen")),
     "Registry.rollback": Scene(roll_back),
     "Webhooks.store": Scene(tell),
+    "SettingChanges.change": Scene(change_a_setting),
     "Runs.interrupt": Scene(before="Runs.begin after its commit"),
     "Runs.fail": Scene(environment=playing("fail,improve")),
     "Runs.report": Scene(environment=playing("improve", steps=3, step_seconds=0.7)),
-    "Runs._step": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
+    "Runs.wait_for": Scene(environment={"LEARND_SIMULATION_MODE": "true"}),
 }
 """By how the names of their moments begin; every other daemon only needs events."""
 ONCE = "Registry.settle_artifacts"
@@ -291,6 +298,8 @@ def here(
             "base_model": "scripted-base",
             "retry_base_seconds": 0.05,
         },
+        # So that each launch reserves money, which no crash may leak: tests/contract/promises.py.
+        "money": {"prices": {"scripted": {"*": {"per_job": 1}}}, "cap_per_month": 100_000},
         # So that each batch has rejected outputs too, unless their prompts are held out.
         "lines": {LINE: {"learn_from_rejected": True, "training": {"objective": "dpo"}}},
         "remote": {"openai_webhook_secret": SECRET},

@@ -18,6 +18,7 @@ from daemon.store.database import Database
 from daemon.store.registry import champion_of
 from daemon.store.tables import batch_members, events, metadata, versions
 from learning.batching import Due, Trigger
+from learning.budget import Quote
 from learning.events import FeedbackEvent, OutputEvent
 from learning.facts import BatchSealed, EventsStored, Promoted, RolledBack
 from learning.gate import GateReport, Outcome, Refusal, TrainingProof, refused
@@ -63,6 +64,8 @@ class Driver:
     store: Store
     clock: StoppedClock = field(default_factory=StoppedClock)
     line: ModelLine = LINE
+    quote: Quote | None = None
+    """What each attempt is to reserve."""
 
     @property
     def now(self) -> datetime:
@@ -105,7 +108,7 @@ class Driver:
 
     async def begin(self, run_id: str) -> RunRecord:
         """planned -> launching."""
-        return await self.store.runs.begin(run_id, self.line, self.now)
+        return await self.store.runs.begin(run_id, self.line, self.now, quote=self.quote)
 
     async def train(
         self, run_id: str, *, method: str = "lora", proof: TrainingProof = PROOF, **measured: Any
@@ -113,6 +116,12 @@ class Driver:
         """planned -> trained."""
         record = await self.begin(run_id)
         await self.store.runs.adopt(run_id, f"job-{record.attempt}", self.now)
+        await self.finish_training(run_id, method=method, proof=proof, **measured)
+
+    async def finish_training(
+        self, run_id: str, *, method: str = "lora", proof: TrainingProof = PROOF, **measured: Any
+    ) -> None:
+        """running -> trained."""
         outcome = TrainingOutcome(Path("/tmp/out"), method, proof, measured)  # noqa: S108
         await self.store.runs.finish_training(
             run_id, f"{run_id}-files", "0" * 64, outcome, self.now

@@ -16,6 +16,7 @@ from finetune.artifacts import ArtifactStore
 from finetune.providers import Workbench
 from finetune.runner import Runner, RunnerRules
 from finetune.scripted_provider import ScriptedEvaluator, ScriptedProvider
+from learning.budget import Budget
 from learning.facts import Fact
 from learning.lines import ModelLines
 from learning.ports import (
@@ -48,6 +49,7 @@ class Floor:
     evaluator: Evaluator | None = None
     provider: FineTuneProvider | None = None
     needs_node: bool = False
+    budget: Budget = field(default_factory=Budget)
     facts: list[Fact] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -85,9 +87,10 @@ class Floor:
             artifacts=self.artifacts,
             dataset_dir=self.folder / "datasets",
             work_dir=self.folder / "work",
-            rules=self.rules,
+            rules=lambda: self.rules,
             announce=self._hear,
             clock=self.drive.clock,
+            budget=lambda: self.budget,
         )
 
     @contextlib.asynccontextmanager

@@ -28,11 +28,13 @@ from daemon.store.tables import (
     returned_events,
     run_attempts,
     runs,
+    spending,
     split_sides,
     tallies,
     transitions,
     versions,
 )
+from learning.budget import Basis
 from learning.events import OutputEvent, answer_text, group_key, prompt_key
 from learning.lifecycle import (
     LEARNED_ROLES,
@@ -43,6 +45,7 @@ from learning.lifecycle import (
     EventState,
     FeedbackState,
     Role,
+    RunState,
     VersionState,
 )
 from learning.preferences import RejectedUse
@@ -60,6 +63,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_batches(tx),
         *_wrong_memory(tx),
         *_wrong_lessons(tx),
+        *_wrong_spending(tx),
     ]
 
 
@@ -344,3 +348,27 @@ def _wrong_memory(tx: Connection) -> Iterator[str]:
             yield f"event {event_id} is remembered for {row.batch_id}, which it made no version in"
         if row.task_type != row.stored_type:
             yield f"event {event_id} is a {row.stored_type}, and remembered as {row.task_type}"
+
+
+def _wrong_spending(tx: Connection) -> Iterator[str]:
+    """An amount is reserved exactly as long as its attempt may go on, and never leaks."""
+    rows = tx.execute(
+        select(spending, run_attempts.c.job_id, run_attempts.c.ended_at).join(
+            run_attempts,
+            (run_attempts.c.run_id == spending.c.run_id)
+            & (run_attempts.c.attempt == spending.c.attempt),
+        )
+    )
+    for row in rows:
+        which = f"the money of run {row.run_id}, attempt {row.attempt},"
+        if (row.settled_at is None) != (row.ended_at is None):
+            yield f"{which} was settled at {row.settled_at}, its attempt ended at {row.ended_at}"
+        if (row.settled_at is None) != (row.actual is None):
+            yield f"{which} was settled at {row.settled_at} with {row.actual}"
+        if row.reserved < 0 or (row.actual or 0) < 0:
+            yield f"{which} is negative: {row.reserved}, {row.actual}"
+        if row.basis == Basis.NO_JOB and (row.job_id is not None or row.actual):
+            yield f"{which} cost {row.actual} without a job, and its job is {row.job_id}"
+    for row in tx.execute(select(runs).where(runs.c.short_of_money)):
+        if row.state != RunState.WAITING:
+            yield f"run {row.id} is {row.state}, and waits for money"

@@ -25,6 +25,7 @@ from monitoring.metrics import Metrics
 from tests.http_intake import http_source
 from tests.rows import START, Generations, Past
 from tests.scripted_operations import ScriptedOperations
+from tests.settings_desk import settings_desk
 
 LINES = ModelLines([ModelLine("audio", frozenset({"audio"}), "models/tiny", "scripted")])
 TOKEN = "a-token-of-the-tests"
@@ -67,7 +68,7 @@ def views(database: Database, tmp_path: Path) -> Views:
         database,
         lines=LINES,
         artifacts_dir=tmp_path / "artifacts",
-        wanted_held_out=32,
+        wanted_held_out=lambda: 32,
         clock=lambda: START,
     )
 
@@ -89,6 +90,7 @@ def app(
     return create_app(
         views=views,
         operations=operations,
+        settings=settings_desk(database, lambda: START),
         http_source=http_source(database, LINES, lambda: START),
         health=probes,
         metrics=DaemonMetrics(Metrics(), views.overview, source, probes),
@@ -597,3 +599,15 @@ async def test_another_method_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.delete("/v1/events/1")
     problem_of(answer, 405)
     assert "GET" in answer.headers["allow"]
+
+
+# --- costs ----------------------------------------------------------------------------
+
+
+async def test_costs_are_told_as_texts_and_by_known_accounts_only(
+    client: httpx.AsyncClient,
+) -> None:
+    told = (await client.get("/v1/costs")).json()
+    assert (told["currency"], told["periods"][0]["committed"]) == ("USD", "0")
+    assert (await client.get("/v1/costs/accounts?by=month")).json() == []
+    assert "by" in problem_of(await client.get("/v1/costs/accounts?by=week"), 422)

@@ -32,7 +32,7 @@ LARGER = Sizing(45, 45, SizeCause.UNPROVEN, "collect more")
 
 def sizes_under(drive: Driver, **rules: Any) -> BatchSizes:
     """The database's batch sizes, as a daemon with these settings sees them."""
-    return BatchSizes(drive.store.database, SizeRules(**rules))
+    return BatchSizes(drive.store.database, lambda: SizeRules(**rules))
 
 
 async def present(sizes: BatchSizes, drive: Driver) -> LineBatchSize:
@@ -212,11 +212,13 @@ class Sealing:
     def __init__(self, drive: Driver, rules: SizeRules) -> None:
         self.facts: list[Fact] = []
         self.expected: list[str] = []
-        self.store = replace(drive.store, batch_sizes=BatchSizes(drive.store.database, rules))
+        self.store = replace(
+            drive.store, batch_sizes=BatchSizes(drive.store.database, lambda: rules)
+        )
         self.sealer = Sealer(
             self.store,
             LINES,
-            BatchRules(batch_size=rules.start, max_queue_size=rules.most),
+            lambda: BatchRules(batch_size=rules.start, max_queue_size=rules.most),
             lambda _: ALL_TRAIN,
             self.facts.append,
             drive.clock,
@@ -313,7 +315,7 @@ def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations,
         artifacts,
         lines,
         lambda _: SplitRules(),
-        100,
+        lambda: 100,
         facts.append,
         drive.clock,
         JUDGE,
@@ -327,7 +329,7 @@ async def test_an_operator_sets_a_size_and_it_is_told(drive: Driver) -> None:
     changed = await operations.set_batch_size("normalize", 8, reason="fewer", actor="ann")
 
     assert facts == [changed]
-    view = BatchSizesView(drive.store.database, LINES, SizeRules())
+    view = BatchSizesView(drive.store.database, LINES, SizeRules)
     detail = await view.one("normalize")
     assert isinstance(detail, BatchSizeDetail)
     assert (detail.current.size, detail.current.pinned) == (8, True)
@@ -353,7 +355,7 @@ async def test_every_line_is_listed_with_its_size(drive: Driver) -> None:
     sizes = sizes_under(drive)
     await sizes.change(await present(sizes, drive), LARGER, drive.now)
 
-    view = BatchSizesView(drive.store.database, lines, SizeRules())
+    view = BatchSizesView(drive.store.database, lines, SizeRules)
 
     assert [(one.line, one.size, one.cause) for one in await view.every_line()] == [
         ("audio", 20, "configured"),

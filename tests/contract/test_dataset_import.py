@@ -49,7 +49,7 @@ class Importer:
             ArtifactStore(artifacts),
             lines,
             lambda _: rules,
-            100,
+            lambda: 100,
             announce,
             drive.clock,
             JUDGE,

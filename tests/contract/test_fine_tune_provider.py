@@ -139,7 +139,7 @@ async def subject(
             async with host.use() as trainer:
                 await trainer.request(tiny, lambda message: None)
             training, long_training = QUICK, QUICK | {"max_steps": 40}
-        workshop = Workshop(folder, artifacts, host, training)
+        workshop = Workshop(folder, artifacts, host, lambda: training)
         kept: dict[str, Any] = {}
         if request.param == "http":
             base_model, long_training = BASE, {"parameters": {"hangs": True}}

@@ -38,6 +38,7 @@ from tests.contract.driver import LINE, StoppedClock
 from tests.http_intake import http_source
 from tests.http_upload import Upload, upload
 from tests.scripted_operations import ScriptedOperations
+from tests.settings_desk import settings_desk
 
 TOKEN = "a-token-of-the-tests"
 LINES = ModelLines([LINE])
@@ -103,13 +104,14 @@ def serve(store: Store, clock: StoppedClock, tmp_path: Path) -> Serve:
             store.database,
             lines=LINES,
             artifacts_dir=tmp_path / "artifacts",
-            wanted_held_out=32,
+            wanted_held_out=lambda: 32,
             clock=clock,
         )
         probes = DaemonProbes(views.overview, None, Pressure(time.monotonic), clock)
         app = create_app(
             views=views,
             operations=ScriptedOperations(),
+            settings=settings_desk(store.database, clock),
             http_source=http_source(
                 store.database,
                 LINES,

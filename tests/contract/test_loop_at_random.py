@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,7 @@ from daemon.store.database import Database, sqlite_url
 from daemon.store.registry import NothingToRollBackError, PromotionRefusedError
 from daemon.store.tables import evaluation_examples, events, runs, versions
 from learning.batching import Trigger
+from learning.budget import Price, Quote, Use
 from learning.errors import ConflictError, IllegalMoveError
 from learning.events import OutputEvent, prompt_key
 from learning.gate import Outcome, Refusal
@@ -56,6 +59,7 @@ STEPS_A_STORY = 50
 ON_A_LAPTOP = 10
 """There, one story of so many is played."""
 
+A_EURO = Quote(LINE.base_model or "", "EUR", Price(per_job=Decimal(1)), Use(0, timedelta(0)))
 AUTO = Judge(lambda: Policy(enable_auto_approval=True), built_in(max_output_characters=20))
 PLAIN = LINE
 BY_KTO = replace(LINE, training={"epochs": 1, "objective": "kto"})
@@ -144,7 +148,7 @@ class LoopAtRandom(RuleBasedStateMachine):
         path = Path(self.folder.name)
         clock = StoppedClock()
         self.store = self.do(Store.open(url, artifacts_dir=path, judge=AUTO, clock=clock))
-        self.drive = Driver(self.store, clock)
+        self.drive = Driver(self.store, clock, quote=A_EURO)
         self.position = self.do(self.store.intake.claim("test", [("topic", 0)]))[0]
         self.sent = 0
         self.duels: dict[str, Duel] = {}

@@ -37,7 +37,7 @@ def operations(floor: Floor) -> DaemonOperations:
         floor.artifacts,
         lines,
         lambda _: ALL_TRAIN,
-        100,
+        lambda: 100,
         announce,
         floor.drive.clock,
         JUDGE,

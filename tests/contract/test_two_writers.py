@@ -12,6 +12,8 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +34,7 @@ from daemon.store.tables import (
     run_leases,
 )
 from learning.batching import Trigger
+from learning.budget import Budget, Caps, Price
 from learning.errors import IllegalMoveError
 from learning.events import FeedbackEvent, OutputEvent, prompt_key
 from learning.gate import Outcome
@@ -551,6 +554,25 @@ async def test_two_daemons_that_start_resume_a_waiting_run_once(
     )
 
     assert resumed == [1, 0]
+
+
+async def test_two_daemons_that_launch_at_once_reserve_no_more_than_the_cap(
+    first: Driver, second: Driver, race: Race
+) -> None:
+    run_id = await second.run_of(output())
+    await second.send(output(task_type="game"))
+    other = await second.seal(line=ARCADE)
+    assert other is not None
+    assert other.run_id is not None
+    budget = Budget("EUR", {"scripted": {"*": Price(per_job=Decimal(3))}}, Caps(day=Decimal(5)))
+    quote = budget.quote("scripted", "tiny", tokens=0, training={}, longest=timedelta(hours=1))
+
+    records = await race(
+        first.store.runs.begin(run_id, first.line, first.now, quote=quote),
+        second.store.runs.begin(other.run_id, ARCADE, second.now, quote=quote),
+    )
+
+    assert [record.state for record in records] == ["launching", "waiting"]
 
 
 # --- everything at once -----------------------------------------------------------------

@@ -31,7 +31,7 @@ def views(database: Database, tmp_path: Path) -> Views:
         database,
         lines=lines,
         artifacts_dir=tmp_path / "artifacts",
-        wanted_held_out=32,
+        wanted_held_out=lambda: 32,
         clock=lambda: NOON_AND_A_BIT,
     )
 

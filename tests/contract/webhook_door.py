@@ -37,6 +37,7 @@ from tests.builders import JUDGE, output
 from tests.contract.driver import LINE, Driver, StoppedClock, rows
 from tests.http_intake import http_source
 from tests.scripted_operations import ScriptedOperations
+from tests.settings_desk import settings_desk
 from tests.webhooks import KEY, Headers
 
 TOKEN = "a-token-of-the-tests"
@@ -144,13 +145,14 @@ def _app(
         store.database,
         lines=lines,
         artifacts_dir=folder / "artifacts",
-        wanted_held_out=32,
+        wanted_held_out=lambda: 32,
         clock=clock,
     )
     probes = DaemonProbes(views.overview, None, Pressure(time.monotonic), clock)
     return create_app(
         views=views,
         operations=ScriptedOperations(),
+        settings=settings_desk(store.database, clock),
         http_source=http_source(store.database, lines, clock),
         facts=RecentFacts(clock),
         health=probes,

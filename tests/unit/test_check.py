@@ -2,13 +2,17 @@
 
 import os
 import shutil
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine
+from daemon.check import FULL_BYTES, LITTLE_BYTES, Grade, examine, with_stored
+from daemon.settings import Settings
 from daemon.settings_sources import load
+from daemon.store import Store
+from daemon.store.setting_changes import SettingChanges
 
 NOWHERE = "http://127.0.0.1:1/v1"
 TWO_SERVICES = {"remote.finetune_endpoint": NOWHERE, "remote.llm_endpoint": NOWHERE}
@@ -33,6 +37,50 @@ async def test_a_disk_that_fills_is_told(
     assert found["data directory"].grade is grade
 
 
+async def test_settings_of_the_database_are_shown_with_those_of_the_file(tmp_path: Path) -> None:
+    data = {"data_dir": tmp_path}
+    settings = load(None, data)
+    assert with_stored(settings) == (settings, None)
+    database = await Store.open_database(settings.database_url)
+    assert with_stored(settings) == (settings, None)
+    await SettingChanges(database).change(
+        0,
+        {("queue", "batch_size"): 60},
+        reason="a large model",
+        actor="ada",
+        now=datetime(2026, 11, 21, tzinfo=UTC),
+    )
+    await database.close()
+
+    holding, finding = with_stored(settings)
+    assert holding.queue.batch_size == 60
+    assert finding is not None
+    assert finding.grade is Grade.OK
+
+    narrower = load(None, {**data, "queue.max_queue_size": 50})
+    holding, finding = with_stored(narrower)
+    assert holding is narrower
+    assert finding is not None
+    assert finding.grade is Grade.BAD
+    assert "max_queue_size 50 is smaller than batch_size 60" in finding.detail
+    assert "learnd settings unset" in finding.detail
+
+
+async def test_a_base_model_that_ends_is_told(tmp_path: Path) -> None:
+    dates = {"near": datetime.now(UTC).date() + timedelta(days=5), "gone": date(2026, 1, 14)}
+    settings = Settings(
+        data_dir=tmp_path,
+        http={"port": 0},
+        remote={"shutdown_dates": dates},
+        finetune={"provider": "scripted", "base_model": "near"},
+        lines={"coding": {"base_model": "gone"}},
+    )
+    found = [one async for one in examine(settings) if one.subject == "models"]
+    assert found[0].grade is Grade.BAD
+    assert found[0].detail == "coding: the model gone is shut down since 2026-01-14"
+    assert {one.grade for one in found[1:]} == {Grade.NOTE}
+
+
 async def test_a_followed_file_that_may_not_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,6 +95,27 @@ async def test_a_followed_file_that_may_not_be_read_is_named(
     found = {finding.subject: finding async for finding in examine(settings)}
     assert found["files of outputs"].grade is Grade.BAD
     assert str(secret) in found["files of outputs"].detail
+
+
+async def test_a_line_without_a_price_under_a_cap_is_named_with_the_setting(
+    tmp_path: Path,
+) -> None:
+    settings = load(
+        None,
+        {
+            "data_dir": tmp_path,
+            "http.port": 0,
+            "lines.coding.provider": "scripted",
+            "lines.coding.base_model": "scripted-base",
+            "money.cap_per_day": 5,
+            "money.prices": {"opnai": {"*": {"per_job": 1}}},
+        },
+    )
+    found = {finding.subject: finding async for finding in examine(settings)}
+    assert found["price of line coding"].grade is Grade.BAD
+    assert 'money.prices.scripted."scripted-base"' in found["price of line coding"].detail
+    assert "price of line audio" not in found
+    assert found["prices"].detail == "money.prices.opnai: no line trains there"
 
 
 @pytest.mark.parametrize(

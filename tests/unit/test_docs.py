@@ -14,6 +14,7 @@ from learning.ports import ID_REUSED
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `([a-z0-9_.]+)` \| (?:`(.*?)`|-) \|", re.MULTILINE)
 QUOTE = '"'
+LIVE = re.compile(r"^\| `([a-z0-9_]+\.[a-z0-9_.]+)` \| (?:`.*?`|-) \| \*live\* ", re.MULTILINE)
 OF_THIS_MACHINE = {"data_dir", "database_url", "dataset_dir", "artifacts_dir", "node"}
 
 
@@ -27,6 +28,11 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert setting.key in documented
         if setting.key not in OF_THIS_MACHINE:
             assert documented[setting.key] == setting.value, setting.key
+
+
+def test_the_settings_that_can_be_changed_at_run_time_are_marked() -> None:
+    marked = set(LIVE.findall((DOCS / "settings.md").read_text()))
+    assert marked == {one.key for one in Settings().explain() if one.changeable}
 
 
 def test_every_training_setting_is_documented_with_its_default() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from datetime import date
 
 import pytest
 import structlog
@@ -15,6 +16,7 @@ from learning.facts import (
     EventsStored,
     Fact,
     LaunchResolved,
+    ModelShutsDown,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -23,9 +25,11 @@ from learning.facts import (
     RunFailed,
     RunLaunched,
     RunLost,
+    RunShortOfMoney,
     RunTakenOver,
     RunTrained,
     RunWaits,
+    SettingsChanged,
     TopicRecreated,
     WebhookReceived,
     WebhookRefused,
@@ -49,6 +53,7 @@ FACTS: list[tuple[Fact, str]] = [
     (RunLaunched("audio", "r-1", 1, "local", "j-1"), "local job j-1"),
     (RunFailed("audio", "r-1", 1, "oom", "no room", retried=False), "no further attempt"),
     (RunWaits("audio", "r-1", "no base model"), "run r-1 waits: no base model"),
+    (RunShortOfMoney("audio", "r-1", "no price"), "run r-1 waits for money: no price"),
     (RunCancelAsked("audio", "r-1", "ann", "bad"), "run r-1 is being cancelled by ann: bad"),
     (RunCancelled("audio", "r-1", "ann", ""), "run r-1 cancelled by ann"),
     (LaunchResolved("audio", "r-1", "j-1", "ann"), "made job j-1, says ann"),
@@ -60,6 +65,18 @@ FACTS: list[tuple[Fact, str]] = [
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+    (
+        ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),
+        "audio: the model gpt-a is shut down in 12 days, on 2027-01-14",
+    ),
+    (
+        SettingsChanged(3, ["gate.margin"], "ada", "noise", None),
+        "settings changed by ada: gate.margin (revision 3): noise",
+    ),
+    (
+        SettingsChanged(4, ["gate.margin"], "ada", "", 3),
+        "settings revision 3 undone by ada: gate.margin (revision 4)",
+    ),
     (
         WebhookReceived("fine_tuning.job.failed", True, "wh-1", "job-1", is_new=True),
         "webhook fine_tuning.job.failed about job-1 (delivery wh-1)",

@@ -62,6 +62,13 @@ def test_what_several_daemons_take_from_each_other_is_counted(metrics: Metrics) 
     assert value(metrics, "learnd_silent_runs") == 2
 
 
+def test_the_days_of_a_model_that_ends_are_shown_and_disappear_with_it(metrics: Metrics) -> None:
+    metrics.show(Snapshot(ready=True, shutdown_days={("gpt-a", "audio"): -2}))
+    assert value(metrics, "learnd_model_shutdown_days", model="gpt-a", line="audio") == -2
+    metrics.show(Snapshot(ready=True))
+    assert value(metrics, "learnd_model_shutdown_days", model="gpt-a", line="audio") is None
+
+
 def test_webhooks_are_counted_by_known_type_and_reason(metrics: Metrics) -> None:
     failed = "fine_tuning.job.failed"
     metrics.count(WebhookReceived(failed, True, "wh_1", "job-1", is_new=True))

@@ -22,7 +22,7 @@ def probes(database: Database, tmp_path: Path) -> DaemonProbes:
         database,
         lines=ModelLines([]),
         artifacts_dir=tmp_path,
-        wanted_held_out=32,
+        wanted_held_out=lambda: 32,
         clock=lambda: START,
     )
     return DaemonProbes(views.overview, None, Pressure(time.monotonic), lambda: START)

@@ -158,6 +158,6 @@ async def test_opening_a_built_in_provider_writes_and_starts_nothing(
 async def test_settings_of_another_provider_do_not_keep_the_local_one_from_opening(
     workshop: Workshop,
 ) -> None:
-    other = replace(workshop, training={"plan": "improve", "max_length": 64})
+    other = replace(workshop, training=lambda: {"plan": "improve", "max_length": 64})
     async with factory_of("local")(other) as bench:
         assert bench.provider.name == "local"

@@ -10,6 +10,7 @@ import pytest
 from consumers.pressure import Pressure
 from daemon import app
 from daemon.app import Daemon
+from daemon.live_settings import LiveSettings
 from daemon.settings import Settings
 from monitoring.loop_lag import LoopLag
 
@@ -73,14 +74,18 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
     monkeypatch.setattr(app, "INSIST_SECONDS", 0.01)
     idle: Any = Idle()
     source: Any = Hanging(ignored=2)
+    settings = Settings(data_dir=tmp_path)
     daemon = Daemon(
-        Settings(data_dir=tmp_path),
+        settings,
+        LiveSettings(settings),
         "url",
         "token",
         idle,
         idle,
         source,
         None,
+        idle,
+        idle,
         idle,
         idle,
         idle,

@@ -36,7 +36,7 @@ def a_runner(tmp_path: Path) -> Runner:
         artifacts=ArtifactStore(tmp_path),
         dataset_dir=tmp_path,
         work_dir=tmp_path,
-        rules=RunnerRules(),
+        rules=RunnerRules,
         announce=lambda fact: None,
         clock=lambda: NOON,
     )
@@ -47,9 +47,8 @@ def a_sealer(_: Path) -> Sealer:
         queue=SimpleNamespace(waiting_task_types=nothing),
         batch_sizes=SimpleNamespace(current=nothing),
     )
-    rules = BatchRules()
     return Sealer(
-        store, ModelLines([]), rules, lambda _: SplitRules(), lambda fact: None, lambda: NOON
+        store, ModelLines([]), BatchRules, lambda _: SplitRules(), lambda fact: None, lambda: NOON
     )
 
 

@@ -3,12 +3,14 @@
 One file per noun. Nothing here writes, and no answer's cost grows with the stream.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from daemon.store.database import Database
 from daemon.store.views.batch_sizes import BatchSizes
+from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
 from daemon.store.views.lineage import Lineages
@@ -18,6 +20,7 @@ from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
 from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
+from learning.budget import Budget
 from learning.clock import Clock
 from learning.lines import ModelLines
 
@@ -34,6 +37,7 @@ class Views:
     lineage: Lineages
     positions: StoredPositions
     batch_sizes: BatchSizes
+    costs: CostBooks
     webhooks: Webhooks
 
     @classmethod
@@ -43,20 +47,21 @@ class Views:
         *,
         lines: ModelLines,
         artifacts_dir: Path,
-        wanted_held_out: int,
+        wanted_held_out: Callable[[], int],
         clock: Clock,
-        size_rules: SizeRules | None = None,
+        size_rules: Callable[[], SizeRules] = SizeRules,
+        budget: Callable[[], Budget] = Budget,
     ) -> Self:
         """The views of a database."""
-        sizes = BatchSizes(database, lines, size_rules or SizeRules())
         return cls(
-            overview=Overviews(database, lines, wanted_held_out, clock, sizes.rules),
+            overview=Overviews(database, lines, wanted_held_out, clock, size_rules),
             events=Events(database),
             dead_letters=DeadLetters(database),
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
             positions=StoredPositions(database),
-            batch_sizes=sizes,
+            batch_sizes=BatchSizes(database, lines, size_rules),
+            costs=CostBooks(database, budget, clock),
             webhooks=Webhooks(database),
         )

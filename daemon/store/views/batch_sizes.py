@@ -1,6 +1,6 @@
 """Batch sizes: that of every line, and one with its past."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -24,18 +24,21 @@ class BatchSizeDetail:
 class BatchSizes:
     """Looks at the batch sizes of one database."""
 
-    def __init__(self, database: Database, lines: ModelLines, rules: SizeRules) -> None:
+    def __init__(
+        self, database: Database, lines: ModelLines, rules: Callable[[], SizeRules]
+    ) -> None:
         self._database = database
         self._lines = lines
-        self.rules = rules
+        self._rules = rules
 
     async def every_line(self) -> Sequence[LineBatchSize]:
         """In the order of the lines' names."""
 
         def query(tx: Connection) -> list[LineBatchSize]:
-            own = sizes_of(tx, self.rules)
+            rules = self._rules()
+            own = sizes_of(tx, rules)
             names = sorted({line.name for line in self._lines} | own.keys())
-            return [own.get(name) or as_configured(name, self.rules) for name in names]
+            return [own.get(name) or as_configured(name, rules) for name in names]
 
         return await self._database.read(query)
 
@@ -43,9 +46,10 @@ class BatchSizes:
         """A line's size with its past; None when there is no such line."""
 
         def query(tx: Connection) -> BatchSizeDetail | None:
-            current = of_line(tx, line, self.rules)
+            rules = self._rules()
+            current = of_line(tx, line, rules)
             if current.revision == 0 and self._lines.get(line) is None:
                 return None
-            return BatchSizeDetail(current, self.rules, history_of(tx, HISTORY, line))
+            return BatchSizeDetail(current, rules, history_of(tx, HISTORY, line))
 
         return await self._database.read(query)

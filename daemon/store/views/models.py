@@ -23,6 +23,7 @@ from daemon.store.tables import (
 from daemon.store.views.history import Step, history_of
 from daemon.store.views.paging import Page, finite
 from daemon.store.views.version_numbers import champion_ids, numbers_of
+from learning.ports import ModelReference
 
 MOST_ALIAS_MOVES = 100
 MOST_CHARACTERS = 200
@@ -169,6 +170,15 @@ class Models:
         return await self._database.read(
             lambda tx: self._detail(tx, version_row(tx, line, version))
         )
+
+    async def champions(self) -> Mapping[str, ModelReference]:
+        """How to load the champion of each line."""
+
+        def query(tx: Connection) -> Mapping[str, ModelReference]:
+            rows = tx.execute(select(versions).where(versions.c.id.in_(champion_ids(tx))))
+            return {row.line: reference(row, self._artifacts_dir) for row in rows}
+
+        return await self._database.read(query)
 
     async def champion_moves(self, line: str) -> Sequence[AliasMove]:
         """How the champion of a line changed, newest first. Raises UnknownLineError."""

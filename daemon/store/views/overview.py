@@ -4,7 +4,7 @@ No row of a table that grows with the stream is counted: intake keeps the counts
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -145,9 +145,9 @@ class Overviews:
         self,
         database: Database,
         lines: ModelLines,
-        wanted_held_out: int,
+        wanted_held_out: Callable[[], int],
         clock: Clock,
-        size_rules: SizeRules,
+        size_rules: Callable[[], SizeRules],
     ) -> None:
         self._database = database
         self._lines = lines
@@ -210,7 +210,8 @@ class Overviews:
         bases = {row.name: row.base_model for row in tx.execute(select(model_lines))}
         frozen = _frozen(tx)
         decisions = _last_decisions(tx)
-        sizes = sizes_of(tx, self._size_rules)
+        rules = self._size_rules()
+        sizes = sizes_of(tx, rules)
         # The oldest unfinished run of a line is the one that it works on.
         current = {run.line: run for run in reversed(unfinished)}
         statuses = []
@@ -236,9 +237,9 @@ class Overviews:
                     run_id=run.id if run is not None else None,
                     run_state=run.state if run is not None else None,
                     held_out=sum(frozen.get(task_type, 0) for task_type in task_types),
-                    wanted_held_out=self._wanted_held_out,
+                    wanted_held_out=self._wanted_held_out(),
                     last_decision=decisions.get(name),
-                    batch_size=sizes.get(name) or as_configured(name, self._size_rules),
+                    batch_size=sizes.get(name) or as_configured(name, rules),
                 )
             )
         return statuses

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select
 
 from daemon.store.database import Database
 from daemon.store.dialect import database_time
-from daemon.store.tables import batch_members, run_attempts, run_leases, runs, versions
+from daemon.store.tables import batch_members, run_attempts, run_leases, runs, spending, versions
 from daemon.store.views.history import Step, history_of
 from daemon.store.views.paging import Page, finite
 from daemon.store.views.version_numbers import number, numbers_of
@@ -45,6 +46,18 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
+class AttemptCost:
+    """What an attempt may cost, and what it did cost."""
+
+    currency: str
+    reserved: Decimal
+    actual: Decimal | None
+    """None as long as it has not ended."""
+    basis: str | None
+    """How that is known: a learning.budget.Basis."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One try of a run: the intent, the job that it adopted, how it ended."""
 
@@ -54,6 +67,8 @@ class Attempt:
     message: str | None
     started_at: datetime
     ended_at: datetime | None
+    cost: AttemptCost | None
+    """None without a price."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +194,10 @@ def members_by_role(tx: Connection, batch_id: str) -> Mapping[str, int]:
 
 
 def _detail(tx: Connection, row: Row[Any]) -> RunDetail:
+    costs = {
+        one.attempt: AttemptCost(one.currency, one.reserved, one.actual, one.basis)
+        for one in tx.execute(select(spending).where(spending.c.run_id == row.id))
+    }
     attempts = tx.execute(
         select(run_attempts).where(run_attempts.c.run_id == row.id).order_by(run_attempts.c.attempt)
     )
@@ -194,7 +213,15 @@ def _detail(tx: Connection, row: Row[Any]) -> RunDetail:
         not_before=row.not_before,
         members=members_by_role(tx, row.batch_id),
         attempts=[
-            Attempt(one.attempt, one.job_id, one.result, one.message, one.started_at, one.ended_at)
+            Attempt(
+                one.attempt,
+                one.job_id,
+                one.result,
+                one.message,
+                one.started_at,
+                one.ended_at,
+                costs.get(one.attempt),
+            )
             for one in attempts
         ],
         history=history_of(tx, "run", row.id),

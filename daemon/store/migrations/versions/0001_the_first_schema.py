@@ -202,6 +202,39 @@ def upgrade() -> None:
     )
 
     op.create_table(
+        "setting_changes",
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("item", sa.Integer(), nullable=False),
+        sa.Column(
+            "path",
+            sa.Text(),
+            nullable=False,
+            comment="The setting's place: names in a JSON array.",
+        ),
+        sa.Column(
+            "before",
+            sa.Text(),
+            nullable=True,
+            comment="What the store said of it, as JSON; null: nothing.",
+        ),
+        sa.Column(
+            "after",
+            sa.Text(),
+            nullable=True,
+            comment="What it says since, as JSON; null: nothing, as configured.",
+        ),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column(
+            "undoes", sa.Integer(), nullable=True, comment="The revision that this one takes back."
+        ),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("revision", "item", name=op.f("pk_setting_changes")),
+        comment="Settings that were changed at run time: append only, one revision for each"
+        " change.",
+    )
+
+    op.create_table(
         "model_lines",
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("base_model", sa.Text(), nullable=False),
@@ -562,6 +595,12 @@ def upgrade() -> None:
         sa.Column("error", sa.String(length=64), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("not_before", sa.BigInteger(), nullable=True),
+        sa.Column(
+            "short_of_money",
+            sa.Boolean(),
+            nullable=True,
+            comment="Whether it waits for money, and goes on by itself when there is some.",
+        ),
         sa.Column("cancel_asked_at", sa.BigInteger(), nullable=True),
         sa.Column("cancel_actor", sa.String(length=64), nullable=True),
         sa.Column("cancel_reason", sa.Text(), nullable=True),
@@ -645,3 +684,36 @@ def upgrade() -> None:
     with op.batch_alter_table("webhook_deliveries", schema=None) as batch_op:
         batch_op.create_index("ix_webhook_deliveries_object", ["object_id"], unique=False)
         batch_op.create_index("ix_webhook_deliveries_received", ["received_at"], unique=False)
+    op.create_table(
+        "spending",
+        sa.Column("run_id", sa.String(length=32), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("line", sa.String(length=64), nullable=False),
+        sa.Column("provider", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("currency", sa.String(length=3), nullable=False),
+        sa.Column("price", sa.JSON(), nullable=False),
+        sa.Column("tokens", sa.BigInteger(), nullable=False, comment="That it may train, at most."),
+        sa.Column("reserved", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "actual", sa.BigInteger(), nullable=True, comment="Null as long as nobody knows."
+        ),
+        sa.Column(
+            "trained_tokens",
+            sa.BigInteger(),
+            nullable=True,
+            comment="As its service counted them, if it did.",
+        ),
+        sa.Column("basis", sa.String(length=16), nullable=True),
+        sa.Column("reserved_at", sa.BigInteger(), nullable=False),
+        sa.Column("settled_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["run_id", "attempt"],
+            ["run_attempts.run_id", "run_attempts.attempt"],
+            name=op.f("fk_spending_run_id_attempt"),
+        ),
+        sa.PrimaryKeyConstraint("run_id", "attempt", name=op.f("pk_spending")),
+        comment="What an attempt of a run that has a price may cost, and what it did cost.",
+    )
+    with op.batch_alter_table("spending", schema=None) as batch_op:
+        batch_op.create_index("ix_spending_time", ["reserved_at"], unique=False)
