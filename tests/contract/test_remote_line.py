@@ -111,7 +111,7 @@ def operations(line: RemoteLine) -> DaemonOperations:
         line.floor.artifacts,
         lines,
         lambda _: ALL_TRAIN,
-        100,
+        lambda: 100,
         announce,
         clock,
         JUDGE,
