@@ -35,7 +35,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from daemon.webhook_signature import SigningKey, WeakSecretError
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import fault_of
-from finetune.remote.chat_evaluator import ChatRules, Comparison
+from finetune.remote.chat_evaluator import ChatRules, CompareBy
 from finetune.remote.chat_service import ChatLimits
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from finetune.remote.openai_settings import OpenAIRules
@@ -549,7 +549,7 @@ class RemoteSettings(_Section):
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: ApiKey | None = None
-    compare_by: Comparison = Comparison.AUTO
+    compare_by: CompareBy = CompareBy.AUTO
     """What remote versions are judged by."""
     scorer: Name = "chrf"
     """Which scorer makes a loss of an answer."""
@@ -557,9 +557,9 @@ class RemoteSettings(_Section):
     """Of an answer that is judged; the service cuts it there."""
     chat_timeout_seconds: Seconds = 60.0
     """For one request to the chat endpoint, and the whole of its answer."""
-    chat_concurrency: int = Field(8, ge=1, le=1_000)
+    chat_concurrency: int = Field(8, ge=1, le=100)
     """Requests to the chat endpoint at a time, of one evaluation."""
-    chat_retries: int = Field(5, ge=0, le=100)
+    chat_retries: int = Field(10, ge=0, le=100)
     """Of a request that failed for a moment; the run has retries of its own beyond them."""
     chat_longest_wait_seconds: Seconds = 60.0
     """Before such a retry, whatever the service asks for."""
@@ -634,7 +634,7 @@ class RemoteSettings(_Section):
     def chat_rules(self) -> ChatRules:
         """How remote versions are measured."""
         return ChatRules(
-            comparison=self.compare_by,
+            compare_by=self.compare_by,
             scorer=self.scorer,
             limits=ChatLimits(
                 timeout=timedelta(seconds=self.chat_timeout_seconds),

@@ -209,6 +209,9 @@ async def _http(workshop: Workshop) -> AsyncIterator[Workbench]:
         )
 
 
+LOCAL: Final = frozenset({"local", "huggingface", "scripted"})
+"""Providers whose base models are loaded here; those of others answer at a service."""
+
 _SHARED: Final = ("max_length", "precision", "quantization")
 """Training settings that an evaluation follows too."""
 

@@ -1,4 +1,4 @@
-"""`learnd chat`: talk to a version, on the machine that has its files."""
+"""`learnd chat`: talk to a version, on the machine that has its files, or to its service."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def chat(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try a version, on the machine that has its files."""
+    """Try a version, on the machine that has its files; a remote one answers at its service."""
     from daemon.chat import converse, open_chat, opening, show_token
     from daemon.client import part
     from daemon.printing import show_json
@@ -44,6 +44,7 @@ def chat(
     system = system if system is not None else _system_prompt(settings, line)
     quiet("warning")
     with open_chat(
+        line,
         found["loading"],
         settings,
         max_new_tokens=max_new_tokens,

@@ -5,11 +5,11 @@ Nothing is decided here (learning/gate.py does), and no failure of the service b
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,8 +22,11 @@ from finetune.remote.scorers import MOST_CHARACTERS, Scorer, exact, scorer_of
 from learning.gate import Measure, Score
 from learning.ports import JobFailedError, ModelReference
 
+MOST_UNFINISHED: Final = 16
+"""Evaluations that failed and may be gone on with."""
 
-class Comparison(StrEnum):
+
+class CompareBy(StrEnum):
     """What remote versions are compared by."""
 
     AUTO = "auto"
@@ -35,7 +38,7 @@ class Comparison(StrEnum):
 class ChatRules:
     """How remote versions are measured."""
 
-    comparison: Comparison = Comparison.AUTO
+    compare_by: CompareBy = CompareBy.AUTO
     scorer: str = "chrf"
     """By name; see scorers.py."""
     limits: ChatLimits = field(default_factory=ChatLimits)
@@ -57,6 +60,20 @@ class _Example(BaseModel):
     messages: list[dict[str, str]] = Field(min_length=2)
 
 
+Known = dict[tuple[str, int], Score]
+"""Of one measure: scores by the model's name and the number of the example."""
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How far an evaluation is. Requests cost money: what was answered is not asked again."""
+
+    rows: Sequence[_Row]
+    known: Mapping[Measure, Known] = field(
+        default_factory=lambda: {measure: {} for measure in Measure}
+    )
+
+
 class _NotOfferedError(Exception):
     """The service does not say how likely a model finds a given text."""
 
@@ -73,60 +90,83 @@ class ChatEvaluator:
         self._access = access
         self._rules = rules if rules is not None else ChatRules()
         self._scorer = scorer_of(self._rules.scorer)
+        self._unfinished: dict[Path, _Progress] = {}
 
     async def score(
         self, models: Mapping[str, ModelReference], examples_file: Path
     ) -> Mapping[str, Sequence[Score]]:
-        """See learning.ports.Evaluator. A published artifact is verified before it is believed."""
-        names, rows = await asyncio.to_thread(_read, models, examples_file)
-        async with ChatService.connect(self._access, self._rules.limits) as service:
-            if self._rules.comparison is Comparison.AUTO and rows:
-                try:
-                    return await self._by_likelihood(service, names, rows)
-                except _NotOfferedError:
-                    pass
-            return await self._by_answers(service, names, rows)
+        """See learning.ports.Evaluator. A published artifact is verified before it is believed.
 
-    async def _by_likelihood(
-        self, service: ChatService, names: Mapping[str, str], rows: Sequence[_Row]
+        Called again with the same examples after it failed, it goes on where it was.
+        """
+        names, rows = await asyncio.to_thread(_read, models, examples_file)
+        progress = self._unfinished.pop(examples_file, None)
+        if progress is None or progress.rows != rows:
+            progress = _Progress(rows)
+        try:
+            async with ChatService.connect(self._access, self._rules.limits) as service:
+                return await self._score(service, names, progress)
+        except JobFailedError as error:
+            if error.retryable:
+                self._unfinished[examples_file] = progress
+                for forgotten in list(self._unfinished)[:-MOST_UNFINISHED]:
+                    del self._unfinished[forgotten]
+            raise
+
+    async def _score(
+        self, service: ChatService, names: Mapping[str, str], progress: _Progress
     ) -> Mapping[str, Sequence[Score]]:
-        async def score(name: str, row: _Row) -> Score:
+        async def by_likelihood(name: str, row: _Row) -> Score:
             found = await service.likelihood(name, row.prompt, row.approved)
             if found is None:
                 raise _NotOfferedError
             return _likely(found, row.approved)
 
-        # One example first: where nothing is offered, that is all it costs.
-        await _on_each(score, names, rows[:1])
-        return await _on_each(score, names, rows)
-
-    async def _by_answers(
-        self, service: ChatService, names: Mapping[str, str], rows: Sequence[_Row]
-    ) -> Mapping[str, Sequence[Score]]:
-        most = self._rules.limits.max_answer_tokens
-
-        async def score(name: str, row: _Row) -> Score:
+        async def by_answer(name: str, row: _Row) -> Score:
+            most = self._rules.limits.max_answer_tokens
             answer = await service.answer(name, row.prompt, max_tokens=most)
             return await asyncio.to_thread(_judged, self._scorer, row.approved, answer)
 
-        return await _on_each(score, names, rows)
+        rows, known = progress.rows, progress.known
+        places = asyncio.Semaphore(self._rules.limits.concurrency)
+        if self._rules.compare_by is CompareBy.AUTO:
+            try:
+                # One example first: where nothing is offered, that is all it costs.
+                await _on_each(by_likelihood, names, rows[:1], known[Measure.LIKELIHOOD], places)
+                return await _on_each(by_likelihood, names, rows, known[Measure.LIKELIHOOD], places)
+            except _NotOfferedError:
+                pass
+        return await _on_each(by_answer, names, rows, known[Measure.ANSWERS], places)
 
 
 async def _on_each(
-    score: Callable[[str, _Row], Coroutine[Any, Any, Score]],
+    score: Callable[[str, _Row], Awaitable[Score]],
     names: Mapping[str, str],
     rows: Sequence[_Row],
+    known: Known,
+    places: asyncio.Semaphore,
 ) -> Mapping[str, Sequence[Score]]:
-    """Score all models on each row, the models side by side. The first failure ends it."""
-    tasks: Mapping[str, list[asyncio.Task[Score]]] = {role: [] for role in names}
+    """Score all models on each row, the models side by side. The first failure ends it.
+
+    What is known is not asked again, and what is learned becomes known at once.
+    """
+
+    async def learn(name: str, index: int, row: _Row) -> None:
+        # A place is kept while a request waits to be tried again: so a busy service gets fewer.
+        async with places:
+            known[name, index] = await score(name, row)
+
     try:
         async with asyncio.TaskGroup() as group:
-            for row in rows:
-                for role, name in names.items():
-                    tasks[role].append(group.create_task(score(name, row)))
+            for index, row in enumerate(rows):
+                for name in set(names.values()):
+                    if (name, index) not in known:
+                        group.create_task(learn(name, index, row))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return {role: [task.result() for task in scored] for role, scored in tasks.items()}
+    return {
+        role: [known[name, index] for index in range(len(rows))] for role, name in names.items()
+    }
 
 
 def _read(
@@ -158,11 +198,14 @@ def _likely(tokens: Sequence[TokenLikelihood], answer: str) -> Score:
 
 
 def _judged(scorer: Scorer, approved: str, answer: str) -> Score:
-    """Raises JobFailedError when the scorer does not keep its promise."""
+    """Raises JobFailedError when the scorer, maybe another package's, does not keep its promise."""
     answer = answer[:MOST_CHARACTERS]
-    score = scorer(approved, answer)
+    try:
+        score = float(scorer(approved, answer))
+    except Exception as error:
+        raise JobFailedError("bad_scorer", f"it failed: {error!r}", retryable=False) from error
     if not 0.0 <= score <= 1.0:
         raise JobFailedError(
-            "bad_scores", f"the scorer said {score!r}, which is not from 0 to 1", retryable=False
+            "bad_scorer", f"it said {score!r}, which is not from 0 to 1", retryable=False
         )
     return Score(1.0 - score, exact(approved, answer) == 1.0, Measure.ANSWERS)

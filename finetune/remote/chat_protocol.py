@@ -9,8 +9,9 @@ sent as -9999. (Read in vllm/entrypoints/openai/chat_completion, November 2026.)
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 
 class TokenLikelihood(BaseModel):
@@ -46,7 +47,8 @@ class ChatCompletion(BaseModel):
     model_config = ConfigDict(strict=True)
 
     choices: list[Choice] = Field(min_length=1)
-    prompt_logprobs: list[dict[str, TokenLikelihood] | None] | None = None
+    prompt_logprobs: object = None
+    """Not everybody means the same by it: read by `prompt_tokens`."""
 
     @property
     def text(self) -> str:
@@ -56,13 +58,19 @@ class ChatCompletion(BaseModel):
     def prompt_tokens(self) -> Sequence[tuple[str, TokenLikelihood]] | None:
         """Id and likelihood of each prompt token but the first; None where there are none.
 
-        So too where an entry names several tokens, because it does not say which was meant.
+        So too where they have another form, or an entry names several tokens, because it does
+        not say which was meant.
         """
-        if not self.prompt_logprobs or any(
-            entry is None or len(entry) != 1 for entry in self.prompt_logprobs[1:]
-        ):
+        try:
+            first, *others = _PROMPT_LOGPROBS.validate_python(self.prompt_logprobs)
+        except ValidationError:
             return None
-        return [next(iter(entry.items())) for entry in self.prompt_logprobs[1:] if entry]
+        if first is not None or any(entry is None or len(entry) != 1 for entry in others):
+            return None
+        return [item for entry in others if entry is not None for item in entry.items()]
 
 
-COMPLETION = TypeAdapter(ChatCompletion)
+COMPLETION: Final = TypeAdapter(ChatCompletion)
+_PROMPT_LOGPROBS: Final = TypeAdapter(
+    Annotated[list[dict[str, TokenLikelihood] | None], Field(min_length=1)]
+)

@@ -8,6 +8,7 @@ say whether an answer is good (scorers.py), nor which answers are asked for (cha
 
 import asyncio
 import contextlib
+import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,6 +35,7 @@ MOST_WORDS: Final = 200
 """Characters of a service's own words that go into an error."""
 NO_KEY: Final = "none"
 """Sent where no key is set: left out, the SDK would take OPENAI_API_KEY, another service's."""
+MASK: Final = "********"
 RETRIED: Final = frozenset({408, 409, 429})
 """Beside everything from 500 on."""
 UNKNOWN_PARAMETER: Final = frozenset({400, 422})
@@ -46,9 +48,9 @@ class ChatLimits:
     timeout: timedelta = timedelta(seconds=60)
     """For one request and the whole of its answer."""
     concurrency: int = 8
-    """Requests at a time."""
-    retries: int = 5
-    """After the first try of a request."""
+    """Examples at a time, and so requests, of one evaluation."""
+    retries: int = 10
+    """After the first try of a request: some minutes, for a model that was paid for."""
     first_wait: timedelta = timedelta(seconds=1)
     """Before the first retry; doubled each time."""
     longest_wait: timedelta = timedelta(seconds=60)
@@ -60,8 +62,8 @@ class ParameterRefusedError(Exception):
     """The service does not take a request as it is: it knows a parameter of it not."""
 
 
-class _TooLargeError(Exception):
-    """An answer has more bytes than anybody needs."""
+class _UnfitError(Exception):
+    """An answer is not read to its end; the message says why."""
 
 
 class _PassingError(Exception):
@@ -77,24 +79,36 @@ class ChatService:
 
     def __init__(self, client: "AsyncOpenAI", access: ServiceAccess, limits: ChatLimits) -> None:
         self._client = client
-        self._access = access
+        self._key = access.api_key
         self._limits = limits
-        self._places = asyncio.Semaphore(limits.concurrency)
+        self._place = access.base_url
 
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(
         cls, access: ServiceAccess, limits: ChatLimits
     ) -> AsyncIterator["ChatService"]:
-        """Ready to be asked; nothing is sent yet."""
-        # Imported here: it takes a second, and most daemons never ask a service.
+        """Ready to be asked; nothing is sent yet.
+
+        Raises JobFailedError for an address or a key that cannot be.
+        """
+        key = access.api_key.get_secret_value() if access.api_key else NO_KEY
+        if not (key.isascii() and key.isprintable()):
+            message = f"the key for {access.base_url} has characters that no key has"
+            raise JobFailedError("bad_key", message, retryable=False)
+        # Imported here, beside the event loop: it takes a second, and few daemons need it.
+        await asyncio.to_thread(importlib.import_module, "openai")
         from openai import AsyncOpenAI
 
+        try:
+            http_client = _http_client(access, limits)
+        except AddressRefusedError as error:
+            raise JobFailedError("service_refused", str(error), retryable=False) from error
         async with AsyncOpenAI(
             base_url=access.base_url,
-            api_key=access.api_key.get_secret_value() if access.api_key else NO_KEY,
+            api_key=key,
             max_retries=0,  # they are ours, with the waits that the service asks for
-            http_client=_http_client(access, limits),
+            http_client=http_client,
         ) as client:
             yield cls(client, access, limits)
 
@@ -145,8 +159,7 @@ class ChatService:
                 wait_jitter=limits.first_wait,
             ):
                 with attempt:
-                    async with self._places:
-                        return await self._ask_once(model, body)
+                    return await self._ask_once(model, body)
         except _PassingError as error:
             raise JobFailedError(error.code, error.message, retryable=True) from error
         raise AssertionError("the loop above ends by itself")
@@ -161,16 +174,16 @@ class ChatService:
 
     async def _ask_once(self, model: str, body: Mapping[str, Any]) -> ChatCompletion:
         import httpx2
-        from openai import APIConnectionError, APIStatusError
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         try:
             async with asyncio.timeout(self._limits.timeout.total_seconds()):
                 response = await self._client.post(
                     "/chat/completions", body=dict(body), cast_to=httpx2.Response
                 )
-        except TimeoutError as error:
+        except (TimeoutError, APITimeoutError) as error:
             limit = self._limits.timeout.total_seconds()
-            message = f"{self._access.base_url} took longer than {limit:g} s"
+            message = f"{self._place} took longer than {limit:g} s"
             raise _PassingError("service_timed_out", message) from error
         except APIStatusError as error:
             raise self._refusal(model, body, error.response) from None
@@ -179,10 +192,10 @@ class ChatService:
                 refused = str(error.__cause__)
                 raise JobFailedError("service_refused", refused, retryable=False) from error
             cause = type(error.__cause__ or error).__name__
-            message = f"{self._access.base_url} cannot be reached: {cause}"
+            message = f"{self._place} cannot be reached: {cause}"
             raise _PassingError("service_unreachable", message) from error
-        except _TooLargeError as error:
-            raise self._junk(f"more than {MOST_RESPONSE_BYTES} bytes") from error
+        except _UnfitError as error:
+            raise self._junk(str(error)) from error
         try:
             return COMPLETION.validate_json(response.content)
         except ValidationError as error:
@@ -193,14 +206,14 @@ class ChatService:
     def _refusal(self, model: str, body: Mapping[str, Any], response: Any) -> Exception:
         """What a status other than success means."""
         status: int = response.status_code
-        said = f"{self._access.base_url} answered {status}{self._words(response.text)}"
+        said = f"{self._place} answered {status}{self._words(response.text)}"
         if status in RETRIED or status >= 500:
             return _PassingError(
                 "service_unavailable", said, _seconds(response.headers.get("retry-after"))
             )
         if status == 404:
             # A model that was trained a moment ago may not be served everywhere yet.
-            message = f"{self._access.base_url} does not serve {model!r} now: {said}"
+            message = f"{self._place} does not serve {model!r} now: {said}"
             return JobFailedError("model_not_served", message, retryable=True)
         if status in UNKNOWN_PARAMETER and "prompt_logprobs" in body:
             return ParameterRefusedError(said)
@@ -208,14 +221,13 @@ class ChatService:
 
     def _junk(self, fault: str) -> _PassingError:
         """Maybe a page of a gateway that is starting."""
-        message = f"{self._access.base_url} sent no answer of the chat protocol: {fault}"
+        message = f"{self._place} sent no answer of the chat protocol: {fault}"
         return _PassingError("service_sent_junk", message)
 
     def _words(self, text: str) -> str:
         """The beginning of what a service said, without the key, which it may repeat."""
-        key = self._access.api_key
-        if key is not None:
-            text = text.replace(key.get_secret_value(), "********")
+        if self._key:
+            text = text.replace(self._key.get_secret_value(), MASK)
         words = " ".join(text[: 2 * MOST_WORDS].split())[:MOST_WORDS]
         return f": {words}" if words else ""
 
@@ -240,7 +252,7 @@ def _http_client(access: ServiceAccess, limits: ChatLimits) -> "httpx2.AsyncClie
             async for chunk in self._stream:
                 n_bytes += len(chunk)
                 if n_bytes > MOST_RESPONSE_BYTES:
-                    raise _TooLargeError
+                    raise _UnfitError(f"more than {MOST_RESPONSE_BYTES} bytes")
                 yield chunk
 
         async def aclose(self) -> None:
@@ -248,8 +260,8 @@ def _http_client(access: ServiceAccess, limits: ChatLimits) -> "httpx2.AsyncClie
 
     async def bound(response: httpx2.Response) -> None:
         if response.headers.get("content-encoding", "identity") != "identity":
-            # Nothing compressed was asked for, and what is small may be large inside.
-            raise _TooLargeError
+            # What is small may be large inside.
+            raise _UnfitError("it is compressed, which was not asked for")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = Bounded(response.stream)
 

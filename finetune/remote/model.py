@@ -7,6 +7,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from learning.errors import LearningError
 from learning.ports import ModelReference
 
 FILE: Final = "remote_model.json"
@@ -24,7 +25,7 @@ class RemoteModel:
     """What the service calls it, as in the `model` field of a request."""
 
 
-class NotARemoteModelError(ValueError):
+class NotARemoteModelError(LearningError):
     """A folder does not say which remote model it stands for."""
 
     def __init__(self, folder: Path, fault: str) -> None:

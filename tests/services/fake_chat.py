@@ -159,7 +159,8 @@ class FakeChat:
             # No two texts are equally hard, and a model that knows the answer still differs.
             digest = hashlib.sha256(f"{number} {begun}".encode()).digest()
             found = likely if known else unlikely
-            logprob = found["logprob"] * (0.5 + digest[0] / 256)
+            # What a better model does not know either, it finds a little more likely.
+            logprob = found["logprob"] * (0.5 + digest[0] / 256) * (1.5 - self.models[model])
             entries.append({_id_of(token): {**found, "logprob": logprob, "decoded_token": token}})
         return [None, *entries[1:]]
 

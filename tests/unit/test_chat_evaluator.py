@@ -11,8 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from finetune.artifacts import ArtifactStore
+from finetune.remote import chat_evaluator
 from finetune.remote.access import ServiceAccess
-from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules, Comparison
+from finetune.remote.chat_evaluator import ChatEvaluator, ChatRules, CompareBy
 from finetune.remote.chat_service import ChatLimits
 from finetune.remote.model import FILE, RemoteModel, write
 from learning.gate import Measure, Score
@@ -86,6 +87,11 @@ def published(tmp_path: Path, name: str) -> ModelReference:
     )
 
 
+def reverse(file: Path) -> None:
+    """The last line first."""
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+
+
 def matches(scores: Sequence[Score]) -> int:
     return sum(score.match for score in scores)
 
@@ -139,24 +145,66 @@ async def test_likelihoods_are_used_where_they_are_offered(
     assert matches(scores["champion"]) < matches(scores["candidate"]) < N_EXAMPLES
     for score in [*scores["champion"], *scores["candidate"]]:
         assert score.measure is Measure.LIKELIHOOD
-        # Three tokens in about a dozen bytes, each with a probability of .9 or .05.
+        # Three tokens in about a dozen bytes, likely or not.
         assert (score.loss < 0.1) == score.match
         assert math.isfinite(score.loss)
 
 
 async def test_answers_are_scored_when_asked_for(chat: FakeChat, url: str, examples: Path) -> None:
     chat.logprobs = Logprobs.OFFERED
-    rules = ChatRules(Comparison.ANSWERS, limits=LIMITS)
+    rules = ChatRules(CompareBy.ANSWERS, limits=LIMITS)
 
     scores = await ChatEvaluator(ServiceAccess(url), rules).score({"champion": BASE}, examples)
 
     assert scores["champion"][0].measure is Measure.ANSWERS
 
 
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        [-0.5, -0.25],
+        [None, {"7": {"logprob": -0.5, "rank": 1}, "8": {"logprob": -0.25, "rank": 2}}],
+        [None, {"7": {"logprob": 0.5, "rank": 1}}],
+        [None, {"7": {"logprob": "-0.5", "rank": 1}}],
+        [None, {"7": {"logprob": -0.5}}],
+        [None, None],
+        [None],
+        [],
+        "none",
+    ],
+)
+async def test_likelihoods_of_another_form_are_none(
+    chat: FakeChat, url: str, examples: Path, logprobs: object
+) -> None:
+    told = {"choices": [{"message": {"content": ""}}], "prompt_logprobs": logprobs}
+    strange = Fault(body=json.dumps(told).encode())
+    chat.fault = lambda number: strange if number <= 2 else None
+
+    scores = await evaluator(url, concurrency=1).score({"champion": BASE}, examples)
+
+    assert {score.measure for score in scores["champion"]} == {Measure.ANSWERS}
+
+
+@pytest.mark.parametrize("said", [1.5, -0.1, math.nan, None, ZeroDivisionError()])
+async def test_a_scorer_that_breaks_its_promise_makes_no_score(
+    chat: FakeChat, url: str, examples: Path, monkeypatch: pytest.MonkeyPatch, said: object
+) -> None:
+    def scorer(approved: str, answer: str) -> object:
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    monkeypatch.setattr(chat_evaluator, "scorer_of", lambda name: scorer)
+
+    failure = await failure_of(evaluator(url), examples)
+
+    assert (failure.code, failure.retryable) == ("bad_scorer", False)
+
+
 async def test_the_prompt_is_sent_as_it_is_and_without_the_answer(
     chat: FakeChat, url: str, examples: Path
 ) -> None:
-    await ChatEvaluator(ServiceAccess(url), ChatRules(Comparison.ANSWERS, limits=LIMITS)).score(
+    await ChatEvaluator(ServiceAccess(url), ChatRules(CompareBy.ANSWERS, limits=LIMITS)).score(
         {"champion": BASE}, examples
     )
 
@@ -178,6 +226,36 @@ async def test_a_passing_failure_is_tried_again(
     scores = await evaluator(url, concurrency=1).score({"champion": BASE}, examples)
 
     assert len(scores["champion"]) == N_EXAMPLES
+
+
+@pytest.mark.parametrize("logprobs", [Logprobs.OFFERED, Logprobs.IGNORED])
+async def test_who_tries_again_after_a_failure_does_not_ask_what_is_known(
+    chat: FakeChat, url: str, examples: Path, logprobs: Logprobs
+) -> None:
+    chat.logprobs = logprobs
+    evaluating = evaluator(url, concurrency=1, retries=0)
+    chat.fault = lambda number: BROKEN if number == 8 else None
+
+    await failure_of(evaluating, examples)
+    scores = await evaluating.score({"champion": BASE}, examples)
+
+    n_needed = 2 * N_EXAMPLES if logprobs is Logprobs.OFFERED else N_EXAMPLES + 1
+    # The one that failed, and those that it ended on their way.
+    assert len(chat.requests) <= n_needed + 3
+    assert scores == await evaluator(url).score({"champion": BASE}, examples)
+
+
+async def test_what_was_scored_of_other_examples_is_not_taken_for_these(
+    chat: FakeChat, url: str, examples: Path
+) -> None:
+    evaluating = evaluator(url, concurrency=1, retries=0)
+    chat.fault = lambda number: BROKEN if number == 8 else None
+    await failure_of(evaluating, examples)
+    reverse(examples)
+
+    scores = await evaluating.score({"champion": BASE}, examples)
+
+    assert scores == await evaluator(url).score({"champion": BASE}, examples)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +347,24 @@ async def test_the_key_is_sent_and_is_in_no_error(
     assert failure.code == "service_refused"
     assert chat.headers[0]["authorization"] == "Bearer wrong-key"
     assert "wrong-key" not in str(failure)
+
+
+@pytest.mark.parametrize("key", ["sk-\u043a\u043b\u044e\u0447", "sk-two\nlines", "sk-\x00"])
+async def test_a_key_that_cannot_be_sent_is_no_score(url: str, examples: Path, key: str) -> None:
+    access = ServiceAccess(url, SecretStr(key))
+
+    failure = await failure_of(ChatEvaluator(access, ChatRules(limits=LIMITS)), examples)
+
+    assert (failure.code, failure.retryable) == ("bad_key", False)
+    assert key not in str(failure)
+
+
+@pytest.mark.parametrize("url", ["http://ann:secret@127.0.0.1:9", "http://192.0.2.1", "ftp://x"])
+async def test_an_address_that_may_not_be_asked_is_no_score(url: str, examples: Path) -> None:
+    failure = await failure_of(evaluator(url), examples)
+
+    assert (failure.code, failure.retryable) == ("service_refused", False)
+    assert "secret" not in str(failure)
 
 
 async def test_a_key_for_another_service_is_not_sent(

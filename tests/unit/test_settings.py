@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from daemon.settings import QueueSettings, Settings, without_password
 from daemon.settings_sources import PLAIN_NAMES, SettingsError, load
 from finetune.remote.access import ServiceAccess
-from finetune.remote.chat_evaluator import ChatRules, Comparison
+from finetune.remote.chat_evaluator import ChatRules, CompareBy
 from finetune.remote.chat_service import ChatLimits
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from learning.batch_sizing import SizeRules
@@ -535,7 +535,7 @@ def test_remote_versions_are_judged_as_the_settings_say() -> None:
         "remote.max_answer_tokens": 7,
     }
     assert load(overrides=told).remote.chat_rules() == ChatRules(
-        Comparison.ANSWERS,
+        CompareBy.ANSWERS,
         "exact",
         ChatLimits(
             timeout=timedelta(seconds=5),

@@ -97,9 +97,11 @@ class Loading:
     """How to load a version on the daemon's own machine."""
 
     base_model: str
-    """A directory or a hub name."""
+    """A directory, a hub name, or what a service calls it."""
     adapter: str | None
-    """The directory of a LoRA adapter on top of it."""
+    """The directory of a LoRA adapter on top of it, or the one that names a remote model."""
+    method: str
+    """`lora`, `full`, `remote`, or `base` for a declared base."""
     artifact_dir: str | None
     """As in the summary."""
     manifest_sha256: str | None
@@ -195,6 +197,7 @@ class Models:
             loading=Loading(
                 base_model=model.base_model,
                 adapter=str(model.adapter) if model.adapter is not None else None,
+                method=row.method,
                 artifact_dir=self._artifact_dir(row),
                 manifest_sha256=row.manifest_sha256,
             ),
