@@ -66,9 +66,10 @@ class Stopwatch:
     def add(self, n: int) -> None:
         """A block of `n` records is done."""
         self.seen += n
-        self._last = (time.perf_counter(), _cpu_seconds())
-        self._peak_mib = max(self._peak_mib, _peak_mib())
-        self._first = self._first or (n, *self._last)
+        if self._first is None or self.done:  # in between, looking would take time
+            self._last = (time.perf_counter(), _cpu_seconds())
+            self._peak_mib = _peak_mib()
+            self._first = self._first or (n, *self._last)
 
     @property
     def done(self) -> bool:

@@ -454,6 +454,7 @@ class Membership:
         """
         before = self._latest
         if before is not None:
+            await before.is_read.wait()
             if len(self._under_way) == MOST_UNDER_WAY:
                 await asyncio.wait(self._under_way[:1])
             self._under_way = [task for task in self._under_way if not task.done()]
@@ -479,10 +480,9 @@ class Membership:
         self, parts: Sequence[_Part], before: _Passage | None, is_read: asyncio.Event
     ) -> None:
         try:
-            blocks = [await self._ingest.prepare(self._name, part.stretch) for part in parts]
-            if before is not None:
-                await before.is_read.wait()
-            self._read.extend(zip(parts, blocks, strict=True))
+            for part in parts:
+                block = await self._ingest.prepare(self._name, part.stretch)
+                self._read.append((part, block))
         finally:
             is_read.set()
         if before is not None:

@@ -14,9 +14,9 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import compress
-from typing import NamedTuple, cast
+from typing import cast
 
 import structlog
 
@@ -34,31 +34,23 @@ ANSWER_SECONDS = 30.0
 """A block takes some tens of milliseconds; an answer that takes longer is not coming."""
 AGAIN_SECONDS = 300.0
 """After it failed it is not started for so long."""
-MOST_ASKED = 4
-"""As many as one source has under way, and one."""
 _PIPE_BYTES = 2**20
 _FAILURES = (OSError, EOFError, ValueError, TypeError, TimeoutError)
 _NOTHING = Stretch(EventKind.OUTPUT, "", "", 0, [], [])
 
 
 class ReaderProcess:
-    """The daemon's end. It has up to `MOST_ASKED` blocks at a time, and answers in their order.
-
-    So that it finds the next block when it is done with one; what is more than that is read
-    in the daemon meanwhile.
-    """
+    """The daemon's end. Used by one block at a time; others are read in the daemon meanwhile."""
 
     def __init__(
         self, policy: Callable[[], Policy], max_output_characters: int, limits: Limits
     ) -> None:
         self._policy = policy
         self._rules = (max_output_characters, limits.max_bytes, limits.max_depth)
-        # What is asked waits in the pipe, so that asking must not wait for an answer.
-        self._asking = ThreadPoolExecutor(1, thread_name_prefix="reader-asking")
-        self._answering = ThreadPoolExecutor(1, thread_name_prefix="reader-answering")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader-process")
         self._process: subprocess.Popen[bytes] | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._asked = 0
+        self._busy = False
         self._not_before = 0.0
         self._end_when_idle: asyncio.TimerHandle | None = None
 
@@ -72,17 +64,15 @@ class ReaderProcess:
         if self._process is None or self._starting is not None:
             self._start()
             return None
-        if self._asked == MOST_ASKED:
+        if self._busy:
             return None
-        process = self._process
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._ask(process, stretch, received_at)
+                return await self._ask(self._process, stretch, received_at)
         except _FAILURES as error:
-            if process is self._process:  # otherwise it was ended for another block's sake
-                log.warning("records are read in the daemon itself for now", error=repr(error))
-                self._not_before = asyncio.get_running_loop().time() + AGAIN_SECONDS
-                self._end(process)
+            log.warning("records are read in the daemon itself for now", error=repr(error))
+            self._not_before = asyncio.get_running_loop().time() + AGAIN_SECONDS
+            self._end()
             return None
 
     async def close(self) -> None:
@@ -90,10 +80,8 @@ class ReaderProcess:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        if self._process is not None:
-            self._end(self._process)
-        for thread in (self._asking, self._answering):
-            await asyncio.to_thread(thread.shutdown)
+        self._end()
+        await asyncio.to_thread(self._thread.shutdown)
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -114,8 +102,7 @@ class ReaderProcess:
         except _FAILURES as error:
             log.warning("the process that reads records did not start", error=repr(error))
             self._not_before = asyncio.get_running_loop().time() + AGAIN_SECONDS
-            if self._process is not None:
-                self._end(self._process)
+            self._end()
         else:
             log.info("large blocks are read in a process of their own", pid=process.pid)
         finally:
@@ -124,23 +111,24 @@ class ReaderProcess:
     async def _ask(
         self, process: subprocess.Popen[bytes], stretch: Stretch, received_at: int
     ) -> Reading:
-        self._asked += 1
+        self._busy = True
         self._end_later()
         policy = self._policy()
         bars = (policy.min_confidence, policy.enable_auto_approval, policy.feedback_threshold)
-        loop = asyncio.get_running_loop()
-        asked = self._asking.submit(_ask, process, bars, stretch, received_at)
-        answering = loop.run_in_executor(self._answering, _answer, process, asked)
+        asking = asyncio.get_running_loop().run_in_executor(
+            self._thread, _exchange, process, bars, stretch, received_at
+        )
         try:
-            return await asyncio.shield(answering)
+            return await asyncio.shield(asking)
         except asyncio.CancelledError:
             # Otherwise the answer would be taken for the next one's.
-            self._end(process)
-            await asyncio.wait([answering])
-            answering.exception()
+            process.kill()
+            await asyncio.wait([asking])
+            asking.exception()
+            self._end()
             raise
         finally:
-            self._asked -= 1
+            self._busy = False
 
     def _end_later(self) -> None:
         if self._end_when_idle is not None:
@@ -148,56 +136,41 @@ class ReaderProcess:
         self._end_when_idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self._asked:
+        if self._busy:
             self._end_later()
-        elif self._process is not None:
-            self._end(self._process)
+        else:
+            self._end()
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """End a process, if it is still the one."""
-        if process is not self._process:
-            return
-        self._process = None
+    def _end(self) -> None:
         if self._end_when_idle is not None:
             self._end_when_idle.cancel()
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                assert pipe is not None, "it was opened with pipes"
-                pipe.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    assert pipe is not None, "it was opened with pipes"
+                    pipe.close()
 
 
-class _Asked(NamedTuple):
-    """What the process was asked to read, and what it need not be asked about."""
-
-    kind: EventKind
-    place: tuple[str, str, int]
-    offsets: Sequence[int]
-    values: Sequence[bytes]
-    dead_letters: list[DeadLetter]
-    received_at: int
-
-
-def _ask(
+def _exchange(
     process: subprocess.Popen[bytes],
     bars: tuple[float, bool, float],
     stretch: Stretch,
     received_at: int,
-) -> _Asked:
-    """Write a question, in a thread of its own: a pipe holds less than two of them."""
+) -> Reading:
+    """Ask and wait for the answer, in a thread."""
     assert process.stdin is not None, "it was opened with pipes"
-    place = (stretch.source, stretch.topic, stretch.partition)
-    offsets, values, dead_letters = _readable(stretch, received_at)
-    head = (bars, received_at, stretch.kind.value, place, offsets, list(map(len, values)))
-    send(process.stdin, head, b"".join(values))
-    return _Asked(stretch.kind, place, offsets, values, dead_letters, received_at)
-
-
-def _answer(process: subprocess.Popen[bytes], asked: Future[_Asked]) -> Reading:
-    """Wait for the answer to a question, in a thread of its own."""
     assert process.stdout is not None, "it was opened with pipes"
-    kind, place, offsets, values, dead_letters, received_at = asked.result()
+    kind, place = stretch.kind, (stretch.source, stretch.topic, stretch.partition)
+    offsets, values, dead_letters = _readable(stretch, received_at)
+    lengths = list(map(len, values))
+    send(
+        process.stdin,
+        (bars, received_at, kind.value, place, offsets, lengths),
+        b"".join(values),
+    )
     (task_types, faults), packed = receive(process.stdout)
     if faults:
         for at, reason, detail in faults:

@@ -80,11 +80,8 @@ class Arrivals(Protocol):
         """Comes last in a transaction."""
         ...
 
-    def committed(self) -> int:
-        """The transaction was committed; returns about how many bytes the file grew by.
-
-        Called in the thread that ran it.
-        """
+    def committed(self) -> None:
+        """The transaction was committed. Called in the thread that ran it."""
         ...
 
 
@@ -93,12 +90,10 @@ class SqliteArrivals:
 
     def __init__(self, most_recent_names: int = MOST_RECENT) -> None:
         self._names = Names(most_recent_names)
-        self._n_characters = 0
 
     def begin(self, tx: Connection) -> None:
         """See Arrivals."""
         self._names.begin(tx)
-        self._n_characters = 0
 
     def insert_outputs(
         self, tx: Connection, arrivals: Columns[JudgedOutput]
@@ -144,10 +139,9 @@ class SqliteArrivals:
         """See Arrivals."""
         self._names.move(tx)
 
-    def committed(self) -> int:
+    def committed(self) -> None:
         """See Arrivals."""
         self._names.committed()
-        return self._n_characters
 
     def _insert(
         self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"
@@ -161,7 +155,6 @@ class SqliteArrivals:
         if inserted.new:
             insert_fields(tx, form.table, form.columns(inserted.new), form.booleans)
         self._names.add_events(table, inserted.new.event_names)
-        self._n_characters += sum(map(len, inserted.new["text"]))
         return inserted
 
     def _rows(
@@ -233,9 +226,8 @@ class PostgresArrivals:
     def finish(self, tx: Connection) -> None:
         """See Arrivals."""
 
-    def committed(self) -> int:
-        """See Arrivals. A server sees to its files by itself."""
-        return 0
+    def committed(self) -> None:
+        """See Arrivals."""
 
     def _insert(
         self, tx: Connection, table: Table, arrivals: Columns[A], form: "_Form[A]"

@@ -17,7 +17,6 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from daemon.store import postgresql, schema
-from daemon.store.checkpoints import Checkpoints
 from daemon.store.json_text import to_json
 from learning.failpoints import reached
 from learning.ports import StoreUnavailableError
@@ -44,7 +43,6 @@ class Database:
         self.is_sqlite = address.get_backend_name() == "sqlite"
         in_file = self.is_sqlite and address.database not in (None, "", ":memory:")
         self._file = Path(str(address.database)) if in_file else None
-        self._checkpoints = Checkpoints(self._file) if self._file is not None else None
         self._inode: tuple[int, int] | None = None
         if self.is_sqlite:
             self._writer = _sqlite_engine(address, "BEGIN IMMEDIATE", SQLITE_CACHE_BYTES)
@@ -93,11 +91,6 @@ class Database:
         """Run a function that only reads, on one snapshot. Errors as in `write`."""
         return await _run(self._read_threads, self._reader, query)
 
-    def grew(self, n_bytes: int) -> None:
-        """About so much was added by a transaction. Called in its thread, after its commit."""
-        if self._checkpoints is not None:
-            self._checkpoints.written(n_bytes)
-
     def _in_its_file(self, transaction: Callable[[Connection], T]) -> Callable[[Connection], T]:
         """The transaction, refused when the SQLite file is not where it was.
 
@@ -134,8 +127,6 @@ class Database:
         """Wait for the transactions under way, then close every connection."""
         await asyncio.to_thread(self._write_threads.shutdown)
         await asyncio.to_thread(self._read_threads.shutdown)
-        if self._checkpoints is not None:
-            await asyncio.to_thread(self._checkpoints.close)
         self._writer.dispose()
         self._reader.dispose()
 

@@ -131,7 +131,7 @@ class Intake:
     async def append(self, *blocks: Block) -> EventsStored:
         """See learning.ports.IntakeStore."""
         return await self._database.write(
-            lambda tx: self._append(tx, blocks)[0], committed=self._committed
+            lambda tx: self._append(tx, blocks)[0], committed=self._arrivals.committed
         )
 
     async def append_unknown(
@@ -156,7 +156,7 @@ class Intake:
             new = self._arrivals.rows_named(tx, events, keys - known.keys())
             return then(tx, Appended(stored, sorted(new.values(), key=_row_id), letters))
 
-        return await self._database.write(transaction, committed=self._committed)
+        return await self._database.write(transaction, committed=self._arrivals.committed)
 
     async def receipts(
         self, kind: EventKind, keys: Collection[tuple[str, str]]
@@ -215,10 +215,7 @@ class Intake:
                 raise UnknownDeadLetterError(dead_letter_id)
             return stored
 
-        return await self._database.write(transaction, committed=self._committed)
-
-    def _committed(self) -> None:
-        self._database.grew(self._arrivals.committed())
+        return await self._database.write(transaction, committed=self._arrivals.committed)
 
     def _claim(self, tx: Connection, source: str, topic: str, partition: int) -> Position:
         key = {"source": source, "topic": topic, "partition": partition}

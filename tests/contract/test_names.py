@@ -50,9 +50,6 @@ class Process:
     def close(self) -> None:
         asyncio.run(self.database.close())
 
-    def committed(self) -> None:
-        self.arrivals.committed()
-
     def store(self, event_ids: list[int], *, fails: bool = False) -> set[int]:
         """Insert outputs, and feedback under the same ids. Returns which outputs were new."""
 
@@ -70,7 +67,7 @@ class Process:
             return {int(event_id[1:]) for event_id in outputs.new["event_id"]}
 
         try:
-            return asyncio.run(self.database.write(transaction, committed=self.committed))
+            return asyncio.run(self.database.write(transaction, committed=self.arrivals.committed))
         except RolledBackError:
             return set()
 
