@@ -10,7 +10,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -49,8 +49,8 @@ from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
-from daemon.settings import Settings
-from daemon.shutdowns import ShutdownWatch
+from daemon.settings import LOCAL_PROVIDERS, Settings
+from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
@@ -72,6 +72,7 @@ from learning.facts import (
     WebhookReceived,
 )
 from learning.judge import Judge
+from learning.lines import ModelLines
 from learning.policy import Policy
 from learning.ports import EventKind
 from learning.validators import installed
@@ -304,7 +305,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             budget=live.budget,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
-        shutdowns = ShutdownWatch(live, views.models, announcer, utc_now)
+        shutdowns = ShutdownWatch(
+            live, views.models, announcer, utc_now, _reports_of_services(settings, lines)
+        )
         settled = (sealer.size_anew, runner.wake, preflight.wake, shutdowns.wake)
         follower = SettingsFollower(live, store, announcer, utc_now, settled)
         probes = DaemonProbes(
@@ -364,6 +367,17 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             preflight,
             letter_topic,
         )
+
+
+def _reports_of_services(settings: Settings, lines: ModelLines) -> Sequence[Report]:
+    """How the services that lines use are asked which models they shut down."""
+    if all(line.provider in LOCAL_PROVIDERS for line in lines):
+        return ()
+    from finetune.remote.reported_ends import reported_ends  # with HTTP clients of its own
+
+    remote = settings.remote
+    services = {remote.training_service(), remote.chat_service()} - {None}
+    return [partial(reported_ends, access) for access in services if access is not None]
 
 
 def tune_interpreter() -> None:

@@ -1,12 +1,13 @@
 """Models that their service is about to shut down, and that lines use: say so in good time.
 
 What a line uses: the base model that it trains next, the champion's, and the model that the
-champion itself is at a service. The dates are settings (`remote.shutdown_dates`).
+champion itself is at a service. The dates are settings (`remote.shutdown_dates`), or what
+the services themselves report; a setting goes before a report.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -22,6 +23,9 @@ from learning.ports import ModelReference, StoreUnavailableError
 from monitoring.logs import shutdown_in_words
 
 log = structlog.get_logger(__name__)
+
+Report = Callable[[], Awaitable[Mapping[str, date]]]
+"""Asks one service: by model, the first day without it. Raises ConnectionError."""
 
 SOON_DAYS = 30
 """From so many days before on it is a warning."""
@@ -64,9 +68,17 @@ class ShutdownWatch:
     """Knows which models in use are going to end, and warns of them once a day."""
 
     def __init__(
-        self, live: LiveSettings, models: Models, announce: Announce, clock: Clock
+        self,
+        live: LiveSettings,
+        models: Models,
+        announce: Announce,
+        clock: Clock,
+        reports: Sequence[Report] = (),
     ) -> None:
         self._live = live
+        self._reports = reports
+        self._reported: dict[Report, Mapping[str, date]] = {}
+        """What each service said last."""
         self._models = models
         self._announce = announce
         self._clock = clock
@@ -82,7 +94,10 @@ class ShutdownWatch:
 
         Raises StoreUnavailableError.
         """
-        dates = self._live.now.remote.shutdown_dates
+        dates: dict[str, date] = {}
+        for reported in self._reported.values():
+            dates |= reported
+        dates |= self._live.now.remote.shutdown_dates
         if not dates:
             return ()
         champions = await self._models.champions()
@@ -98,6 +113,7 @@ class ShutdownWatch:
         """Warn of what ends soon, until cancelled."""
         while True:
             self._wake.clear()
+            await self.ask()
             try:
                 self.warn(await self.look())
             except StoreUnavailableError as error:
@@ -106,6 +122,14 @@ class ShutdownWatch:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
+
+    async def ask(self) -> None:
+        """Ask the services for their dates. Of one that does not answer the last ones stay."""
+        for report in self._reports:
+            try:
+                self._reported[report] = await report()
+            except ConnectionError as error:
+                log.info("a service does not say which models it shuts down", error=str(error))
 
     def warn(self, found: Sequence[Shutdown]) -> None:
         """Tell of those that are soon, each once a day."""

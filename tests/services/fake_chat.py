@@ -76,6 +76,8 @@ class FakeChat:
     fault: Callable[[int], Fault | None] = lambda number: None
     """What goes wrong with the request of that number, from 1; None for nothing."""
     wrong: str = WRONG
+    listed: bytes | None = None
+    """What a request for the models gets; None for the list of `models`."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     """The bodies that were received, in their order."""
     headers: list[Mapping[str, str]] = field(default_factory=list)
@@ -103,6 +105,8 @@ class FakeChat:
     async def _list(self, request: Request) -> Response:
         if (refused := self._refuse(request)) is not None:
             return refused
+        if self.listed is not None:
+            return Response(self.listed, media_type="application/json")
         data = [{"id": name, "object": "model", "owned_by": "test"} for name in self.models]
         return JSONResponse({"object": "list", "data": data})
 

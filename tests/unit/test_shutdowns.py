@@ -1,6 +1,6 @@
 """Models that end: how many days are left, for whom, and who is told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from daemon.live_settings import LiveSettings
 from daemon.settings import Settings
 from daemon.settings_sources import SettingsError, settings_from
-from daemon.shutdowns import ShutdownWatch, shutdowns
+from daemon.shutdowns import Report, ShutdownWatch, shutdowns
 from finetune.remote.model import RemoteModel, write
 from learning.facts import Fact, ModelShutsDown
 from learning.ports import ModelReference, StoreUnavailableError
@@ -42,12 +42,13 @@ class Watch:
     champions: Champions
     given: Mapping[str, Any]
     now: datetime = NOW
+    reports: Sequence[Report] = ()
 
     def __post_init__(self) -> None:
         models: Any = self.champions
         self.facts: list[Fact] = []
         live = LiveSettings(Settings(**self.given))
-        self.watch = ShutdownWatch(live, models, self.facts.append, lambda: self.now)
+        self.watch = ShutdownWatch(live, models, self.facts.append, lambda: self.now, self.reports)
 
     async def days(self) -> list[tuple[str, str, int]]:
         return [(one.line, one.model, one.days_left) for one in await self.watch.look()]
@@ -128,3 +129,27 @@ def test_a_date_may_be_a_text_or_what_yaml_makes_of_one() -> None:
     for value in ("2027-01-14", date(2027, 1, 14)):
         settings = Settings(remote={"shutdown_dates": {"gpt-4.1": value}})
         assert settings.remote.shutdown_dates == {"gpt-4.1": date(2027, 1, 14)}
+
+
+async def test_what_a_service_reports_counts_unless_a_setting_says_otherwise() -> None:
+    says: list[dict[str, date] | None] = [{"gpt-a": date(2027, 6, 1), "gpt-b": date(2027, 6, 1)}]
+
+    async def report() -> Mapping[str, date]:
+        if (said := says[-1]) is None:
+            raise ConnectionError("away")
+        return said
+
+    watch = Watch(
+        Champions({"game": ModelReference("gpt-b"), "coding": ModelReference("gpt-a")}),
+        {"remote": {"shutdown_dates": {"gpt-b": "2026-12-31"}}},
+        reports=[report],
+    )
+    assert await watch.days() == [("game", "gpt-b", 30)]  # nobody was asked yet
+    await watch.watch.ask()
+    assert await watch.days() == [("game", "gpt-b", 30), ("coding", "gpt-a", 182)]
+    says.append(None)
+    await watch.watch.ask()
+    assert await watch.days() == [("game", "gpt-b", 30), ("coding", "gpt-a", 182)]
+    says.append({})
+    await watch.watch.ask()
+    assert await watch.days() == [("game", "gpt-b", 30)]
