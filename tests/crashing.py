@@ -22,8 +22,8 @@ from typing import Any
 HEAVY = (
     "daemon.app",
     "daemon.cli",
+    "numpy",
     "pydantic.v1",
-    "scipy.stats",
     "uvicorn.lifespan.on",
     "uvicorn.protocols.http.h11_impl",
 )

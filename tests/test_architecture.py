@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("consumers", "daemon", "finetune", "learning", "monitoring")
 
-LEARNING_MAY_IMPORT = {"learning", "numpy", "pydantic", "scipy", "semver"}
+LEARNING_MAY_IMPORT = {"learning", "numpy", "pydantic", "semver"}
 TRAINING_LIBRARIES = {
     "accelerate",
     "bitsandbytes",
