@@ -241,7 +241,7 @@ def _http_client(access: ServiceAccess, limits: ChatLimits) -> "httpx2.AsyncClie
     """Reads no more of an answer than MOST_RESPONSE_BYTES; see connection.py for the rest."""
     import httpx2
 
-    from finetune.remote.connection import sdk_client
+    from finetune.remote.connection import http_client
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, stream: httpx2.AsyncByteStream) -> None:
@@ -265,7 +265,7 @@ def _http_client(access: ServiceAccess, limits: ChatLimits) -> "httpx2.AsyncClie
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         response.stream = Bounded(response.stream)
 
-    return sdk_client(
+    return http_client(
         access,
         timeout=limits.timeout,
         headers={"accept-encoding": "identity"},

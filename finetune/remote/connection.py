@@ -3,7 +3,7 @@
 Before each request the service's name is resolved, what it means is judged, and the connection
 goes to one of the very addresses that were judged: between a judgement and a second resolution a
 name could change. Redirects are not followed, and the environment brings no proxy and no
-`.netrc`. Two flavours, because the OpenAI SDK is built on httpx2 and the rest on httpx.
+`.netrc`. With httpx2, because the OpenAI SDK takes no other client.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import httpx2
 
 from finetune.remote.access import ServiceAccess
@@ -25,29 +24,16 @@ from finetune.remote.address import (
 
 
 def http_client(
-    access: ServiceAccess, *, timeout: timedelta, resolve: Resolve | None = None
-) -> httpx.AsyncClient:
+    access: ServiceAccess, *, timeout: timedelta, resolve: Resolve | None = None, **told: Any
+) -> httpx2.AsyncClient:
     """A client for one service. `timeout` is for each of connecting, sending and receiving.
+
+    `told` is whatever else httpx2's client should know, such as `event_hooks`.
 
     Raises AddressRefusedError, as each of its requests does.
     """
-    return httpx.AsyncClient(
-        transport=_GuardedTransport(_Guard(access, resolve)),
-        timeout=timeout.total_seconds(),
-        follow_redirects=False,
-        trust_env=False,
-    )
-
-
-def sdk_client(
-    access: ServiceAccess, *, timeout: timedelta, resolve: Resolve | None = None, **told: Any
-) -> httpx2.AsyncClient:
-    """The same as the OpenAI SDK takes it: `AsyncOpenAI(http_client=...)`.
-
-    `told` is whatever else httpx2's client should know, such as `event_hooks`.
-    """
     return httpx2.AsyncClient(
-        transport=_GuardedSdkTransport(_Guard(access, resolve)),
+        transport=_GuardedTransport(_Guard(access, resolve)),
         timeout=timeout.total_seconds(),
         follow_redirects=False,
         trust_env=False,
@@ -61,7 +47,7 @@ class _Guard:
     def __init__(self, access: ServiceAccess, resolve: Resolve | None) -> None:
         if (fault := fault_of(access.base_url, allow_plain=access.allow_plain)) is not None:
             raise AddressRefusedError(access.setting, fault)
-        url = httpx.URL(access.base_url)
+        url = httpx2.URL(access.base_url)
         self._access = access
         self._resolve = resolve
         self._host = url.host
@@ -87,44 +73,8 @@ def _origin(scheme: str, host: str, port: int | None) -> tuple[str, str, int]:
     return scheme, host, port or DEFAULT_PORTS[scheme]
 
 
-class _GuardedTransport(httpx.AsyncBaseTransport):
+class _GuardedTransport(httpx2.AsyncBaseTransport):
     """Connects where the guard says. The host's name stays in its header and in TLS."""
-
-    def __init__(self, guard: _Guard) -> None:
-        self._guard = guard
-        self._inner = httpx.AsyncHTTPTransport()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """See httpx.AsyncBaseTransport. Raises AddressRefusedError beside httpx's errors."""
-        url = request.url
-        try:
-            found = await self._guard.addresses(url.scheme, url.host, url.port, request.extensions)
-        except OSError as error:
-            raise httpx.ConnectError(f"{url.host} cannot be found", request=request) from error
-        failed: httpx.ConnectError | httpx.ConnectTimeout
-        failed = httpx.ConnectError(f"{url.host} has no address", request=request)
-        for address in found:
-            try:
-                return await self._inner.handle_async_request(
-                    httpx.Request(
-                        request.method,
-                        url.copy_with(host=address),
-                        headers=request.headers,
-                        stream=request.stream,
-                        extensions={**request.extensions, "sni_hostname": url.host},
-                    )
-                )
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                failed = error  # nothing was sent: the next one may answer
-        raise failed
-
-    async def aclose(self) -> None:
-        """Close its connections."""
-        await self._inner.aclose()
-
-
-class _GuardedSdkTransport(httpx2.AsyncBaseTransport):
-    """_GuardedTransport once more: httpx2 has classes of its own for the same things."""
 
     def __init__(self, guard: _Guard) -> None:
         self._guard = guard

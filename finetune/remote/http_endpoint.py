@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NoReturn, TypeVar
 
-import httpx
+import httpx2
 import stamina
 
 from finetune.remote.address import AddressRefusedError, Resolve
@@ -91,7 +91,7 @@ def unread(content: Any) -> None:
 class HttpEndpoint:
     """An endpoint that can be asked; `connect` makes one."""
 
-    def __init__(self, endpoint: FineTuneEndpoint, client: httpx.AsyncClient) -> None:
+    def __init__(self, endpoint: FineTuneEndpoint, client: httpx2.AsyncClient) -> None:
         self._access = endpoint.access
         self._mapping = endpoint.mapping
         self._client = client
@@ -148,11 +148,11 @@ class HttpEndpoint:
                 return read(await self._exchange(request))
         except AddressRefusedError as error:
             raise RefusedError(0, str(error)) from None
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise NotDoneError(self._said(f"cannot be reached: {_cause(error)}")) from None
-        except (TimeoutError, httpx.TimeoutException):
+        except (TimeoutError, httpx2.TimeoutException):
             raise UnclearError(self._said(f"did not answer within {seconds:g} s")) from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise UnclearError(self._said(f"broke off: {_cause(error)}")) from None
         except BadAnswerError as error:
             raise UnclearError(f"{self._access.base_url}: {error}", is_junk=True) from None
@@ -184,7 +184,7 @@ class HttpEndpoint:
             headers[self._mapping.key_header] = words.strip()
         return headers
 
-    def _refuse(self, response: httpx.Response, content: bytes) -> NoReturn:
+    def _refuse(self, response: httpx2.Response, content: bytes) -> NoReturn:
         """Raise what a status other than success means."""
         status = response.status_code
         wait_seconds = _seconds(response.headers.get("retry-after"))
@@ -221,7 +221,7 @@ class HttpEndpoint:
 
 
 def _content(request: Request) -> Mapping[str, Any]:
-    """How httpx is told of a body."""
+    """How httpx2 is told of a body."""
     if request.files:
         fields = {
             key: each if isinstance(each, str) else json.dumps(each)
@@ -235,7 +235,7 @@ def _content(request: Request) -> Mapping[str, Any]:
     return {} if request.body is None else {"json": request.body}
 
 
-async def _start_of(response: httpx.Response, most_bytes: int) -> bytes:
+async def _start_of(response: httpx2.Response, most_bytes: int) -> bytes:
     """The first bytes of an answer, as they come: nothing is unpacked."""
     content = bytearray()
     async for chunk in response.aiter_raw():

@@ -196,10 +196,10 @@ class OpenAIClient:
         import httpx2
         from openai import AsyncOpenAI
 
-        from finetune.remote.connection import sdk_client
+        from finetune.remote.connection import http_client
 
-        http_client = (
-            sdk_client(access, timeout=rules.timeout)
+        client = (
+            http_client(access, timeout=rules.timeout)
             if transport is None
             else httpx2.AsyncClient(transport=transport)
         )
@@ -209,7 +209,7 @@ class OpenAIClient:
             api_key=key,
             max_retries=0,
             timeout=rules.timeout.total_seconds(),
-            http_client=http_client,
+            http_client=client,
         ) as sdk:
             yield cls(sdk, access, rules)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
-import httpx
+import httpx2
 
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import AddressRefusedError
@@ -43,7 +43,7 @@ async def reported_ends(
                 content += chunk
                 if len(content) > MOST_BYTES:
                     raise ConnectionError(f"{access.base_url}: the list of models is too long")
-    except (httpx.HTTPError, AddressRefusedError, TimeoutError) as error:
+    except (httpx2.HTTPError, AddressRefusedError, TimeoutError) as error:
         raise ConnectionError(f"{access.base_url} does not answer: {error!r}") from None
     try:
         listed = json.loads(content)

@@ -5,29 +5,20 @@ import contextlib
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import httpx2
 import pytest
 
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import AddressRefusedError, Resolve
-from finetune.remote.connection import http_client, sdk_client
+from finetune.remote.connection import http_client
 from tests.services import require
 
-Client = httpx.AsyncClient | httpx2.AsyncClient
 NAME = "tune.example"
 PATIENCE = timedelta(seconds=30)
-
-
-@pytest.fixture(params=[http_client, sdk_client])
-def make_client(request: pytest.FixtureRequest) -> Callable[..., Client]:
-    """Makes a client of one of the two flavours."""
-    make: Callable[..., Client] = request.param
-    return make
 
 
 class Service:
@@ -82,59 +73,51 @@ def means(*answers: Sequence[str]) -> Resolve:
 
 
 async def test_a_request_goes_to_the_resolved_address_under_the_services_name(
-    make_client: Callable[..., Client], service: Service
+    service: Service,
 ) -> None:
     resolve = means(["127.0.0.1"])
-    async with make_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
         answer = await client.get(f"http://{NAME}:{service.port}/jobs")
     assert answer.text == "ok"
     assert f"host: {NAME}:{service.port}\r\n" in service.asked[0].lower()
 
 
 async def test_a_name_that_changes_its_meaning_is_refused_though_a_connection_is_open(
-    make_client: Callable[..., Client], service: Service
+    service: Service,
 ) -> None:
     resolve = means(["127.0.0.1"], ["169.254.169.254"])
-    async with make_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
         await client.get(f"http://{NAME}:{service.port}/jobs")
         with pytest.raises(AddressRefusedError, match=r"remote\.some_endpoint: .*link-local"):
             await client.get(f"http://{NAME}:{service.port}/jobs")
     assert len(service.asked) == 1
 
 
-async def test_where_one_address_does_not_answer_the_next_one_is_asked(
-    make_client: Callable[..., Client], service: Service
-) -> None:
+async def test_where_one_address_does_not_answer_the_next_one_is_asked(service: Service) -> None:
     resolve = means(["127.7.7.7", "127.0.0.1"])
-    async with make_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
         answer = await client.post(f"http://{NAME}:{service.port}/jobs", content=b"x")
     assert answer.status_code == 200
 
 
-async def test_a_name_without_an_address_is_a_connection_that_failed(
-    make_client: Callable[..., Client], service: Service
-) -> None:
-    async with make_client(plain(service), timeout=PATIENCE, resolve=means([])) as client:
-        with pytest.raises((httpx.ConnectError, httpx2.ConnectError), match="has no address"):
+async def test_a_name_without_an_address_is_a_connection_that_failed(service: Service) -> None:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=means([])) as client:
+        with pytest.raises(httpx2.ConnectError, match="has no address"):
             await client.get(f"http://{NAME}:{service.port}/jobs")
 
 
-async def test_redirects_are_not_followed(
-    make_client: Callable[..., Client], service: Service
-) -> None:
+async def test_redirects_are_not_followed(service: Service) -> None:
     service.head = b"307 Temporary Redirect\r\nLocation: /elsewhere"
     resolve = means(["127.0.0.1"])
-    async with make_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
         answer = await client.get(f"http://{NAME}:{service.port}/jobs")
     assert answer.status_code == 307
     assert len(service.asked) == 1
 
 
-async def test_another_service_is_not_reached(
-    make_client: Callable[..., Client], service: Service
-) -> None:
+async def test_another_service_is_not_reached(service: Service) -> None:
     resolve = means(["127.0.0.1"])
-    async with make_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
         for url in (f"http://{NAME}:1/", f"https://{NAME}:{service.port}/", "http://other.example"):
             with pytest.raises(AddressRefusedError, match="another service"):
                 await client.get(url)
@@ -142,7 +125,6 @@ async def test_another_service_is_not_reached(
 
 
 async def test_the_environment_brings_neither_proxy_nor_password(
-    make_client: Callable[..., Client],
     service: Service,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -152,17 +134,15 @@ async def test_the_environment_brings_neither_proxy_nor_password(
     (tmp_path / "netrc").write_text(f"machine {NAME} login ann password hunter2\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     resolve = means(["127.0.0.1"])
-    async with make_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
+    async with http_client(plain(service), timeout=PATIENCE, resolve=resolve) as client:
         await client.get(f"http://{NAME}:{service.port}/jobs")
     assert "authorization" not in service.asked[0].lower()
 
 
-def test_an_address_that_may_not_be_used_makes_no_client(
-    make_client: Callable[..., Client],
-) -> None:
+def test_an_address_that_may_not_be_used_makes_no_client() -> None:
     access = ServiceAccess("http://tune.example", setting="remote.some_endpoint")
     with pytest.raises(AddressRefusedError, match="https is needed"):
-        make_client(access, timeout=PATIENCE)
+        http_client(access, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +162,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_the_certificate_has_to_be_that_of_the_name(
-    make_client: Callable[..., Client], certificate: Path, monkeypatch: pytest.MonkeyPatch
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -193,12 +173,12 @@ async def test_the_certificate_has_to_be_that_of_the_name(
 
     async with Service().serving(tls) as service:
         right = f"https://{NAME}:{service.port}"
-        client = make_client(ServiceAccess(right), timeout=PATIENCE, resolve=resolve)
+        client = http_client(ServiceAccess(right), timeout=PATIENCE, resolve=resolve)
         async with client:
             assert (await client.get(f"{right}/jobs")).text == "ok"
         wrong = f"https://other.example:{service.port}"
-        client = make_client(ServiceAccess(wrong), timeout=PATIENCE, resolve=resolve)
+        client = http_client(ServiceAccess(wrong), timeout=PATIENCE, resolve=resolve)
         async with client:
-            with pytest.raises((httpx.ConnectError, httpx2.ConnectError), match="certificate"):
+            with pytest.raises(httpx2.ConnectError, match="certificate"):
                 await client.get(f"{wrong}/jobs")
         assert len(service.asked) == 1
