@@ -5,7 +5,6 @@ call returns; the others of the database look every FOLLOW_SECONDS.
 """
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from daemon.store.setting_changes import (
 )
 from daemon.store.tables import keepable
 from daemon.store.views.paging import Page
+from finetune.waking import woken
 from learning.clock import Clock
 from learning.facts import Announce, SettingsChanged
 from learning.lines import ModelLine
@@ -175,10 +175,7 @@ class SettingsFollower:
                 await self.look()
             except StoreUnavailableError as error:
                 log.warning("store unavailable", loop="settings", error=str(error))
-            # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the wake-up.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FOLLOW_SECONDS):
-                    await self._wake.wait()
+            await woken(self._wake, within_seconds=FOLLOW_SECONDS)
 
     async def look(self) -> None:
         """Take over what is new, and settle it. Raises StoreUnavailableError: then look again."""

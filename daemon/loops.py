@@ -4,7 +4,6 @@ Each loop is a coroutine that works until it is cancelled; daemon/app.py owns th
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,6 +12,7 @@ import structlog
 
 from consumers.pressure import Pressure
 from daemon.store import Store
+from finetune.waking import woken
 from learning.batch_sizing import choose_size
 from learning.batching import BatchRules, due, is_about_to_fill
 from learning.clock import Clock
@@ -83,10 +83,7 @@ class Sealer:
                 log.warning("store unavailable", loop="sealer", error=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
             await asyncio.sleep(SEAL_PAUSE_SECONDS)
-            # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the wake-up.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SEAL_SECONDS):
-                    await self._wake.wait()
+            await woken(self._wake, within_seconds=SEAL_SECONDS)
 
     async def seal_due(self) -> None:
         """Seal one batch of each line where one is due."""

@@ -17,6 +17,7 @@ from daemon.changing_settings import named_lines
 from daemon.live_settings import LiveSettings
 from daemon.store.views.models import Models
 from finetune.remote.model import NotARemoteModelError, name_of
+from finetune.waking import woken
 from learning.clock import Clock
 from learning.facts import Announce, ModelShutsDown
 from learning.ports import ModelReference, StoreUnavailableError
@@ -118,10 +119,7 @@ class ShutdownWatch:
                 self.warn(await self.look())
             except StoreUnavailableError as error:
                 log.warning("store unavailable", loop="shutdowns", error=str(error))
-            # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the wake-up.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._wake.wait()
+            await woken(self._wake, within_seconds=LOOK_SECONDS)
 
     async def ask(self) -> None:
         """Ask the services for their dates. Of one that does not answer the last ones stay."""

@@ -7,7 +7,6 @@ Knows headers and bytes, not frameworks: daemon/api/routes/webhooks.py hands the
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from daemon.store.webhooks import Delivery, Webhooks
 from daemon.webhook_signature import DeliveryRefusedError, RefusalReason, SigningKey
 from finetune.providers import Workbench
+from finetune.waking import woken
 from learning.clock import Clock
 from learning.facts import Announce, WebhookReceived, WebhookRefused
 from learning.ports import StoreUnavailableError
@@ -159,10 +159,7 @@ class JobHints:
                 await self.tell()
             except StoreUnavailableError as error:
                 log.warning("store unavailable", loop="webhooks", error=str(error))
-            # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the wake-up.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._every_seconds):
-                    await self._wake.wait()
+            await woken(self._wake, within_seconds=self._every_seconds)
 
     async def tell(self) -> None:
         """Nudge the provider of each job that a delivery came about, once for each delivery."""

@@ -21,6 +21,7 @@ from finetune.artifacts import ArtifactError, ArtifactStore
 from finetune.datasets.chat import Dataset, DatasetError, write_dataset, write_examples
 from finetune.datasets.most_tokens import most_tokens
 from finetune.providers import Workbench
+from finetune.waking import woken
 from learning.budget import Budget, PriceMissingError, Quote
 from learning.clock import Clock
 from learning.errors import IllegalMoveError, LearningError, UnsoundScoresError
@@ -207,11 +208,7 @@ class Runner:
                 for record in due:
                     if not (record.short_of_money and record.run_id in self._homeless):
                         start(record.run_id, is_short=record.short_of_money)
-                # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the
-                # wake-up, and the daemon would not stop.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(DUE_SECONDS):
-                        await self._wake.wait()
+                await woken(self._wake, within_seconds=DUE_SECONDS)
 
     def _forget_tokens(self, due: Collection[str]) -> None:
         """Keep what was counted for runs that may begin, and for no others."""
