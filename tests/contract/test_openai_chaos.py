@@ -9,8 +9,9 @@ import contextlib
 import itertools
 import os
 import random
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,18 @@ HASTE = OpenAIRules(
 ACCESS = ServiceAccess("http://service/v1", SecretStr("the-key"))
 TINY = "tiny"
 """The base model of the driver's line."""
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory, where there is such a place: nothing here outlives the test, and on a disk
+    most of the time would go into waiting for it."""
+    memory = Path("/dev/shm")  # noqa: S108  # a folder in it is made safely
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 class Weather(SeededFaults):
