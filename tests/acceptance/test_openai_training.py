@@ -34,6 +34,8 @@ BASE = "small"
 JOBS = "/fine_tuning/jobs"
 SEED = 5
 MOST_TRIES = 20
+PRICE = 3_000
+"""For a million tokens."""
 WHOLE_LIFE = 10
 """So many steps take a job to its end."""
 KINDS = tuple(fault for fault in Fault if fault not in (Fault.HELD, Fault.SLOW))
@@ -101,6 +103,10 @@ def installed(folder: Path, fake: FakeOpenAI, nursery: Nursery, **remote: Any) -
                 "retry_max_seconds": 0.2,
             },
             "remote": {"openai_endpoint": fake.url, **REMOTE, **remote},
+            "money": {
+                "prices": {"openai": {BASE: {"per_million_tokens": PRICE}}},
+                "cap_per_month": 1_000_000,
+            },
         },
         nursery=nursery,
     )
@@ -153,6 +159,11 @@ def test_a_service_that_fails_all_the_time_trains_a_champion_and_one_command_tak
         assert measured["trained_tokens"] == job.trained_tokens
         assert measured["monitoring_url"] == f"{stormy.url}{JOBS}/{job.id}"
         assert stormy.service.files == {}, "rows were left there"
+        assert job.trained_tokens is not None
+        [paid] = daemon.get("/v1/costs/accounts?by=run")
+        assert (paid["attempts"], paid["trained_tokens"]) == (1, job.trained_tokens)
+        assert float(paid["spent"]) == pytest.approx(PRICE * job.trained_tokens / 1e6, abs=1e-5)
+        assert float(paid["reserved"]) == 0
 
         told = json.loads(daemon.command("rollback", LINE, "--reason", "a test", "--json"))
         assert (told["version"], told["left"]) == ("1.0.0", "1.0.1")
