@@ -25,7 +25,7 @@ from daemon.store.tables import event_names, events, feedback, names_covered
 from learning.ports import EventKind
 from learning.short_names import of_events, of_tasks
 
-MOST_RECENT = 120_000
+MOST_RECENT = 80_000
 """Names kept in memory, at about 100 bytes each, before they begin to move."""
 SEVERAL = -1
 """What a task's name leads to when more than one output has it."""
