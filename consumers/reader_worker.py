@@ -11,15 +11,12 @@ import signal
 import sys
 
 from consumers.reader_frames import cut, pack_arrivals, receive, send
-from consumers.reading import Reader
+from consumers.reading import COLLECT_AFTER, Reader
 from consumers.wire import Limits, Undecodable
 from learning.judge import Judge
 from learning.policy import Policy
 from learning.ports import EventKind, JudgedOutput, Origin, ReceivedFeedback
 from learning.validators import installed
-
-COLLECT_AFTER = 50_000
-"""Objects made, and not yet freed, between two looks for young cycles."""
 
 
 def main() -> None:
@@ -30,7 +27,7 @@ def main() -> None:
     validators = installed(max_output_characters)
     limits = Limits(max_bytes, max_depth)
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)  # events are many and acyclic
+    gc.set_threshold(COLLECT_AFTER)
     stdin, stdout = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a validator from outside may print
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -17,6 +17,10 @@ from learning.events import FeedbackEvent, OutputEvent
 from learning.policy import Verdict
 from learning.ports import DeadLetter, EventKind, JudgedOutput, Origin, ReceivedFeedback
 
+COLLECT_AFTER = 50_000
+"""Objects made, and not yet freed, between two looks for young cycles, wherever events are read
+or stored: they are many, and acyclic."""
+
 
 class Record(NamedTuple):
     """One record as a source read it."""

@@ -28,6 +28,7 @@ from consumers.kafka_source import KafkaSource
 from consumers.pressure import Pressure
 from consumers.rate_limit import RateLimit
 from consumers.reader_process import ReaderProcess
+from consumers.reading import COLLECT_AFTER
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
@@ -89,8 +90,6 @@ INTAKE_STOP_SECONDS = 5.0
 """A broker that hangs may not use up the 25 s of SIGTERM: a checkpoint needs most of them."""
 INSIST_SECONDS = 1.0
 SWITCH_SECONDS = 0.0005
-COLLECT_AFTER = 50_000
-"""Objects made, and not yet freed, between two looks for young cycles."""
 
 
 def utc_now() -> datetime:

@@ -455,7 +455,7 @@ async def test_an_endpoint_that_is_away_or_refuses_the_key_does_not_end_a_job(
         async with provider_of(fake, tmp_path, LISTED) as provider:
             job = await provider.launch(spec)
             for status in (500, 502, 503, 401, 403):
-                fake.answer = lambda asked, status=status: (status, b"later")  # type: ignore[misc]
+                fake.answer = lambda asked, status=status: (status, b"later")  # type: ignore[misc]  # mypy knows no defaults of lambdas
                 with pytest.raises(ConnectionError, match=str(status)):
                     await provider.wait(job, ignore)
                 with pytest.raises(ConnectionError, match=str(status)):

@@ -439,7 +439,7 @@ async def test_what_is_old_is_forgotten_by_itself(
         raise StoreUnavailableError("the database did not answer")
 
     async def expire(self: Webhooks, received_before: object) -> int:
-        n = await real(self, received_before)  # type: ignore[arg-type]
+        n = await real(self, received_before)  # type: ignore[arg-type]  # a time, as above
         done.set()
         return n
 

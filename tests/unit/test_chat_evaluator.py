@@ -74,7 +74,7 @@ def examples(tmp_path: Path) -> Path:
 
 
 def evaluator(url: str, **changed: object) -> ChatEvaluator:
-    limits = replace(LIMITS, **changed)  # type: ignore[arg-type]
+    limits = replace(LIMITS, **changed)  # type: ignore[arg-type]  # one field of several types
     return ChatEvaluator(ServiceAccess(url), ChatRules(limits=limits))
 
 

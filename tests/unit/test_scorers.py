@@ -90,7 +90,7 @@ def test_a_package_brings_a_scorer(
     register: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = ModuleType("their_scorers")
-    package.length = lambda approved, answer: 0.5  # type: ignore[attr-defined]
+    package.length = lambda approved, answer: 0.5  # type: ignore[attr-defined]  # a module made here
     monkeypatch.setitem(sys.modules, "their_scorers", package)
     register("length", "their_scorers:length")
 

@@ -78,7 +78,7 @@ class FakeOpenAI:
         connections = self._connections
 
         class Protocol(H11Protocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP has no other
                 super().connection_made(transport)
                 connections[transport.get_extra_info("peername")] = transport
 
