@@ -45,7 +45,7 @@ from daemon.installation import (
 )
 from daemon.kafka import kafka_connection
 from daemon.live_settings import LiveSettings
-from daemon.loops import Sealer, expire_held, watch_pressure
+from daemon.loops import FeedbackDigester, Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
@@ -111,6 +111,7 @@ class Daemon:
     source: KafkaSource | None
     files: JsonlSource | None
     sealer: Sealer
+    digester: FeedbackDigester
     runner: Runner
     follower: SettingsFollower
     shutdowns: ShutdownWatch
@@ -133,6 +134,7 @@ class Daemon:
             loops = [
                 tasks.create_task(self.runner.run(), name="runner"),
                 tasks.create_task(self.sealer.run(), name="sealer"),
+                tasks.create_task(self.digester.run(), name="digest"),
                 tasks.create_task(
                     expire_held(self.store, self.live.policy, self.announcer, utc_now),
                     name="expiry",
@@ -285,7 +287,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             expect=lambda line: workbenches[line.provider].expect(line),
             expect_at=settings.finetune.trainer_ahead_share,
         )
-        announcer.listen(_alarm(sealer, runner, job_hints))
+        digester = FeedbackDigester(store, announcer, utc_now)
+        announcer.listen(_alarm(sealer, digester, runner, job_hints))
         source: KafkaSource | None = None
         letter_topic: DeadLetterTopic | None = None
         if settings.kafka.configured:
@@ -346,25 +349,26 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         server = ApiServer(app, bound)
         yield Daemon(
-            settings,
-            live,
-            server.url,
-            token,
-            store,
-            announcer,
-            source,
-            files,
-            sealer,
-            runner,
-            follower,
-            shutdowns,
-            job_hints,
-            server,
-            probes,
-            loop_lag,
-            pressure,
-            preflight,
-            letter_topic,
+            settings=settings,
+            live=live,
+            url=server.url,
+            token=token,
+            store=store,
+            announcer=announcer,
+            source=source,
+            files=files,
+            sealer=sealer,
+            digester=digester,
+            runner=runner,
+            follower=follower,
+            shutdowns=shutdowns,
+            job_hints=job_hints,
+            server=server,
+            probes=probes,
+            loop_lag=loop_lag,
+            pressure=pressure,
+            preflight=preflight,
+            letter_topic=letter_topic,
         )
 
 
@@ -488,13 +492,16 @@ def _wire_limits(settings: Settings) -> Limits:
     return Limits(max_bytes=settings.kafka.max_message_bytes)
 
 
-def _alarm(sealer: Sealer, runner: Runner, job_hints: JobHints) -> Listener:
+def _alarm(
+    sealer: Sealer, digester: FeedbackDigester, runner: Runner, job_hints: JobHints
+) -> Listener:
     """Wake the loops that wait for what a fact tells."""
 
     def listener(fact: Fact) -> None:
         match fact:
             case EventsStored():
                 sealer.wake()
+                digester.wake()
             case CandidateDecided() | RunFailed():
                 sealer.size_anew()
             case RunCancelled():

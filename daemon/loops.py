@@ -1,4 +1,4 @@
-"""The daemon's own clockwork: seal batches when they are due, size them, expire what is held.
+"""The daemon's own clockwork: seal what is due, size batches, expire what is held, digest feedback.
 
 Each loop is a coroutine that works until it is cancelled; daemon/app.py owns their tasks.
 """
@@ -12,6 +12,7 @@ import structlog
 
 from consumers.pressure import Pressure
 from daemon.store import Store
+from daemon.store.digest import MOST as MOST_DIGESTED
 from finetune.waking import woken
 from learning.batch_sizing import choose_size
 from learning.batching import BatchRules, due, is_about_to_fill
@@ -34,6 +35,9 @@ EXPIRE_SECONDS = 60.0
 STORE_RETRY_SECONDS = 2.0
 COUNT_SECONDS = 1.0
 STORE_QUIET_SECONDS = 30.0
+DIGEST_SECONDS = 2.0
+"""How often feedback is looked for that another daemon stored; this one's wakes the digester."""
+DIGEST_PAUSE_SECONDS = 0.2
 
 
 class Sealer:
@@ -127,6 +131,41 @@ class Sealer:
         changed = await sizes.change(present, choose_size(experience, sizes.rules), now)
         if changed is not None:
             self._announce(changed)
+
+
+class FeedbackDigester:
+    """Has feedback taken into account soon after it has met its output."""
+
+    def __init__(self, store: Store, announce: Announce, clock: Clock) -> None:
+        self._store = store
+        self._announce = announce
+        self._clock = clock
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: events were stored."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Digest what waits, until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                more = await self.digest_some()
+            except StoreUnavailableError as error:
+                log.warning("store unavailable", loop="digest", error=str(error))
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+                continue
+            await asyncio.sleep(DIGEST_PAUSE_SECONDS)
+            if not more:
+                await woken(self._wake, within_seconds=DIGEST_SECONDS)
+
+    async def digest_some(self) -> bool:
+        """Digest the oldest feedback that waits. Returns whether more may wait."""
+        n, facts = await self._store.digest.digest(self._clock())
+        for fact in facts:
+            self._announce(fact)
+        return n == MOST_DIGESTED
 
 
 async def watch_pressure(store: Store, pressure: Pressure) -> None:

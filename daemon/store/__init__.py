@@ -3,13 +3,14 @@
 `Store.open` migrates the schema; whoever opens it closes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
+from daemon.store.digest import Consequence, Digest
 from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
@@ -44,6 +45,7 @@ class Store:
     imports: Imports
     setting_changes: SettingChanges
     webhooks: Webhooks
+    digest: Digest
 
     @classmethod
     async def open(
@@ -55,6 +57,7 @@ class Store:
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
+        consequences: Sequence[Consequence] = (),
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         return cls.on(
@@ -64,6 +67,7 @@ class Store:
             clock=clock,
             size_rules=size_rules,
             tenancy=tenancy,
+            consequences=consequences,
         )
 
     @staticmethod
@@ -87,6 +91,7 @@ class Store:
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
+        consequences: Sequence[Consequence] = (),
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it."""
         leases = Leases(database, tenancy)
@@ -105,6 +110,7 @@ class Store:
             Imports(intake, rejected),
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
+            Digest(database, consequences),
         )
 
     async def close(self) -> None:

@@ -195,6 +195,7 @@ feedback = Table(
     *_origin(),
     Column("occurred_at", UtcTime, nullable=False),
     Column("received_at", UtcTime, nullable=False),
+    Column("digested_at", UtcTime, comment="When what follows from it was done."),
     Index("one_feedback_per_id", "producer", "event_id", unique=True).ddl_if("postgresql"),
     Index("ix_feedback_output", "output_id"),
     sqlite_autoincrement=True,
@@ -215,6 +216,17 @@ Index(
     feedback.c.id,
     sqlite_where=IS_LATE_NO,
     postgresql_where=IS_LATE_NO,
+)
+
+IS_UNDIGESTED = is_one_of(
+    feedback.c.state, FeedbackState.JOINED, FeedbackState.LATE
+) & feedback.c.digested_at.is_(None)
+"""Feedback that has met its output and is still to be taken into account (digest.py)."""
+Index(
+    "ix_feedback_undigested",
+    feedback.c.id,
+    sqlite_where=IS_UNDIGESTED,
+    postgresql_where=IS_UNDIGESTED,
 )
 
 # Three tables of daemon/store/names.py: on SQLite they hold the names of events, on

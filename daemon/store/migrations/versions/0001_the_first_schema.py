@@ -401,6 +401,12 @@ def upgrade() -> None:
         sa.Column("offset", sa.BigInteger(), nullable=False),
         sa.Column("occurred_at", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "digested_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="When what follows from it was done.",
+        ),
         sa.ForeignKeyConstraint(["output_id"], ["events.id"], name=op.f("fk_feedback_output_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_feedback")),
         sqlite_autoincrement=True,
@@ -435,6 +441,13 @@ def upgrade() -> None:
             unique=False,
             sqlite_where=sa.text("state = 'late' AND approved IS 0"),
             postgresql_where=sa.text("state = 'late' AND approved IS false"),
+        )
+        batch_op.create_index(
+            "ix_feedback_undigested",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("state IN ('joined', 'late') AND digested_at IS NULL"),
+            postgresql_where=sa.text("state IN ('joined', 'late') AND digested_at IS NULL"),
         )
         batch_op.create_index(
             "ix_feedback_waiting",
