@@ -148,6 +148,7 @@ class LiveSettings:
             timeout=timedelta(seconds=finetune.timeout_seconds),
             simulation_mode=self._now.simulation_mode,
             gate=self._now.gate_rules(),
+            learns_from=self._now.learns_from,
         )
 
 

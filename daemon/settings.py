@@ -43,6 +43,7 @@ from finetune.trainer.protocol import TrainingSettings
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.budget import Budget, Caps, Price
+from learning.cross_task import RELATED, related_to
 from learning.events import BUILT_IN_TASK_TYPES, Name
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
@@ -405,6 +406,7 @@ class SplitSettings(_Section):
             "replay_strategy",
             "cross_task_share",
             "cross_task_learning",
+            "related_task_types",
             "rejected_share",
         }
     )
@@ -420,6 +422,10 @@ class SplitSettings(_Section):
     """Of a batch's training rows, from related task types of other lines."""
     cross_task_learning: bool = True
     """Off, nothing of another line is mixed in."""
+    related_task_types: dict[Name, Annotated[tuple[Name, ...], BeforeValidator(_listed)]] = Field(
+        default_factory=dict
+    )
+    """For a task type those that it learns from, where that differs from the map as shipped."""
     rejected_share: PartialShare = 0.5
     """Rejected outputs are at most so much of a batch's rows, where a line learns from them."""
 
@@ -434,6 +440,8 @@ class GateSettings(_Section):
             "margin",
             "regression_margin",
             "negligible_loss",
+            "related_margin",
+            "related_evidence",
             "significance",
             "recent_evidence",
             "older_evidence",
@@ -447,6 +455,10 @@ class GateSettings(_Section):
     """By so much a task type, or the older examples, may get worse."""
     negligible_loss: float = Field(0.01, ge=0, le=10, allow_inf_nan=False)
     """And by so much more, in nats per byte."""
+    related_margin: float = Field(0.5, ge=0, le=10, allow_inf_nan=False)
+    """By so much a related task type of another line may get worse."""
+    related_evidence: int = Field(32, ge=0, le=1_000_000)
+    """Held-out examples of each related task type that are looked at; 0 guards none."""
     significance: float = Field(0.05, gt=0, le=0.5, allow_inf_nan=False)
     recent_evidence: int = Field(64, ge=2, le=1_000_000)
     older_evidence: int = Field(192, ge=0, le=1_000_000)
@@ -832,6 +844,18 @@ class Settings(BaseSettings):
                     ("lines", name, "task_types"),
                     f"the task type {name} has no line then: add it here, or rename the line",
                 )
+        for task_type, related in self.split.related_task_types.items():
+            for name in (task_type, *related):
+                if lines.owner(name) is None:
+                    raise _fault(
+                        ("split", "related_task_types", task_type),
+                        f"no model line learns from {name!r}",
+                    )
+            if task_type in related:
+                raise _fault(
+                    ("split", "related_task_types", task_type),
+                    "a task type learns from itself anyway: name others",
+                )
         return self
 
     def _objectives_have_what_they_need(self) -> None:
@@ -879,8 +903,16 @@ class Settings(BaseSettings):
     def split_rules(self, line: str | None = None) -> SplitRules:
         """Who is held out and what is repeated in a line, as the core knows it."""
         own = self.lines.get(line, LineSettings()) if line is not None else LineSettings()
-        changed = own.model_dump(include=set(SplitSettings.model_fields), exclude_none=True)
-        return SplitRules(**self.split.model_dump() | changed)
+        told = self.split.model_dump(exclude={"related_task_types"}) | own.model_dump(
+            include=set(SplitSettings.model_fields), exclude_none=True
+        )
+        return SplitRules(**told, related={**RELATED, **self.split.related_task_types})
+
+    def learns_from(self, line: ModelLine) -> Sequence[str]:
+        """The task types of other lines that are mixed into a line's batches."""
+        rules = self.split_rules(line.name)
+        mixes = rules.cross_task_learning and rules.cross_task_share > 0
+        return related_to(line.task_types, rules.related) if mixes else ()
 
     def gate_rules(self) -> GateRules:
         """What a candidate has to prove, as the core knows it."""

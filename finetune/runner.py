@@ -97,6 +97,8 @@ class RunnerRules:
     max_active: int = 1
     simulation_mode: bool = False
     gate: GateRules = field(default_factory=GateRules)
+    learns_from: Callable[[ModelLine], Sequence[str]] = lambda line: ()
+    """The task types of other lines that are mixed into a line's batches."""
 
 
 class ProviderGoneError(LearningError):
@@ -616,21 +618,32 @@ class Runner:
         if refusal is not None:
             return refused(refusal), {}
         rows = await self._store.held_out_rows(line)
-        rules = self._rules.gate  # one and the same for the evidence and the decision
-        chosen = [(rows[index], recent) for index, recent in choose_evidence(len(rows), rules)]
-        examples = [
+        now = self._rules  # the same for the evidence and the decision
+        chosen = [(rows[index], recent) for index, recent in choose_evidence(len(rows), now.gate)]
+        own = [
             HeldOut(row.id, row.task_type, recent, row.producer, row.category)
             for row, recent in chosen
+        ]
+        related = [
+            row
+            for task_type in now.learns_from(line)
+            for row in await self._store.newest_held_out(task_type, now.gate.related_evidence)
+            if own
+        ]
+        examples = own + [
+            HeldOut(row.id, row.task_type, False, row.producer, row.category, related=True)
+            for row in related
         ]
         champion: Sequence[Score] = ()
         candidate: Sequence[Score] = ()
         if examples:
             path = self._work_dir / record.run_id / "evaluation.jsonl"
-            await asyncio.to_thread(write_examples, path, line, [row for row, _ in chosen])
+            asked = [*(row for row, _ in chosen), *related]
+            await asyncio.to_thread(write_examples, path, line, asked)
             champion, candidate = await self._score(line, duel, path, len(examples))
         reached("candidate scored")
         # The test imports a numeric library the first time, which takes a second.
-        report = await asyncio.to_thread(decide, examples, champion, candidate, rules, duel.look)
+        report = await asyncio.to_thread(decide, examples, champion, candidate, now.gate, duel.look)
         return report, {
             "examples": [example.id for example in examples],
             "champion": _columns(champion),

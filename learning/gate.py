@@ -7,7 +7,8 @@ here is tested with plain lists. The rules, in the order in which they are appli
    is not finite is refused by name.
 2. With fewer than `min_evidence` recent held-out examples, or a champion whose own loss
    is not finite, the gate abstains.
-3. Clearly worse on the older examples, or on any task type of the line: rejected.
+3. Clearly worse on the older examples, on any task type of the line, or on a related one of
+   another line that it learns from: rejected.
 4. Better on the recent examples by the margin: promoted. Worse: rejected. Between the
    two: it abstains.
 
@@ -23,7 +24,8 @@ sequence).
 
 The guarded slices of rule 3 have a margin of their own, which is wider: what is learned of one
 task moves the others a little, and single slices differ more between two seeds than the whole
-does. A line that refuses any such movement stops learning. The significance is shared among
+does. A line that refuses any such movement stops learning. On related task types, which the line
+need not answer for, it is wider still. The significance is shared among
 the slices (Bonferroni), because there are several chances to be worse by luck.
 """
 
@@ -65,6 +67,10 @@ class GateRules:
     """By so much a guarded slice may get worse, as a share of the champion's loss on it."""
     negligible_loss: float = 0.01
     """And by so much more, in nats per byte: of next to nothing, twice as much is nothing."""
+    related_margin: float = 0.5
+    """By so much a related task type of another line may get worse."""
+    related_evidence: int = 32
+    """How many of the newest held-out examples of each related task type are looked at."""
     significance: float = 0.05
     recent_evidence: int = 64
     """How many of the newest held-out examples count as recent."""
@@ -109,6 +115,8 @@ class HeldOut:
     recent: bool
     producer: str | None = None
     category: str | None = None
+    related: bool = False
+    """Whether it is another line's, of a related task type; such a one is never recent."""
 
 
 @dataclass(frozen=True)
@@ -268,10 +276,18 @@ def decide(
 
     threshold = spent_significance(rules, look)
     overall = compare("recent", recent, rules.margin)
-    slices = tuple(
-        compare(name, indices, rules.regression_margin, rules.negligible_loss)
+    guarded = {
+        name: indices
         for name, indices in _guarded_slices(examples).items()
         if len(indices) >= rules.min_evidence
+    }
+    margins = {
+        name: rules.related_margin if examples[indices[0]].related else rules.regression_margin
+        for name, indices in guarded.items()
+    }
+    slices = tuple(
+        compare(name, indices, margins[name], rules.negligible_loss)
+        for name, indices in guarded.items()
     )
     p_better = p_greater(
         _gains([champion[i] for i in recent], [candidate[i] for i in recent], rules.margin)
@@ -296,7 +312,7 @@ def decide(
         if part.p_worse <= _level(part, rules, len(slices)):
             return report(
                 Outcome.REJECT,
-                f"worse by more than {rules.regression_margin:.0%} on {part.name}:"
+                f"worse by more than {margins[part.name]:.0%} on {part.name}:"
                 f" loss{of_what} {part.champion_loss:.3f} -> {part.candidate_loss:.3f}"
                 f" over {part.n_examples} examples (p = {part.p_worse:.2g})",
             )
@@ -333,8 +349,11 @@ def _level(part: Comparison, rules: GateRules, n_slices: int) -> float:
 def _guarded_slices(examples: Sequence[HeldOut]) -> Mapping[str, list[int]]:
     """The slices on which a candidate may not be worse: older examples, each task type."""
     slices: dict[str, list[int]] = {}
-    several = len({example.task_type for example in examples}) > 1
+    several = len({example.task_type for example in examples if not example.related}) > 1
     for index, example in enumerate(examples):
+        if example.related:
+            slices.setdefault(f"related task type {example.task_type}", []).append(index)
+            continue
         if not example.recent:
             slices.setdefault("older examples", []).append(index)
         if several:

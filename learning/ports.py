@@ -662,6 +662,10 @@ class RunStore(Protocol):
         """The line's frozen examples, oldest first."""
         ...
 
+    async def newest_held_out(self, task_type: str, most: int) -> Sequence[HeldOutRow]:
+        """The newest frozen examples of a task type, of whatever line, oldest first."""
+        ...
+
     async def decide(
         self,
         run_id: str,

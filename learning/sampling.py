@@ -14,10 +14,11 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from learning.cross_task import RELATED, RelatedTaskTypes
 from learning.lifecycle import Role
 
 
@@ -69,6 +70,7 @@ class SplitRules:
     """Examples of related task types of other lines, as a share of all training rows."""
     cross_task_learning: bool = True
     """Off, nothing of another line is mixed in, whatever the share."""
+    related: RelatedTaskTypes = field(default_factory=lambda: RELATED)
     rejected_share: float = 0.5
     """Rejected outputs, as a share of all rows: at most so much, where a line learns from them."""
 

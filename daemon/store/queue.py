@@ -392,7 +392,7 @@ def seal_rows(
     )
     related = draw(
         tx,
-        related_to(line.task_types),
+        related_to(line.task_types, rules.related),
         cross_task_quota(n_training + len(replayed), rules),
         ReplayStrategy.BALANCED,
         fresh={},

@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from daemon.store import registry, spending
@@ -415,16 +415,22 @@ class Runs:
 
     async def held_out_rows(self, line: ModelLine) -> Sequence[HeldOutRow]:
         """See learning.ports.RunStore."""
-        return await self._database.read(
-            lambda tx: [
-                HeldOutRow(row.id, row.task_type, row.messages, row.producer, row.category)
-                for row in tx.execute(
-                    select(evaluation_examples)
-                    .where(evaluation_examples.c.task_type.in_(line.task_types))
-                    .order_by(evaluation_examples.c.id)
-                )
-            ]
+        of_line = (
+            select(evaluation_examples)
+            .where(evaluation_examples.c.task_type.in_(line.task_types))
+            .order_by(evaluation_examples.c.id)
         )
+        return await self._database.read(lambda tx: _held_out(tx, of_line))
+
+    async def newest_held_out(self, task_type: str, most: int) -> Sequence[HeldOutRow]:
+        """See learning.ports.RunStore."""
+        newest = (
+            select(evaluation_examples)
+            .where(evaluation_examples.c.task_type == task_type)
+            .order_by(evaluation_examples.c.id.desc())
+            .limit(most)
+        )
+        return await self._database.read(lambda tx: _held_out(tx, newest)[::-1])
 
     async def decide(
         self,
@@ -548,6 +554,13 @@ class Runs:
             ),
             look=registry.looks_at(tx, champion.id, candidate.id),
         )
+
+
+def _held_out(tx: Connection, chosen: Select[Any]) -> Sequence[HeldOutRow]:
+    return [
+        HeldOutRow(row.id, row.task_type, row.messages, row.producer, row.category)
+        for row in tx.execute(chosen)
+    ]
 
 
 def locked_run(tx: Connection, run_id: str) -> Row[Any]:

@@ -704,6 +704,24 @@ async def test_related_task_types_of_other_lines_are_mixed_in(drive: Driver) -> 
     assert sum(row.role is Role.CROSS_TASK for row in rows) == 5
 
 
+async def test_an_operators_map_says_what_is_related(drive: Driver) -> None:
+    drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
+    await drive.release(*outputs(range(30), task_type="audio"))
+    coding = replace(LINE, name="coding", task_types=frozenset({"coding"}))
+    mixed = replace(
+        ALL_TRAIN,
+        cross_task_learning=True,
+        cross_task_share=0.2,
+        related={"coding": ("audio", "coding")},
+    )
+    await drive.send(*outputs(range(60, 80), task_type="coding"))
+
+    batch = await drive.seal(line=coding, rules=mixed)
+
+    assert batch is not None
+    assert batch.n_cross_task == 5
+
+
 async def test_what_another_line_taught_adds_no_task_type_to_a_version(drive: Driver) -> None:
     drive.configure(name="arcade", task_types=TWO_TYPES.task_types)
     await drive.release(*outputs(range(30), task_type="game"))

@@ -25,6 +25,7 @@ from daemon.store.tables import (
 from daemon.store.views.models import Models
 from finetune import runner as runner_module
 from learning.errors import IllegalMoveError
+from learning.events import prompt_key
 from learning.facts import (
     CandidateDecided,
     LaunchResolved,
@@ -35,7 +36,7 @@ from learning.facts import (
     RunLaunched,
     RunWaits,
 )
-from learning.gate import Outcome, Score
+from learning.gate import GateRules, Outcome, Score
 from learning.lifecycle import RunState
 from learning.ports import JobFailedError, ModelReference, Recovery
 from learning.sampling import SplitRules
@@ -43,6 +44,8 @@ from tests.builders import output
 from tests.contract.driver import Driver
 from tests.contract.floor import AT_ONCE, OUTPUTS, Floor
 
+RELATED = 12
+"""Held-out examples of a related task type."""
 ENOUGH_TO_PROVE = SplitRules(held_out_share=0.5, starting_share=0.7, replay_share=0.0)
 
 
@@ -595,3 +598,66 @@ async def test_what_a_version_forgot_and_what_training_did_to_it_are_stored_with
     assert stored.proof is not None
     assert stored.proof["trained_tokens"] > 0
     assert stored.proof["weight_delta_norm"] > 0
+
+
+# --- related task types ---------------------------------------------------------------
+
+
+async def freeze(floor: Floor, task_type: str, n: int) -> None:
+    """Put examples that people labelled into the held-out set of a task type."""
+    examples = [output(f"{task_type}-{i}", task_type=task_type) for i in range(n)]
+    numbered = [(i, example, prompt_key(example)) for i, example in enumerate(examples)]
+    await floor.drive.store.queue.import_held_out(numbered, task_type, "ann", floor.drive.now)
+
+
+@pytest.mark.parametrize(
+    ("learns_from", "outcome"), [(["game"], Outcome.REJECT), ([], Outcome.PROMOTE)]
+)
+async def test_a_candidate_that_ruins_a_task_type_it_learns_from_is_refused(
+    floor: Floor, learns_from: Sequence[str], outcome: Outcome
+) -> None:
+    floor.rules = replace(AT_ONCE, learns_from=lambda line: learns_from)
+    floor.evaluator = Evaluation(
+        lambda n: (
+            {
+                "champion": [*poor(n - RELATED), *good(RELATED)],
+                "candidate": [*good(n - RELATED), *poor(RELATED)],
+            }
+            if learns_from
+            else {"champion": poor(n), "candidate": good(n)}
+        )
+    )
+    await freeze(floor, "game", RELATED)
+    await freeze(floor, "audio", RELATED)
+    await floor.sealed(rules=ENOUGH_TO_PROVE)
+
+    async with floor.at_work():
+        decided = await floor.until(CandidateDecided)
+
+    assert decided.outcome == outcome
+    assert ("related task type game" in decided.reason) is bool(learns_from)
+
+
+async def test_of_a_related_task_type_only_the_newest_examples_are_looked_at(
+    floor: Floor,
+) -> None:
+    asked: list[int] = []
+
+    def answer(n: int) -> Mapping[str, Sequence[Score]]:
+        asked.append(n)
+        return {"champion": poor(n), "candidate": good(n)}
+
+    gate = GateRules(related_evidence=3)
+    floor.rules = replace(AT_ONCE, gate=gate, learns_from=lambda line: ["game"])
+    floor.evaluator = Evaluation(answer)
+    await freeze(floor, "game", RELATED)
+    await floor.sealed(rules=ENOUGH_TO_PROVE)
+
+    async with floor.at_work():
+        await floor.until(Promoted)
+
+    own = await floor.drive.store.runs.held_out_rows(floor.drive.line)
+    assert asked == [len(own) + 3]
+    newest = await floor.drive.store.runs.newest_held_out("game", 3)
+    everything = [one.id for one in await floor.drive.rows(evaluation_examples)]
+    assert [row.id for row in newest] == everything[RELATED - 3 : RELATED]

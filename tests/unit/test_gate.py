@@ -281,6 +281,37 @@ def test_another_task_type_may_get_a_little_worse_and_no_more(
     assert report.outcome is outcome
 
 
+@pytest.mark.parametrize(("scale", "outcome"), [(1.4, Outcome.PROMOTE), (2.0, Outcome.REJECT)])
+def test_a_related_task_type_may_get_worse_by_a_wider_margin(
+    scale: float, outcome: Outcome
+) -> None:
+    related = [HeldOut(2_000 + id, "game", recent=False, related=True) for id in range(32)]
+
+    report = hold(
+        [*varied(32), *varied(32)],
+        [*varied(32, scale=0.3), *varied(32, scale=scale)],
+        examples=[*recent(32, "audio"), *related],
+    )
+
+    assert report.outcome is outcome
+    assert [part.name for part in report.slices] == ["related task type game"]
+    if outcome is Outcome.REJECT:
+        assert report.reason.startswith("worse by more than 50% on related task type game")
+
+
+def test_a_related_task_type_is_no_evidence_of_a_gain() -> None:
+    related = [HeldOut(2_000 + id, "game", recent=False, related=True) for id in range(32)]
+
+    report = hold(
+        [*varied(7), *varied(32)],
+        [*varied(7, scale=0.3), *varied(32, scale=0.3)],
+        examples=[*recent(7, "audio"), *related],
+    )
+
+    assert report.outcome is Outcome.ABSTAIN
+    assert report.n_missing == 25
+
+
 def test_the_more_slices_are_guarded_the_more_one_has_to_be_worse_to_count() -> None:
     """Six of eight examples got worse: of one slice that is a regression, of ten it is luck."""
     names = [f"task-{n}" for n in range(10)]
