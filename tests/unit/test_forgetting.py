@@ -1,6 +1,7 @@
 """What a candidate forgot: counted in full, named within bounds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from learning.forgetting import MOST_LOST, MOST_SLICES, compare_slices
 from learning.gate import GateRules, HeldOut, Outcome, Score, decide
@@ -8,7 +9,7 @@ from learning.gate import GateRules, HeldOut, Outcome, Score, decide
 RIGHT, WRONG = Score(0.1, True), Score(0.5, False)
 
 
-def example(number: int, task_type: str = "audio", **sorted_by: str) -> HeldOut:
+def example(number: int, task_type: str = "audio", **sorted_by: Any) -> HeldOut:
     return HeldOut(number, task_type, True, **sorted_by)
 
 
