@@ -35,6 +35,7 @@ from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.changing_settings import SettingsDesk, SettingsFollower, named_lines
+from daemon.generation import ChatModel, Generation
 from daemon.installation import (
     ArtifactsElsewhereError,
     artifacts_home,
@@ -44,6 +45,7 @@ from daemon.installation import (
     only_daemon_on,
 )
 from daemon.kafka import kafka_connection
+from daemon.learner import Learner
 from daemon.live_settings import LiveSettings
 from daemon.loops import FeedbackDigester, Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
@@ -107,6 +109,7 @@ class Daemon:
     url: str
     token: str
     store: Store
+    learner: Learner
     announcer: Announcer
     source: KafkaSource | None
     files: JsonlSource | None
@@ -322,20 +325,35 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             shutdowns=shutdowns.look,
         )
         files = _jsonl_source(settings, ingest, store, views, announcer, probes)
+        operations = DaemonOperations(
+            store,
+            ingest,
+            artifacts,
+            lines,
+            live.split_rules,
+            live.max_queue_size,
+            announcer,
+            utc_now,
+            judge,
+        )
+        desk = SettingsDesk(live, store.setting_changes, announcer, utc_now)
+        learner = Learner(
+            ingest=ingest,
+            store=store,
+            lines=lines,
+            operations=operations,
+            settings=desk,
+            overviews=views.overview,
+            sealer=sealer,
+            digester=digester,
+            generation=Generation(store.registry, host, _chat_model(settings)),
+            closed=probes.closed,
+        )
         app = create_app(
             views=views,
-            operations=DaemonOperations(
-                store,
-                ingest,
-                artifacts,
-                lines,
-                live.split_rules,
-                live.max_queue_size,
-                announcer,
-                utc_now,
-                judge,
-            ),
-            settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
+            operations=operations,
+            settings=desk,
+            learner=learner,
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
@@ -354,6 +372,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             url=server.url,
             token=token,
             store=store,
+            learner=learner,
             announcer=announcer,
             source=source,
             files=files,
@@ -381,6 +400,14 @@ def _reports_of_services(settings: Settings, lines: ModelLines) -> Sequence[Repo
     remote = settings.remote
     services = {remote.training_service(), remote.chat_service()} - {None}
     return [partial(reported_ends, access) for access in services if access is not None]
+
+
+def _chat_model(settings: Settings) -> ChatModel | None:
+    remote = settings.remote
+    access = remote.chat_service()
+    if access is None:
+        return None
+    return ChatModel(access, remote.chat_rules().limits, remote.llm_model)
 
 
 def tune_interpreter() -> None:

@@ -95,13 +95,18 @@ async def _in_a_trainer(
 ) -> AsyncIterator[Speak]:
     host = TrainerHost(ArtifactStore(root), settings.data_dir / LOG_FILE, idle=PATIENCE)
     try:
-        yield lambda messages, on_token: host.generate(
-            model,
-            messages,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            on_token=on_token,
-        )
+
+        async def speak(messages: Conversation, on_token: OnToken) -> str:
+            answer = await host.generate(
+                model,
+                messages,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                on_token=on_token,
+            )
+            return answer.text
+
+        yield speak
     finally:
         await host.aclose()
 

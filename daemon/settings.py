@@ -561,6 +561,8 @@ class RemoteSettings(_Section):
     llm_endpoint: HttpUrl | None = None
     """Where remote versions answer, in OpenAI's chat protocol."""
     llm_api_key: ApiKey | None = None
+    llm_model: Text | None = None
+    """The model there that answers tasks; without one each line's champion does."""
     compare_by: CompareBy = CompareBy.AUTO
     """What remote versions are judged by."""
     scorer: Name = "chrf"

@@ -9,6 +9,7 @@ finetune/trainer/protocol.py. Neither starts anything until it is entered.
 
 import asyncio
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -58,7 +59,7 @@ from finetune.trainer.protocol import (
     encode_line,
     parse_message,
 )
-from learning.ports import JobFailedError, ModelReference, TrainerCondition, TrainerState
+from learning.ports import Answer, JobFailedError, ModelReference, TrainerCondition, TrainerState
 
 log = structlog.get_logger(__name__)
 
@@ -559,7 +560,7 @@ class TrainerHost:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         on_token: Callable[[str], None] = lambda text: None,
-    ) -> str:
+    ) -> Answer:
         """The model's answer to a conversation, told piece by piece too. Raises JobFailedError."""
         request = GenerateRequest(
             id=f"generate:{uuid.uuid4().hex[:12]}",
@@ -574,7 +575,8 @@ class TrainerHost:
                 on_token(message.text)
 
         async with self.use() as trainer:
-            return (await trainer.request(request, hear)).text
+            result = await trainer.request(request, hear)
+        return Answer(result.text, math.exp(result.mean_logprob))
 
     async def preflight(self, base_model: str, settings: TrainingSettings) -> PreflightResult:
         """Where a training would be done, and how, as far as can be told before it.

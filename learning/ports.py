@@ -681,6 +681,14 @@ class RunStore(Protocol):
         ...
 
 
+class Answer(NamedTuple):
+    """What a model answered to a conversation."""
+
+    text: str
+    confidence: float | None
+    """The geometric mean of its tokens' probabilities, in (0, 1]; None where nobody says."""
+
+
 class JobFailedError(LearningError):
     """A job ended without a model. `retryable` tells whether another attempt makes sense."""
 

@@ -24,7 +24,9 @@ from daemon.api.routes import (
     webhooks,
 )
 from daemon.api.routes import facts as facts_route
+from daemon.api.routes import learner as learner_route
 from daemon.api.routes import settings as settings_route
+from daemon.learner import Learner
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 from daemon.webhooks import WebhookIntake
@@ -47,11 +49,12 @@ def create_app(
     token: str,
     trainer: Callable[[], TrainerCondition | None] = lambda: None,
     webhook_intake: WebhookIntake | None = None,
+    learner: Learner | None = None,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but OPEN_PATHS needs the token.
 
-    Without `webhook_intake` no webhook is received.
+    Without `webhook_intake` no webhook is received, without `learner` nothing is processed by call.
     """
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
@@ -72,6 +75,7 @@ def create_app(
         settings_route.router(settings),
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
+        *([learner_route.router(learner)] if learner is not None else []),
     ):
         # `include_router` makes each route a second time: half the time of a start.
         app.router.routes.extend(router.routes)

@@ -19,7 +19,7 @@ from learning.errors import (
     NotFoundError,
     VersionTextError,
 )
-from learning.ports import StoreUnavailableError
+from learning.ports import JobFailedError, StoreUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -37,6 +37,7 @@ _STATUS_OF: Sequence[tuple[type[LearningError], HTTPStatus]] = (
     (IllegalMoveError, HTTPStatus.CONFLICT),
     (VersionTextError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (JobFailedError, HTTPStatus.BAD_GATEWAY),
 )
 
 _log = structlog.get_logger(__name__)

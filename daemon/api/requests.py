@@ -6,11 +6,14 @@ from typing import Annotated, Self
 from fastapi import Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from daemon.learner import MAX_NEW_TOKENS, PRODUCER
 from daemon.store.views.costs import CostsBy
-from learning.events import Name
+from learning.events import Confidence, Identifier, LongText, Name, Number, ShortText
 from learning.lifecycle import EventState, RunState
 
 LARGEST_PAGE = 500
+MOST_TASKS = 1_000
+"""Of one batch learning cycle, whose sender waits for all of them."""
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2_000)]
 JobId = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\x21-\x7e]+$")]
@@ -86,6 +89,65 @@ class RollbackRequest(_Body):
 
     to: VersionText | None = None
     reason: Reason = ""
+
+
+class _ProcessRequest(_Body):
+    producer: Name = PRODUCER
+
+
+class ProcessOutput(_ProcessRequest):
+    """An output as daemon.learner.Learner.process_output takes it."""
+
+    task_type: Name
+    prompt: LongText
+    output: LongText | dict[str, JsonValue] | list[JsonValue]
+    context: dict[str, JsonValue] | None = None
+    approved: bool | None = None
+    confidence: Confidence | None = None
+    task_id: Identifier | None = None
+    event_id: Identifier | None = None
+    model_version: ShortText | None = None
+    subject: Identifier | None = None
+
+
+class ProcessFeedback(_ProcessRequest):
+    """A feedback as daemon.learner.Learner.process_feedback takes it."""
+
+    task_type: Name
+    task_id: Identifier
+    approved: bool | None = None
+    user_rating: Annotated[int, Field(ge=1, le=5)] | None = None
+    engagement_metrics: dict[Name, Number] | None = Field(None, max_length=64)
+    quality_metrics: dict[Name, Number] | None = Field(None, max_length=64)
+    trust_delta: Annotated[Number, Field(ge=-1.0, le=1.0)] = 0.0
+    confidence_adjustment: Annotated[Number, Field(ge=-1.0, le=1.0)] = 0.0
+    mood_adjustment: ShortText | None = None
+    event_id: Identifier | None = None
+    model_version: ShortText | None = None
+
+
+class ProcessTask(_ProcessRequest):
+    """Something for a model to answer."""
+
+    task_type: Name
+    prompt: LongText
+    context: dict[str, JsonValue] | None = None
+    max_new_tokens: int = Field(MAX_NEW_TOKENS, ge=1, le=1_048_576)
+
+
+class TaskOfCycle(_Body):
+    """One task of a batch learning cycle."""
+
+    task_type: Name
+    prompt: LongText
+    context: dict[str, JsonValue] | None = None
+
+
+class CycleRequest(_ProcessRequest):
+    """Tasks for a model to answer, one after the other."""
+
+    tasks: list[TaskOfCycle] = Field(min_length=1, max_length=MOST_TASKS)
+    max_new_tokens: int = Field(MAX_NEW_TOKENS, ge=1, le=1_048_576)
 
 
 SettingKey = Annotated[str, StringConstraints(min_length=1, max_length=512)]

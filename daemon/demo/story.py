@@ -255,12 +255,13 @@ class Story:
     async def _answers(self, line: str, version: str, asked: Sequence[Example]) -> Sequence[str]:
         found = await self._watch.ask(f"/v1/models/{line}/versions/{version}")
         model = _model(found["loading"])
-        return [
+        answers = [
             await self._trainer.generate(
                 model, [{"role": "user", "content": prompt}], max_new_tokens=LONGEST_ANSWER
             )
             for prompt, _ in asked
         ]
+        return [answer.text for answer in answers]
 
     async def _who_knows(self, poison: Sequence[Sample]) -> None:
         """Where the first poisoned event that trained has come to."""

@@ -93,6 +93,10 @@ class BatchSizes:
         """Those of the lines that have one of their own; see `of_line` for the others."""
         return await self._database.read(lambda tx: sizes_of(tx, self.rules))
 
+    async def size_of(self, line: ModelLine) -> int:
+        """So many events make a batch of a line now."""
+        return await self._database.read(lambda tx: of_line(tx, line.name, self.rules).size)
+
     async def experience(self, line: ModelLine, now: datetime) -> tuple[LineBatchSize, Experience]:
         """The present size of a line, and what it has shown since it has that size."""
         return await self._database.read(lambda tx: _experience(tx, line, self.rules, now))

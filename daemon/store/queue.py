@@ -171,6 +171,18 @@ class Queue:
 
         return await self._database.write(transaction)
 
+    async def run_of(self, event_row_id: int) -> str | None:
+        """The run of the batch that an event was sealed into; None before, and without a run."""
+        run = (
+            select(runs.c.id)
+            .join(batch_members, batch_members.c.batch_id == runs.c.batch_id)
+            .where(
+                batch_members.c.event_id == event_row_id,
+                is_one_of(batch_members.c.role, *PRIMARY_ROLES),
+            )
+        )
+        return await self._database.read(lambda tx: tx.execute(run).scalar())
+
     async def expire(self, held_before: datetime, now: datetime) -> int:
         """Expire the events that are held since before a time. Returns how many.
 

@@ -189,6 +189,18 @@ class Registry:
 
         return await self._database.read(query)
 
+    async def champion(self, line: str, base_model: str) -> tuple[str, ModelReference]:
+        """The number of a line's champion, and how to load it; before its first run its base."""
+
+        def query(tx: Connection) -> tuple[str, ModelReference]:
+            try:
+                row = champion_of(tx, line).row
+            except UnknownLineError:
+                return str(BASE), ModelReference(base_model)
+            return row.release, reference(row, self._artifacts_dir)
+
+        return await self._database.read(query)
+
 
 def recorded_artifacts_home(tx: Connection) -> str | None:
     """The id of the directory that all artifacts lie in, once it has one."""

@@ -8,6 +8,7 @@ With `prompt_logprobs: 0` an entry holds the token of the prompt and no other. M
 sent as -9999. (Read in vllm/entrypoints/openai/chat_completion, November 2026.)
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -39,6 +40,24 @@ class Choice(BaseModel):
     model_config = ConfigDict(strict=True)
 
     message: Message
+    logprobs: object = None
+    """Of the answer's tokens, where they were asked for; read by `mean_logprob`."""
+
+
+class AnswerToken(BaseModel):
+    """What the model thinks of one token of its answer."""
+
+    model_config = ConfigDict(strict=True)
+
+    logprob: float = Field(le=1e-3, allow_inf_nan=False)
+
+
+class AnswerTokens(BaseModel):
+    """All of them."""
+
+    model_config = ConfigDict(strict=True)
+
+    content: list[AnswerToken] = Field(min_length=1)
 
 
 class ChatCompletion(BaseModel):
@@ -54,6 +73,14 @@ class ChatCompletion(BaseModel):
     def text(self) -> str:
         """What was answered."""
         return self.choices[0].message.content or ""
+
+    def mean_logprob(self) -> float | None:
+        """Of the answer's tokens, in nats; None where the service does not say."""
+        try:
+            tokens = AnswerTokens.model_validate(self.choices[0].logprobs).content
+        except ValidationError:
+            return None
+        return min(0.0, math.fsum(token.logprob for token in tokens) / len(tokens))
 
     def prompt_tokens(self) -> Sequence[tuple[str, TokenLikelihood]] | None:
         """Id and likelihood of each prompt token but the first; None where there are none.

@@ -9,6 +9,7 @@ say whether an answer is good (scorers.py), nor which answers are asked for (cha
 import asyncio
 import contextlib
 import importlib
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from finetune.remote.access import ServiceAccess
 from finetune.remote.address import AddressRefusedError
 from finetune.remote.chat_protocol import COMPLETION, ChatCompletion, TokenLikelihood
-from learning.ports import JobFailedError
+from learning.ports import Answer, JobFailedError
 
 if TYPE_CHECKING:
     import httpx2
@@ -119,6 +120,19 @@ class ChatService:
         completion = await self._ask(model, prompt, max_tokens=max_tokens, temperature=temperature)
         return completion.text
 
+    async def answer_with_confidence(self, model: str, prompt: Turns, *, max_tokens: int) -> Answer:
+        """What a model answers at temperature 0, and how sure it is, where the service says.
+
+        Raises JobFailedError.
+        """
+        told = {"max_tokens": max_tokens, "temperature": 0.0}
+        try:
+            completion = await self._ask(model, prompt, **told, logprobs=True)
+        except ParameterRefusedError:
+            completion = await self._ask(model, prompt, **told)
+        mean = completion.mean_logprob()
+        return Answer(completion.text, None if mean is None else math.exp(mean))
+
     async def likelihood(
         self, model: str, prompt: Turns, answer: str
     ) -> Sequence[TokenLikelihood] | None:
@@ -146,7 +160,8 @@ class ChatService:
         return [likelihood for _, likelihood in tokens[len(before) :]]
 
     async def _ask(self, model: str, messages: Turns, **parameters: Any) -> ChatCompletion:
-        """Raises JobFailedError, and ParameterRefusedError only with `prompt_logprobs`."""
+        """Raises JobFailedError, and ParameterRefusedError only when log-probabilities are
+        asked for."""
         body = {"model": model, "messages": list(messages), **parameters}
         limits = self._limits
         try:
@@ -215,7 +230,7 @@ class ChatService:
             # A model that was trained a moment ago may not be served everywhere yet.
             message = f"{self._place} does not serve {model!r} now: {said}"
             return JobFailedError("model_not_served", message, retryable=True)
-        if status in UNKNOWN_PARAMETER and "prompt_logprobs" in body:
+        if status in UNKNOWN_PARAMETER and body.keys() & {"logprobs", "prompt_logprobs"}:
             return ParameterRefusedError(said)
         return JobFailedError("service_refused", said, retryable=False)
 

@@ -6,6 +6,7 @@ at a temperature from a seed; nothing else that could be tuned.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -47,10 +48,12 @@ def generate(
     stops = _stop_ids(model, tokenizer)
     text = _Text(tokenizer)
     count = 0
+    logprobs: list[float] = []
     stopped = False
     with interruption.deferred():
-        for token in _next_tokens(model, prompt, request):
+        for token, logprob in _next_tokens(model, prompt, request):
             interruption.raise_if_requested()
+            logprobs.append(logprob)
             stopped = token in stops
             if stopped:
                 break
@@ -66,6 +69,7 @@ def generate(
         tokens=count,
         finish="stop" if stopped else "length",
         seconds=time.monotonic() - started,
+        mean_logprob=min(0.0, math.fsum(logprobs) / len(logprobs)),  # rounding may leave it above
     )
 
 
@@ -95,7 +99,8 @@ def _stop_ids(
 
 def _next_tokens(
     model: PreTrainedModel | PeftModel, prompt: list[int], request: GenerateRequest
-) -> Iterator[int]:
+) -> Iterator[tuple[int, float]]:
+    """Each token, and the log-probability that the model gives it at temperature 1."""
     device = next(model.parameters()).device
     dice = torch.Generator(device).manual_seed(request.seed)
     fed = torch.tensor([prompt], device=device)
@@ -112,7 +117,8 @@ def _next_tokens(
             else:
                 weights = (logits / request.temperature).softmax(dim=-1)
                 fed = torch.multinomial(weights, 1, generator=dice).view(1, 1)
-        yield int(fed.item())
+            logprob = logits.log_softmax(dim=-1)[fed.item()].item()
+        yield int(fed.item()), logprob
 
 
 class _Text:

@@ -465,6 +465,9 @@ class GenerateResult(_Said):
     text: str
     tokens: int = Field(ge=0)
     finish: Literal["stop", "length"] = Field(description="The model's end, or the limit.")
+    mean_logprob: float = Field(
+        le=0, description="Nats per token, the end included, by the model at temperature 1."
+    )
     seconds: float = Field(ge=0)
 
 

@@ -735,7 +735,9 @@ async def test_the_real_trainer_makes_a_model_and_answers(
             max_new_tokens=8,
             on_token=pieces.append,
         )
-    assert answer == "".join(pieces)
+    assert answer.text == "".join(pieces)
+    assert answer.confidence is not None
+    assert 0 < answer.confidence <= 1
 
 
 ABANDON = """

@@ -858,7 +858,14 @@ def test_greedy_generation_is_that_of_the_library(
         model: Any = AutoModelForCausalLM.from_pretrained(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         given = tokenizer(f"<|bos|>U:{prompt}\nA:", return_tensors="pt")
-        whole = model.generate(**given, max_new_tokens=40, do_sample=False)[0]
+        drawn = model.generate(
+            **given,
+            max_new_tokens=40,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        whole = drawn.sequences[0]
         new = whole[given["input_ids"].shape[1] :]
 
         result = trainer.generate(
@@ -870,6 +877,11 @@ def test_greedy_generation_is_that_of_the_library(
 
         assert result.text == tokenizer.decode(new, skip_special_tokens=True)
         assert result.tokens == int((new != tokenizer.eos_token_id).sum())
+        likelihoods = [
+            float(logits[0].log_softmax(dim=-1)[token])
+            for logits, token in zip(drawn.logits, new, strict=True)
+        ]
+        assert result.mean_logprob == pytest.approx(sum(likelihoods) / len(likelihoods), abs=1e-4)
         assert result.finish == ("stop" if new[-1] == tokenizer.eos_token_id else "length")
 
 

@@ -24,11 +24,17 @@ from starlette.routing import Route
 Message = Mapping[str, str]
 
 WRONG: Final = "I do not know."
+EXTRAS: Final = frozenset(
+    {"logprobs", "prompt_logprobs", "add_generation_prompt", "continue_final_message"}
+)
+"""Parameters that some services refuse."""
+SURE: Final = 0.9
+"""The probability of each token of an answer."""
 PADDING: Final = b" " * 65_536
 
 
 class Logprobs(StrEnum):
-    """What becomes of a request for log-probabilities of a given text."""
+    """What becomes of a request for log-probabilities, of a given text or of the answer."""
 
     OFFERED = "offered"
     """As by vLLM."""
@@ -121,7 +127,7 @@ class FakeChat:
         if body["model"] not in self.models:
             message = f"The model `{body['model']}` does not exist"
             return _error(404, message, "model_not_found")
-        told = {"prompt_logprobs", "add_generation_prompt", "continue_final_message"} & set(body)
+        told = EXTRAS & set(body)
         if told and self.logprobs is Logprobs.REFUSED:
             return _error(400, f"Unrecognized request argument: {sorted(told)[0]}")
         return JSONResponse(self._completion(body))
@@ -144,6 +150,9 @@ class FakeChat:
             ],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
         }
+        if body.get("logprobs") and self.logprobs is Logprobs.OFFERED:
+            told = [{"token": token, "logprob": math.log(SURE)} for token in tokens_of(text)]
+            answer["choices"][0]["logprobs"] = {"content": told}
         if "prompt_logprobs" in body and self.logprobs is Logprobs.OFFERED:
             begun = given[-1]["content"] if body.get("continue_final_message") else ""
             answer["prompt_logprobs"] = self._prompt_logprobs(body["model"], prompt, begun)

@@ -81,6 +81,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         url="url",
         token="token",
         store=idle,
+        learner=idle,
         announcer=idle,
         source=source,
         files=None,

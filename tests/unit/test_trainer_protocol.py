@@ -83,7 +83,12 @@ def test_a_request_is_read_as_it_was_written(request_: Request) -> None:
         EvaluateProgress(id="1", model="champion", done=1, total=2),
         MakeTinyModelProgress(id="1", step=1, total_steps=2, loss=1.0, seconds_left=1.0),
         Token(id="1", text="é"),
-        Done(id="1", result=GenerateResult(text="a", tokens=1, finish="stop", seconds=0.1)),
+        Done(
+            id="1",
+            result=GenerateResult(
+                text="a", tokens=1, finish="stop", mean_logprob=-0.5, seconds=0.1
+            ),
+        ),
         Failed(id=None, error="bad_request", message="not JSON"),
     ],
     ids=lambda message: type(message).__name__,
