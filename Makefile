@@ -4,6 +4,8 @@
 
 BIN := .venv/bin
 PINNED := pyproject.toml constraints.txt
+# Over how many processes the tests go; one for those that a person picks, and may want --pdb for.
+WORKERS := $(if $(ARGS),0,auto)
 
 .PHONY: help setup run test check pins clean
 .DELETE_ON_ERROR:
@@ -11,6 +13,7 @@ PINNED := pyproject.toml constraints.txt
 help:
 	@echo "make run     set up, then show learnd at work: a stream, new model versions, a rollback"
 	@echo "make test    set up, then run all tests, real servers included (ARGS='-k gate' for some)"
+	@echo "               in as many processes as suit the machine (WORKERS=0: in one; so with ARGS)"
 	@echo "make check   lint, formatting and types"
 	@echo "make setup   only set up, for running and for testing"
 	@echo "make pins    bring constraints.txt up to date with pyproject.toml"
@@ -23,7 +26,7 @@ setup: .venv/ready-to-test
 
 test: .venv/ready-to-test
 	@$(BIN)/python -m tests.services.install
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 check: .venv/ready-to-test
 	$(BIN)/ruff check .

@@ -1,25 +1,57 @@
-"""Fixtures that several folders of tests share: the real servers, and names used only once."""
+"""Fixtures that several folders of tests share: the real servers, and names used only once.
 
+Also how a session of tests begins: where its files are, and over how many processes it goes.
+"""
+
+import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 
+from tests.in_memory import use_memory
 from tests.services import kafka, postgres, require
 from tests.services.kafka import KafkaBroker
 from tests.services.nursery import Nursery
 from tests.services.postgres import PostgresServer
+from tests.workers import ByFile, how_many, longest_first
 
 # No test fails because a machine was slow: the first example may import scipy.
 settings.register_profile("learnd", deadline=None)
 settings.load_profile("learnd")
 
+# As the trainer's process has it: threads that wait by spinning take the cores from each other.
+# Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A shell that runs the tests in the background ignores Ctrl-C for them, and for every program
 # that they start; but some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    """Before the first temporary folder."""
+    use_memory()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means."""
+    return how_many()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Who gives out the tests."""
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process keeps the order of the files; several begin with what takes longest."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        longest_first(items)
 
 
 @pytest.fixture(scope="session")

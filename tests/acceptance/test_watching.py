@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from daemon.exit_status import ExitStatus
 from tests.acceptance.test_cli import clean_environment
 from tests.services.learnd import Learnd
+from tests.services.ports import free_ports
 from tests.waiting import wait_until
 
 HIDDEN_CURSOR, SHOWN_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
@@ -104,9 +104,7 @@ def watching(learnd: Learnd, *arguments: str, **env: str) -> Iterator[Screen]:
 @pytest.fixture
 def learnd(tmp_path: Path) -> Iterator[Learnd]:
     """A daemon at an address that it keeps when it is started again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with Learnd(tmp_path, {"http": {"port": port}}) as daemon:
         daemon.start()
         yield daemon

@@ -175,11 +175,11 @@ async def test_a_refusal_is_an_error_of_its_kind(
 
 
 def test_a_daemon_that_is_not_there_is_said() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with Client(url, "t") as client, pytest.raises(DaemonUnreachableError, match="learnd run"):
-        client.get("/echo")
+    with socket.socket() as taken:  # so that nobody else comes to listen there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with Client(url, "t") as client, pytest.raises(DaemonUnreachableError, match="learnd run"):
+            client.get("/echo")
 
 
 @pytest.mark.parametrize("url", ["localhost", "ftp://x", "http://", "http://:x", "http://["])
