@@ -19,6 +19,7 @@ from learning.batching import BatchRules
 from learning.budget import Budget
 from learning.policy import Policy
 from learning.sampling import SplitRules
+from learning.screening import ScreeningRules
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class LiveSettings:
         except SettingsError as error:
             raise StoredSettingsError(error) from error
         self._policy = self._now.policy_rules()
+        self._screening = self._now.screening.rules()
         self.lines = self._now.model_lines()
         """The same object for the daemon's life; it becomes what the settings say."""
         self.seen = self._stored.revision
@@ -100,6 +102,7 @@ class LiveSettings:
         self.fault = ""
         self._stored, self._now = stored, settings
         self._policy = settings.policy_rules()
+        self._screening = settings.screening.rules()
         self.lines.become(settings.model_lines())
         for listener in self._listeners:
             listener()
@@ -109,6 +112,10 @@ class LiveSettings:
     def policy(self) -> Policy:
         """The bars of now; asked for each event."""
         return self._policy
+
+    def screening_rules(self) -> ScreeningRules:
+        """What stored outputs have to pass; the same object until a setting changes."""
+        return self._screening
 
     def batch_rules(self) -> BatchRules:
         """When a queue becomes a batch."""

@@ -20,6 +20,7 @@ from learning.errors import (
     VersionTextError,
 )
 from learning.ports import JobFailedError, StoreUnavailableError
+from learning.screening import CannotScreenError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -38,6 +39,7 @@ _STATUS_OF: Sequence[tuple[type[LearningError], HTTPStatus]] = (
     (VersionTextError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
     (JobFailedError, HTTPStatus.BAD_GATEWAY),
+    (CannotScreenError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
 _log = structlog.get_logger(__name__)
