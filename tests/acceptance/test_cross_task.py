@@ -78,12 +78,12 @@ def test_related_events_are_mixed_in_until_the_map_says_otherwise(
 def decided(daemon: Learnd, line: str, n_runs: int) -> Mapping[str, Any]:
     """The newest run of a line, when so many of its runs have ended."""
 
-    def ended() -> Mapping[str, Any] | None:
+    def ended() -> list[Mapping[str, Any]]:
         runs = daemon.get(f"/v1/runs?line={line}")["items"]
         over = [run for run in runs if run["state"] == "decided"]
-        return over[0] if len(over) == n_runs else None
+        return over if len(over) == n_runs else []
 
-    return daemon.wait_until(f"{n_runs} decided runs of {line}", ended)
+    return daemon.wait_until(f"{n_runs} decided runs of {line}", ended)[0]
 
 
 def members(daemon: Learnd, run: Mapping[str, Any]) -> Mapping[str, int]:

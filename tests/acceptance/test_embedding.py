@@ -23,7 +23,7 @@ BATCH = 3
 
 def settings(folder: Path, **changed: Any) -> Settings:
     """A line with a base model, of which no training is launched."""
-    told = {
+    told: dict[str, Any] = {
         "data_dir": folder / "data",
         "http": {"port": 0},
         "finetune": {"provider": "scripted", "base_model": "scripted-base"},
@@ -106,7 +106,12 @@ async def test_a_call_may_be_repeated_under_its_id_and_another_body_may_not(
 async def test_what_is_no_event_is_refused_and_not_stored(
     learner: Learner, changed: dict[str, Any], reason: str
 ) -> None:
-    event = {"task_type": "coding", "prompt": "p", "output": "x", "approved": True}
+    event: dict[str, Any] = {
+        "task_type": "coding",
+        "prompt": "p",
+        "output": "x",
+        "approved": True,
+    }
     with pytest.raises(BadEventError) as refused:
         await learner.process_output(**event | changed)
     assert reason in str(refused.value)
