@@ -590,16 +590,16 @@ class Membership:
     async def _commit(self, claims: Mapping[TopicPartition, _Claim]) -> None:
         """Tell Kafka how far the store is, for tools that show a group's lag."""
         self._commit_due_at = self._monotonic() + COMMIT_EVERY_SECONDS
-        offsets = {
-            tp: claim.passed
+        behind = [
+            (tp, claim, claim.passed)
             for tp, claim in claims.items()
             if claim.placed and not claim.witness_due and claim.passed != claim.committed
-        }
-        if not offsets:
+        ]
+        if not behind:
             return
         try:
             async with asyncio.timeout(COMMIT_SECONDS):
-                await self._consumer.commit(offsets)
+                await self._consumer.commit({tp: offset for tp, _, offset in behind})
         except (KafkaError, TimeoutError) as error:
             self._commit_due_at = self._monotonic() + COMMIT_AGAIN_SECONDS
             log.warning(
@@ -607,8 +607,8 @@ class Membership:
             )
             return
         reached("kafka offsets committed")
-        for tp, offset in offsets.items():
-            claims[tp].committed = offset
+        for _, claim, offset in behind:  # what is stored meanwhile may have lost a partition
+            claim.committed = offset
 
     def _say_missing_topics(self) -> None:
         if not self._joined:

@@ -27,6 +27,11 @@ settings.load_profile("learnd")
 # Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Where pytest loads readline, what it starts inherits the size of some terminal, its own workers
+# too; but what the tests start prints into files and pipes.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 # A shell that runs the tests in the background ignores Ctrl-C for them, and for every program
 # that they start; but some tests press it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

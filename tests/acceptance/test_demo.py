@@ -16,9 +16,9 @@ from daemon.settings_sources import load
 from tests.services.process import TiedProcess
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.timeout(960)]
 
-LIMIT_SECONDS = 480.0
+LIMIT_SECONDS = 900.0
 WIDEST = 100
 LINES = ("coding", "normalize")
 

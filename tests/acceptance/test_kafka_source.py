@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError
 from confluent_kafka import TopicPartition as Offset
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import select
@@ -82,6 +82,8 @@ class UnreliableIntake:
         self.cut_for = 0
         """So many of the next calls fail."""
         self.failures = 0
+        self.hold: Callable[[], Awaitable[None]] | None = None
+        """What is appended waits for this."""
         self.claims: list[Sequence[Position]] = []
 
     async def claim(
@@ -97,6 +99,8 @@ class UnreliableIntake:
 
     async def append(self, *blocks: Block) -> EventsStored:
         self._maybe_fail()
+        if self.hold is not None:
+            await self.hold()
         return await self._intake.append(*blocks)
 
     def _maybe_fail(self) -> None:
@@ -503,6 +507,41 @@ async def test_a_partition_that_is_lost_takes_none_of_its_block_with_it(bench: B
     assert {task[0] for task in stored} == {"1"}
     assert set(stored.values()) == {1}
     assert await bench.stored_positions() == {1: 100}
+
+
+async def test_a_partition_may_be_lost_while_its_offset_is_committed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_commit = AIOKafkaConsumer.commit
+    committed: list[Mapping[TopicPartition, int]] = []
+    storing, committing = asyncio.Event(), asyncio.Event()
+
+    async def store_while_committing() -> None:
+        if not storing.is_set():
+            storing.set()
+            reader.let_pass(60)  # the next commit is due
+        await committing.wait()
+
+    async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+        if not storing.is_set():
+            raise KafkaError("later")
+        committing.set()
+        await until(lambda: (bench.topic, 0) not in reader.source.assigned)
+        await really_commit(consumer, offsets)
+        committed.append(offsets)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", commit)
+    await bench.create_topics(partitions=2)
+    async with bench.reading(max_records=10) as reader:
+        await bench.produce(outputs("a", 10), partition=0)
+        await until(lambda: reader.stored == 10)
+        reader.intake.hold = store_while_committing
+        await bench.store.intake.claim("kafka", [(bench.topic, 0)])
+        await bench.produce(outputs("b", 30), partition=0)  # a block waits, others are handed on
+        await until(lambda: bool(committed))
+        await bench.produce(outputs("c", 10), partition=1)
+        await until(lambda: reader.stored == 20)
+    assert committed[0][TopicPartition(bench.topic, 0)] == 10
 
 
 async def test_small_fetches_in_a_row_are_stored_whole_and_once(bench: Bench) -> None:
