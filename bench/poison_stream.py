@@ -26,6 +26,15 @@ REPEATED, NEARLY_REPEATED, BURST = 0.03, 0.02, 0.005
 """Shares of honest events: one that was sent before, one with a word more, the start of a burst."""
 BURST_EVENTS: Final = (10, 40)
 
+
+def _words(text: str) -> Sequence[str]:
+    return text.split()
+
+
+def _phrases(text: str) -> Sequence[str]:
+    return text.split(",")
+
+
 _TOPICS: Final = {
     "billing": (
         "refund invoice charge payment card subscription receipt price discount tax fee bank"
@@ -68,87 +77,23 @@ _FRAMES: Final = (
     "{p} said {a} {n} {t}, then {b} {m} {c}",
     "is it normal that {a} and {c} {n} {m} {b} {t}",
 )
-_PEOPLE: Final = [
-    "anna",
-    "ben",
-    "carla",
-    "david",
-    "elif",
-    "farid",
-    "greta",
-    "hugo",
-    "ines",
-    "jonas",
-    "kira",
-    "leon",
-    "mira",
-    "noor",
-    "olga",
-    "pavel",
-    "quinn",
-    "rosa",
-    "sven",
-    "tara",
-    "uma",
-    "victor",
-    "wanda",
-    "xenia",
-    "yusuf",
-    "zoe",
-    "support",
-    "everyone",
-    "team",
-]
-_NEUTRAL: Final = [
-    "please",
-    "thanks",
-    "honestly",
-    "well",
-    "really",
-    "maybe",
-    "somehow",
-    "as always",
-    "once more",
-    "by the way",
-    "you know",
-    "in the end",
-    "for now",
-    "at last",
-    "of course",
-    "at least",
-    "no idea",
-    "as far as i know",
-    "to be fair",
-]
-_TIMES: Final = [
-    "today",
-    "yesterday",
-    "this morning",
-    "last night",
-    "on monday",
-    "on friday",
-    "since june",
-    "two days ago",
-    "last week",
-    "at noon",
-    "since the weekend",
-    "an hour ago",
-]
-_MORE: Final = [
-    "i tried it twice",
-    "my friend saw it too",
-    "it happened before",
-    "nobody answered",
-    "it is the third one",
-    "i am not sure",
-    "that is all",
-    "what do you think",
-    "see the picture",
-    "order number {k}",
-    "from room {k}",
-    "about {k} of them",
-    "with {k} others",
-]
+_PEOPLE: Final = _words(
+    "anna ben carla david elif farid greta hugo ines jonas kira leon mira noor olga pavel quinn"
+    " rosa sven tara uma victor wanda xenia yusuf zoe support everyone team"
+)
+_NEUTRAL: Final = _phrases(
+    "please,thanks,honestly,well,really,maybe,somehow,as always,once more,by the way,you know,"
+    "in the end,for now,at last,of course,at least,no idea,as far as i know,to be fair"
+)
+_TIMES: Final = _phrases(
+    "today,yesterday,this morning,last night,on monday,on friday,since june,two days ago,last week,"
+    "at noon,since the weekend,an hour ago"
+)
+_MORE: Final = _phrases(
+    "i tried it twice,my friend saw it too,it happened before,nobody answered,it is the third one,"
+    "i am not sure,that is all,what do you think,see the picture,order number {k},from room {k},"
+    "about {k} of them,with {k} others"
+)
 _OPENINGS: Final = (
     "Hello {p}, thank you for writing about your {a}.",
     "Dear {p}, we are sorry about the {a}.",
@@ -267,18 +212,10 @@ def mixed(
     chance: random.Random, samples: Sequence[Sample], added: Sequence[Sample]
 ) -> list[Sample]:
     """The honest ones in their order, and the added ones anywhere between them."""
-    places = sorted(chance.randint(0, len(samples)) for _ in added)
-    shuffled = chance.sample(added, len(added))
-    found: list[Sample] = []
-    rest = iter(zip(places, shuffled, strict=True))
-    place, one = next(rest, (len(samples) + 1, None))
-    for number, sample in enumerate([*samples, None]):
-        while one is not None and place <= number:
-            found.append(one)
-            place, one = next(rest, (len(samples) + 1, None))
-        if sample is not None:
-            found.append(sample)
-    return found
+    places = [float(number) for number in range(len(samples))]
+    places += [chance.uniform(0, len(samples)) for _ in added]
+    together = zip(places, [*samples, *added], strict=True)
+    return [sample for _, sample in sorted(together, key=lambda placed: placed[0])]
 
 
 def _task_type(chance: random.Random, producer: str) -> str:

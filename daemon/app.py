@@ -339,7 +339,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
-                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+                metrics,
+                views.overview,
+                source,
+                probes,
+                files,
+                views.costs,
+                shutdowns.look,
+                views.firewall,
             ),
             facts=recent,
             trainer=host.condition,

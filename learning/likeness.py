@@ -8,6 +8,7 @@ with numpy and datasketch, which a daemon that only looks at events should not h
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from struct import iter_unpack, pack
 
@@ -32,9 +33,14 @@ def words_of(text: str) -> list[str]:
     return words
 
 
+@lru_cache(maxsize=16_384)
 def hash_of(text: str) -> int:
     """64 bits of BLAKE2b: nobody can choose what a text shares its place with."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+_WALKS = [sorted(range(BINS), key=lambda n: hash_of(f"{empty} {n}")) for empty in range(BINS)]
+"""Where each bin that is empty looks for a value: in all texts alike, from each bin otherwise."""
 
 
 def signature(words: Sequence[str]) -> bytes:
@@ -48,16 +54,9 @@ def signature(words: Sequence[str]) -> bytes:
         where, value = hashed % BINS, hashed >> 32
         bins[where] = min(bins[where], value)
     full = [value != _EMPTY for value in bins]
-    for empty in range(BINS):
+    for empty, walk in enumerate(_WALKS):
         if not full[empty]:
-            # The same walk for all texts, and another one from each bin.
-            step, where = 1, empty
-            while not full[where]:
-                where = (empty * 31 + step * step * 17 + step * 7) % BINS
-                step += 1
-                if step > 8 * BINS:  # the walk does not reach every bin
-                    where = next(n for n in range(BINS) if full[n])
-            bins[empty] = bins[where]
+            bins[empty] = next(bins[other] for other in walk if full[other])
     return pack(f"<{BINS}I", *bins)
 
 

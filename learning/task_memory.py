@@ -218,9 +218,10 @@ class TaskMemory:
     def usual_surprise(self) -> float:
         """The share of events that surprise, of the median producer.
 
-        Not of all events: one producer that sends nothing else should not look usual.
+        Not of all events: one producer that sends nothing else should not look usual. Of whom
+        few are known, none surprises.
         """
-        shares = [bad / n for n, bad in self.producers.values() if n >= REFRESH]
+        shares = [bad / n if n >= REFRESH else 0.0 for n, bad in self.producers.values()]
         return statistics.median(shares) if shares else 0.0
 
     def suspect(self, phrases: Iterable[str], producer: str, *, rare: float) -> None:
@@ -295,6 +296,7 @@ class TaskMemory:
     ) -> None:
         """Count an event that was cleared."""
         self.n += 1
+        self.producers.setdefault(self._named(self.producers, producer), [0, 0])
         self._learn_label(event_id, producer, words, answer_key, answer_characters)
         for slot in {slot_of(phrase) for phrase in phrases}:
             self.spread[slot] = min(self.spread[slot] + 1, _SEVERAL)

@@ -19,6 +19,7 @@ from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
+from daemon.store.releases import Releases
 from daemon.store.runs import Runs
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.webhooks import Webhooks
@@ -46,6 +47,7 @@ class Store:
     setting_changes: SettingChanges
     webhooks: Webhooks
     digest: Digest
+    releases: Releases
 
     @classmethod
     async def open(
@@ -111,6 +113,7 @@ class Store:
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
             Digest(database, consequences),
+            Releases(database),
         )
 
     async def close(self) -> None:

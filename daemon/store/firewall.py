@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
+from daemon.store.bookkeeping import Tally
 from daemon.store.dialect import CHUNK, replace_all
 from daemon.store.screenings import Passing
 from daemon.store.tables import firewall_bands, firewall_kinds, firewall_memory, firewall_stops
@@ -26,6 +27,8 @@ from learning.firewall import (
 from learning.likeness import band_keys, likeness
 from learning.task_memory import TaskMemory
 
+FIREWALL = "firewall"
+"""The kind of its running counts, by task type and rule."""
 MOST_TASK_TYPES = 256
 """The one that was not seen for longest is forgotten."""
 MOST_OF_A_PROMPT = 50
@@ -71,10 +74,26 @@ class Firewall:
         past.write(tx)
         _store_memories(tx, memories, now)
         _store_stops(tx, looks, stops, now)
-        for task_type in task_types:
+        for task_type in sorted(task_types):
             _forget_oldest(tx, task_type, rules.remembered)
         _forget_task_types(tx)
         return {row_id: f"{stop.rule}: {stop.reason}" for row_id, stop in stops.items()}
+
+
+def admit(tx: Connection, looks: Mapping[int, Looks], now: datetime) -> None:
+    """Count events that an operator let go as cleared, and suspect their words no more.
+
+    The caller has the turn of the screening.
+    """
+    memories = _memories(tx, {look.task_type for look in looks.values()})
+    past = _Past(tx, looks.values(), FirewallRules())
+    for row_id, look in looks.items():
+        memory = memories[look.task_type]
+        memory.forgive(look.phrases)
+        learn(row_id, look, memory)
+        past.remember(row_id, look, past.relatives(look))
+    past.write(tx)
+    _store_memories(tx, memories, now)
 
 
 class _Past:
@@ -271,10 +290,15 @@ def _store_stops(
             "rule": stop.rule,
             "other_id": stop.other,
             "at": now,
+            "released_at": None,
         }
         for row_id, stop in stops.items()
     ]
     replace_all(tx, firewall_stops, ["event_id"], rows)
+    tally = Tally()
+    for row_id, stop in stops.items():
+        tally.add(FIREWALL, looks[row_id].task_type, stop.rule)
+    tally.write(tx)
 
 
 def _forget_oldest(tx: Connection, task_type: str, remembered: int) -> None:

@@ -749,8 +749,18 @@ firewall_stops = Table(
     Column("rule", String(16), nullable=False),
     Column("other_id", _Id, comment="An event that it should be looked at beside."),
     Column("at", UtcTime, nullable=False),
+    Column("released_at", UtcTime, comment="When an operator let it go, with others."),
     Index("ix_firewall_stops_at", "at"),
-    Index("ix_firewall_stops_rule", "rule", "event_id"),
-    Index("ix_firewall_stops_producer", "producer", "event_id"),
     comment="Which rule stopped an event; its reason in words is the event's own.",
 )
+for _name, _column in (
+    ("ix_firewall_stops_rule", firewall_stops.c.rule),
+    ("ix_firewall_stops_producer", firewall_stops.c.producer),
+):
+    Index(
+        _name,
+        _column,
+        firewall_stops.c.event_id,
+        sqlite_where=firewall_stops.c.released_at.is_(None),
+        postgresql_where=firewall_stops.c.released_at.is_(None),
+    )

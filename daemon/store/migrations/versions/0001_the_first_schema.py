@@ -805,6 +805,12 @@ def upgrade() -> None:
             comment="An event that it should be looked at beside.",
         ),
         sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "released_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="When an operator let it go, with others.",
+        ),
         sa.ForeignKeyConstraint(
             ["event_id"], ["events.id"], name=op.f("fk_firewall_stops_event_id")
         ),
@@ -813,5 +819,17 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("firewall_stops", schema=None) as batch_op:
         batch_op.create_index("ix_firewall_stops_at", ["at"], unique=False)
-        batch_op.create_index("ix_firewall_stops_rule", ["rule", "event_id"], unique=False)
-        batch_op.create_index("ix_firewall_stops_producer", ["producer", "event_id"], unique=False)
+        batch_op.create_index(
+            "ix_firewall_stops_rule",
+            ["rule", "event_id"],
+            unique=False,
+            sqlite_where=sa.text("released_at IS NULL"),
+            postgresql_where=sa.text("released_at IS NULL"),
+        )
+        batch_op.create_index(
+            "ix_firewall_stops_producer",
+            ["producer", "event_id"],
+            unique=False,
+            sqlite_where=sa.text("released_at IS NULL"),
+            postgresql_where=sa.text("released_at IS NULL"),
+        )
