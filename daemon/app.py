@@ -29,6 +29,7 @@ from consumers.pressure import Pressure
 from consumers.rate_limit import RateLimit
 from consumers.reader_process import ReaderProcess
 from consumers.reading import COLLECT_AFTER
+from consumers.screening.process import ProcessLimits, ScreeningProcess
 from consumers.wire import Limits
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
@@ -50,9 +51,11 @@ from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
+from daemon.screening import RulesInForce, Screening
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
+from daemon.store.firewall import Firewall
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
@@ -199,6 +202,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
             size_rules=live.size_rules,
             tenancy=_tenancy(settings),
+            ruleset=RulesInForce(live.screening_rules),
+            suspicion=Firewall(live.firewall_rules),
         )
         await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
@@ -275,6 +280,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
             budget=live.budget,
         )
+        validators = ScreeningProcess(
+            ProcessLimits(
+                memory_bytes=settings.screening.memory_mib << 20,
+                idle=timedelta(seconds=settings.screening.idle_seconds),
+            )
+        )
+        stack.push_async_callback(validators.close)
+        screening = Screening(store, validators, live.screening_rules, announcer, utc_now)
         job_hints = JobHints(store.webhooks, workbenches)
         metrics.show_trainer(host.condition)
         sealer = Sealer(
@@ -286,6 +299,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             utc_now,
             expect=lambda line: workbenches[line.provider].expect(line),
             expect_at=settings.finetune.trainer_ahead_share,
+            clear=screening.clear,
         )
         digester = FeedbackDigester(store, announcer, utc_now)
         announcer.listen(_alarm(sealer, digester, runner, job_hints))
@@ -320,6 +334,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             training=lambda: preflight.warning,
             settings=lambda: live.fault,
             shutdowns=shutdowns.look,
+            screening=lambda: screening.trouble,
         )
         files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
@@ -334,6 +349,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 announcer,
                 utc_now,
                 judge,
+                screening,
             ),
             settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),

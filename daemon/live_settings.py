@@ -20,6 +20,7 @@ from learning.budget import Budget
 from learning.firewall import FirewallRules
 from learning.policy import Policy
 from learning.sampling import SplitRules
+from learning.screening import ScreeningRules
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class LiveSettings:
             raise StoredSettingsError(error) from error
         self._policy = self._now.policy_rules()
         self._firewall = self._now.firewall.rules()
+        self._screening = self._now.screening.rules()
         self.lines = self._now.model_lines()
         """The same object for the daemon's life; it becomes what the settings say."""
         self.seen = self._stored.revision
@@ -103,6 +105,7 @@ class LiveSettings:
         self._stored, self._now = stored, settings
         self._policy = settings.policy_rules()
         self._firewall = settings.firewall.rules()
+        self._screening = settings.screening.rules()
         self.lines.become(settings.model_lines())
         for listener in self._listeners:
             listener()
@@ -112,6 +115,10 @@ class LiveSettings:
     def policy(self) -> Policy:
         """The bars of now; asked for each event."""
         return self._policy
+
+    def screening_rules(self) -> ScreeningRules:
+        """What stored outputs have to pass; the same object until a setting changes."""
+        return self._screening
 
     def batch_rules(self) -> BatchRules:
         """When a queue becomes a batch."""

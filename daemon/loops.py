@@ -4,7 +4,7 @@ Each loop is a coroutine that works until it is cancelled; daemon/app.py owns th
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -22,6 +22,7 @@ from learning.lines import ModelLine, ModelLines
 from learning.policy import Policy
 from learning.ports import StoreUnavailableError
 from learning.sampling import SplitRulesOf
+from learning.screening import CannotScreenError
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,15 @@ DIGEST_SECONDS = 2.0
 DIGEST_PAUSE_SECONDS = 0.2
 
 
+Clear = Callable[[ModelLine, int], Awaitable[bool]]
+"""Has the oldest events of a line screened. Returns whether all are; raises CannotScreenError."""
+
+
+async def without_screening(line: ModelLine, size: int) -> bool:
+    """Where nothing has to be screened."""
+    return True
+
+
 class Sealer:
     """Turns queues into batches by size and by age, and lets the size follow what is learned."""
 
@@ -54,12 +64,15 @@ class Sealer:
         *,
         expect: Callable[[ModelLine], None] = lambda line: None,
         expect_at: float = 0.0,
+        clear: Clear = without_screening,
     ) -> None:
-        """`expect` is told once of each batch of which a share of `expect_at` waits."""
+        """`expect` is told once of each batch of which a share of `expect_at` waits; `clear`
+        has the oldest events of a line screened."""
         self._store = store
         self._lines = lines
         self._expect = expect
         self._expect_at = expect_at
+        self._clear = clear
         self._expected: set[str] = set()
         self._batch_rules = batch_rules
         self._split_rules = split_rules
@@ -104,13 +117,27 @@ class Sealer:
             queue = await self._store.queue.look(line)
             batch = due(queue, rules, self._clock())
             self._tell(line, is_about_to_fill(queue, rules, self._expect_at))
-            if batch is None:
+            if batch is None or not await self._cleared(line, batch.size):
                 continue
+            batch = due(await self._store.queue.look(line), rules, self._clock())
+            if batch is None:
+                continue  # not enough is left of it
             sealed = await self._store.queue.seal(
                 line, batch, self._split_rules(line.name), "sealer", self._clock()
             )
             if sealed is not None:
                 self._announce(sealed)
+
+    async def _cleared(self, line: ModelLine, size: int) -> bool:
+        """Whether the oldest events of a line are screened now; the other lines have their turn
+        before those that take long."""
+        try:
+            cleared = await self._clear(line, size)
+        except CannotScreenError:
+            return False  # it was logged, and health says so
+        if not cleared:
+            self.wake()
+        return cleared
 
     def _tell(self, line: ModelLine, is_near: bool) -> None:
         """Once a batch: a stream that then dries up should not be prepared for again and again."""

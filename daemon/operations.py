@@ -11,6 +11,7 @@ from consumers.ingest import Ingest
 from consumers.wire import Decoded, decode
 from daemon.api.ports import DatasetImport, FlushResult, HeldOutImport, NodeGone
 from daemon.dataset_import import ImportOrder, prepare
+from daemon.screening import Screening
 from daemon.store import Store
 from daemon.store.imports import DatasetSource
 from daemon.store.releases import Which
@@ -36,6 +37,7 @@ from learning.lines import ModelLine, ModelLines
 from learning.policy import Verdict
 from learning.ports import Block, EventKind, Origin
 from learning.sampling import SplitRulesOf
+from learning.screening import CannotScreenError
 
 MOST_REFUSED_LISTED = 1_000
 
@@ -104,6 +106,7 @@ class DaemonOperations:
         announce: Announce,
         clock: Clock,
         judge: Judge,
+        screening: Screening,
     ) -> None:
         self._store = store
         self._ingest = ingest
@@ -115,6 +118,7 @@ class DaemonOperations:
         self._clock = clock
         self._hashing = asyncio.Lock()
         self._judge = judge
+        self._screening = screening
 
     async def flush(self, task_type: str | None, *, actor: str) -> Sequence[FlushResult]:
         """See daemon.api.ports.Operations."""
@@ -138,6 +142,10 @@ class DaemonOperations:
                 " set finetune.base_model",
             )
         size = min(queue.waiting, self._max_queue_size())
+        try:
+            all_screened = await self._screening.clear(line, size)
+        except CannotScreenError as error:
+            return FlushResult(line.name, None, f"the events cannot be screened: {error}")
         batch = await self._store.queue.seal(
             line,
             Due(Trigger.FLUSH, size),
@@ -146,7 +154,7 @@ class DaemonOperations:
             self._clock(),
         )
         if batch is None:
-            return FlushResult(line.name, None, "another hand sealed it just now")
+            return FlushResult(line.name, None, await self._why_nothing(line, all_screened))
         self._announce(batch)
         if batch.run_id is None:
             reason = "sealed, but every example is held out: nothing to train"
@@ -155,6 +163,13 @@ class DaemonOperations:
         else:
             reason = "sealed; its run starts now"
         return FlushResult(line.name, batch, reason)
+
+    async def _why_nothing(self, line: ModelLine, all_screened: bool) -> str:
+        if not all_screened:
+            return "the events are still being screened: flush again"
+        if (await self._store.queue.look(line)).waiting == 0:
+            return "nothing is left: screening stopped the events, or another hand sealed them"
+        return "another hand sealed it just now"
 
     async def set_batch_size(
         self, line: str, size: int | None, *, reason: str, actor: str
@@ -272,13 +287,15 @@ class DaemonOperations:
         now = self._clock()
         order = ImportOrder(file, task_type, approved, actor)
         prepared = await asyncio.to_thread(prepare, content, order, found, self._judge, now)
+        rows, screened = await self._screening.of_rows(prepared.outputs)
         done = await self._store.imports.add(
             found,
             DatasetSource(file, prepared.sha256),
-            prepared.outputs,
+            rows,
             self._split_rules(line),
             actor,
             now,
+            screened,
         )
         if done.added:
             self._announce(done.stored)
@@ -318,8 +335,11 @@ class DaemonOperations:
                 refused.append((number, "not an output"))
             elif decoded.event.task_type != task_type:
                 refused.append((number, f"its task type is {decoded.event.task_type}"))
+            elif (screened := await self._screening.of_event(decoded.event)).complaints:
+                refused.append((number, screened.reason))
             else:
-                examples.append((number, decoded.event, prompt_key(decoded.event)))
+                event = screened.event or decoded.event
+                examples.append((number, event, prompt_key(event)))
         stored = await self._store.queue.import_held_out(examples, task_type, actor, now)
         return HeldOutImport(
             stored.added, stored.duplicates, tuple(sorted([*refused, *stored.refused]))

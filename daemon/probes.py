@@ -68,7 +68,8 @@ class DaemonProbes:
     have to wait, and who took it out of rotation could not reach what helps. `source` is
     None where no Kafka is configured. `training` says why lines cannot be trained on this
     machine, if that is known, `settings` why stored ones do not hold here, and `shutdowns`
-    which models end soon: warnings, which make nothing red.
+    which models end soon: warnings, which make nothing red. `screening` says why no output can
+    be screened: then none is sealed.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class DaemonProbes:
         training: Callable[[], str] = lambda: "",
         settings: Callable[[], str] = lambda: "",
         shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
+        screening: Callable[[], str] = lambda: "",
     ) -> None:
         self._overviews = overviews
         self._source = source
@@ -89,6 +91,7 @@ class DaemonProbes:
         self._training = training
         self._settings = settings
         self._shutdowns = shutdowns
+        self._screening = screening
         self._loops: Sequence[asyncio.Task[Any]] = ()
         self._draining = False
 
@@ -137,11 +140,13 @@ class DaemonProbes:
         measured = measurements(overview) if overview is not None else Measurements()
         full = self._pressure.refusal(EventKind.OUTPUT) if self._pressure.is_full else None
         room = Check("room for events", ok=full is None, detail=full or "")
+        trouble = self._screening()
+        screening = Check("screening", ok=not trouble, detail=trouble)
         orphans = [_orphans(overview)] if overview is not None else []
         training = Check("training", ok=True, detail=self._training())
         settings = Check("settings", ok=True, detail=self._settings())
         advice = [*orphans, training, settings, await self._ending_models()]
-        checks = [*self.at_hand(), store, room, *self._stuck_partitions(), *advice]
+        checks = [*self.at_hand(), store, room, screening, *self._stuck_partitions(), *advice]
         return assess(measured, checks, self._clock())
 
     async def _ending_models(self) -> Check:

@@ -50,6 +50,15 @@ from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
 from learning.policy import Policy
 from learning.preferences import Objective
 from learning.sampling import ReplayStrategy, SplitRules
+from learning.screening import (
+    AUTO,
+    CODE_TASK_TYPES,
+    OFF,
+    REGEX,
+    PiiMode,
+    ScreeningRules,
+    TaskRules,
+)
 
 ENV_PREFIX = "LEARND_"
 MASK = "********"
@@ -392,6 +401,128 @@ class QueueSettings(_Section):
                 },
             )
         return self
+
+
+def _off(value: object) -> object:
+    """YAML reads `off` as false."""
+    return "off" if value is False else value
+
+
+def _pattern(pattern: str) -> str:
+    if pattern.startswith(REGEX):
+        try:
+            re.compile(pattern.removeprefix(REGEX))
+        except re.error as error:
+            raise PydanticCustomError(
+                "pattern", "no regular expression: {why}", {"why": str(error)}
+            ) from None
+    return pattern
+
+
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    # Imported here: a daemon without a schema has no use for it.
+    from consumers.screening.json_schema import fault_of_schema
+
+    if (fault := fault_of_schema(schema)) is not None:
+        raise PydanticCustomError("schema", "no usable JSON Schema: {why}", {"why": fault})
+    return schema
+
+
+CodeLanguage = Annotated[
+    Literal["auto", "off", "python", "javascript", "typescript", "json"], BeforeValidator(_off)
+]
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_schema)]
+NaturalLanguages = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")], ...], BeforeValidator(_listed)
+]
+BannedPatterns = tuple[
+    Annotated[str, StringConstraints(min_length=1, max_length=1_000), AfterValidator(_pattern)],
+    ...,
+]
+Pii = Annotated[PiiMode, BeforeValidator(_off)]
+Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
+
+
+class TaskScreeningSettings(_Section):
+    """The costly validators of one task type; what is missing is taken from the section."""
+
+    syntax: CodeLanguage | None = None
+    json_schema: JsonSchema | None = None
+    languages: NaturalLanguages | None = None
+    banned_patterns: BannedPatterns | None = None
+    secrets: bool | None = None
+    pii: Pii | None = None
+    phone_region: Region | None = None
+    skip: Names | None = None
+
+
+class ScreeningSettings(_Section):
+    """What stored outputs have to pass before they are sealed; see docs/validators.md."""
+
+    changeable = frozenset(
+        {
+            "enabled",
+            "seconds",
+            "syntax",
+            "json_schema",
+            "languages",
+            "banned_patterns",
+            "secrets",
+            "pii",
+            "phone_region",
+            "skip",
+            "task_types",
+        }
+    )
+
+    enabled: bool = True
+    """Off, no costly validator runs."""
+    seconds: float = Field(2.0, ge=0.05, le=600.0, allow_inf_nan=False)
+    """For one validator and one event; one that takes longer is killed, and stops the event."""
+    memory_mib: int = Field(1_024, ge=256, le=1_048_576)
+    """Address space of the process that they run in."""
+    idle_seconds: Seconds = 120.0
+    """How long that process is kept after its last event."""
+    syntax: CodeLanguage | None = None
+    """`auto` parses what is marked as code; without a value `auto` for coding, game, website."""
+    json_schema: JsonSchema | None = None
+    """What every answer has to be valid against."""
+    languages: NaturalLanguages = ()
+    """ISO 639-1 codes of the languages in which answers are expected; none: any."""
+    banned_patterns: BannedPatterns = ()
+    """What no answer may have in it, in any case of letters; `re:` begins a regular expression."""
+    secrets: bool = True
+    """Whether keys, tokens and private keys stop an output."""
+    pii: Pii = PiiMode.SCRUB
+    """Personal data: `hold` stops the output, `scrub` puts placeholders in its place."""
+    phone_region: Region | None = None
+    """ISO 3166 code of the country whose phone numbers need no country code."""
+    skip: Names = ()
+    """Names of validators that are left out."""
+    task_types: dict[Name, TaskScreeningSettings] = Field(default_factory=dict)
+    """What differs for a task type."""
+
+    def rules(self) -> ScreeningRules:
+        """The rules, as the core knows them."""
+        return ScreeningRules(
+            default=self._task_rules(None),
+            task_types={
+                name: self._task_rules(name) for name in {*self.task_types, *CODE_TASK_TYPES}
+            },
+            enabled=self.enabled,
+            seconds=self.seconds,
+        )
+
+    def _task_rules(self, task_type: str | None) -> TaskRules:
+        own = self.task_types.get(task_type or "", TaskScreeningSettings())
+        told = {
+            name: getattr(self, name) if (value := getattr(own, name)) is None else value
+            for name in TaskScreeningSettings.model_fields
+        }
+        if told["syntax"] is None:
+            told["syntax"] = AUTO if task_type in CODE_TASK_TYPES else OFF
+        return TaskRules(**told)
 
 
 class FirewallSettings(_Section):
@@ -846,6 +977,7 @@ class Settings(BaseSettings):
     intake: IntakeSettings = IntakeSettings()
     policy: PolicySettings = PolicySettings()
     queue: QueueSettings = QueueSettings()
+    screening: ScreeningSettings = ScreeningSettings()
     firewall: FirewallSettings = FirewallSettings()
     split: SplitSettings = SplitSettings()
     gate: GateSettings = GateSettings()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from learning.lifecycle import EventState, FeedbackState
+from learning.screening import ScreeningOutcome
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class EventsExpired:
     """Held events whose time ran out."""
 
     count: int
+
+
+@dataclass(frozen=True)
+class EventsScreened:
+    """Validators that cost time have looked at stored events, before those may be sealed."""
+
+    outcomes: Mapping[tuple[str, ScreeningOutcome], int]
+    """Events by (task_type, outcome)."""
+    complaints: Mapping[str, int] = field(default_factory=dict)
+    """By validator."""
+    checks: Mapping[str, int] = field(default_factory=dict)
+    """How many events each validator looked at."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """And how long it took for them."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +309,7 @@ Fact = (
     | TopicRecreated
     | PartitionFenced
     | EventsExpired
+    | EventsScreened
     | BatchSealed
     | RunLaunched
     | RunFailed

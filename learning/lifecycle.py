@@ -103,7 +103,7 @@ LEARNED_ROLES = TRAINING_ROLES | {Role.PREFERENCE}
 """Known to the version that the batch makes."""
 
 _EVENT_MOVES: Mapping[EventState, frozenset[EventState]] = {
-    EventState.QUEUED: frozenset({EventState.SEALED, EventState.WITHDRAWN}),
+    EventState.QUEUED: frozenset({EventState.SEALED, EventState.WITHDRAWN, EventState.QUARANTINED}),
     EventState.HELD: frozenset(
         {EventState.QUEUED, EventState.REJECTED, EventState.EXPIRED, EventState.QUARANTINED}
     ),

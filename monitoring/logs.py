@@ -22,6 +22,7 @@ from learning.facts import (
     CandidateDecided,
     EventsExpired,
     EventsRefused,
+    EventsScreened,
     EventsStored,
     Fact,
     LaunchResolved,
@@ -183,6 +184,8 @@ def is_routine(fact: Fact) -> bool:
     match fact:
         case EventsStored():
             return not fact.dead_letters
+        case EventsScreened():
+            return not fact.complaints
         case WebhookReceived():
             return not fact.is_new
         case WebhookRefused():
@@ -229,6 +232,8 @@ def in_words(fact: Fact) -> str:
             )
         case EventsExpired():
             return f"{fact.count} held events expired without a verdict"
+        case EventsScreened():
+            return _screened(fact)
         case BatchSealed():
             run = fact.run_id or "no run: nothing in it to train"
             return (
@@ -314,6 +319,15 @@ def shutdown_in_words(model: str, on: date, days_left: int) -> str:
 
 def _who(fact: RunCancelAsked | RunCancelled) -> str:
     return f"{fact.actor}: {fact.reason}" if fact.reason else fact.actor
+
+
+def _screened(fact: EventsScreened) -> str:
+    parts = [
+        f"{n} {task_type} outputs {outcome}"
+        for (task_type, outcome), n in sorted(fact.outcomes.items())
+    ]
+    parts += [f"{n} by {validator}" for validator, n in sorted(fact.complaints.items())]
+    return f"screened: {', '.join(parts) or 'nothing new'}"
 
 
 def _stored(fact: EventsStored) -> str:

@@ -26,6 +26,7 @@ from learning.facts import (
     CandidateDecided,
     EventsExpired,
     EventsRefused,
+    EventsScreened,
     EventsStored,
     Fact,
     LaunchResolved,
@@ -263,6 +264,18 @@ class _Counters:
         self._released = counter(
             "learnd_firewall_released", "Outputs that operators let go, many at once."
         )
+        self._screened = counter(
+            "learnd_screened", "Outputs that costly validators looked at.", "outcome"
+        )
+        self._checks = counter(
+            "learnd_screening_checks", "Outputs that a costly validator looked at.", "validator"
+        )
+        self._check_seconds = counter(
+            "learnd_screening_seconds", "Time that costly validators took.", "validator"
+        )
+        self._complaints = counter(
+            "learnd_screening_complaints", "Outputs that a costly validator stopped.", "validator"
+        )
         self._recreated = counter(
             "learnd_topics_recreated", "Partitions found to be others than were read.", "topic"
         )
@@ -325,6 +338,8 @@ class _Counters:
                     self._refused.labels(fact.source, reason).inc(n)
             case EventsExpired():
                 self._expired.inc(fact.count)
+            case EventsScreened():
+                self._count_screened(fact)
             case TopicRecreated():
                 self._recreated.labels(fact.topic).inc()
             case PartitionFenced():
@@ -377,6 +392,15 @@ class _Counters:
                 self._webhooks.labels(kind, "stored" if fact.is_new else "duplicate").inc()
             case WebhookRefused():
                 self._webhooks_refused.labels(fact.reason).inc()
+
+    def _count_screened(self, fact: EventsScreened) -> None:
+        for (_, outcome), n in fact.outcomes.items():
+            self._screened.labels(outcome).inc(n)
+        for validator, n in fact.checks.items():
+            self._checks.labels(validator).inc(n)
+            self._check_seconds.labels(validator).inc(fact.seconds[validator])
+        for validator, n in fact.complaints.items():
+            self._complaints.labels(validator).inc(n)
 
     def _count_stored(self, fact: EventsStored) -> None:
         for (task_type, state), n in fact.outputs.items():

@@ -20,6 +20,7 @@ from learning.errors import (
     VersionTextError,
 )
 from learning.ports import StoreUnavailableError
+from learning.screening import CannotScreenError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
@@ -37,6 +38,7 @@ _STATUS_OF: Sequence[tuple[type[LearningError], HTTPStatus]] = (
     (IllegalMoveError, HTTPStatus.CONFLICT),
     (VersionTextError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StoreUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (CannotScreenError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
 _log = structlog.get_logger(__name__)

@@ -21,6 +21,7 @@ from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
 from daemon.store.releases import Releases
 from daemon.store.runs import Runs
+from daemon.store.screenings import Ruleset, Screenings, Suspicion, without_rules
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
@@ -48,6 +49,7 @@ class Store:
     webhooks: Webhooks
     digest: Digest
     releases: Releases
+    screenings: Screenings
 
     @classmethod
     async def open(
@@ -60,6 +62,8 @@ class Store:
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
         consequences: Sequence[Consequence] = (),
+        ruleset: Ruleset = without_rules,
+        suspicion: Suspicion | None = None,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         return cls.on(
@@ -70,6 +74,8 @@ class Store:
             size_rules=size_rules,
             tenancy=tenancy,
             consequences=consequences,
+            ruleset=ruleset,
+            suspicion=suspicion,
         )
 
     @staticmethod
@@ -94,26 +100,33 @@ class Store:
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
         consequences: Sequence[Consequence] = (),
+        ruleset: Ruleset = without_rules,
+        suspicion: Suspicion | None = None,
     ) -> Self:
-        """The doors of a database that is open and migrated; closing them closes it."""
+        """The doors of a database that is open and migrated; closing them closes it.
+
+        `ruleset` is the digest of the rules that events have to be screened under; without one
+        they are sealed unscreened.
+        """
         leases = Leases(database, tenancy)
         intake = Intake(database, judge, clock)
-        rejected = RejectedOutputs(judge.complaints)
+        rejected = RejectedOutputs(judge.complaints, ruleset)
         return cls(
             database,
             intake,
-            Queue(database, rejected),
+            Queue(database, rejected, ruleset),
             Runs(database, artifacts_dir, leases),
             leases,
             Interventions(database),
             Registry(database, artifacts_dir),
             Outbox(database, clock),
             BatchSizes(database, size_rules),
-            Imports(intake, rejected),
+            Imports(intake, rejected, ruleset),
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
             Digest(database, consequences),
             Releases(database),
+            Screenings(database, ruleset, suspicion),
         )
 
     async def close(self) -> None:

@@ -77,7 +77,7 @@ class Firewall:
         for task_type in sorted(task_types):
             _forget_oldest(tx, task_type, rules.remembered)
         _forget_task_types(tx)
-        return {row_id: f"{stop.rule}: {stop.reason}" for row_id, stop in stops.items()}
+        return {row_id: f"firewall, {stop.rule}: {stop.reason}" for row_id, stop in stops.items()}
 
 
 def admit(tx: Connection, looks: Mapping[int, Looks], now: datetime) -> None:

@@ -5,16 +5,18 @@ that every batch gets. A row whose id is stored already is passed over, whatever
 so that a file which is imported twice makes no second batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from daemon.store.bookkeeping import Move, record
 from daemon.store.intake import Appended, Intake
 from daemon.store.queue import seal_rows
 from daemon.store.rejected import RejectedOutputs
+from daemon.store.screenings import Ruleset, note_import, without_rules
 from daemon.store.split_sides import SPLIT
 from daemon.store.tables import imports
 from learning.batching import Trigger
@@ -23,6 +25,7 @@ from learning.lifecycle import BatchState, EventState
 from learning.lines import ModelLine
 from learning.ports import Block, JudgedOutput
 from learning.sampling import SplitRules
+from learning.screening import Screened
 
 SOURCE = "import"
 
@@ -61,12 +64,27 @@ class StoredImport:
     earlier: EarlierImport | None
 
 
+@dataclass(frozen=True)
+class ScreenedRows:
+    """What the validators said of rows that are not stored yet."""
+
+    ruleset: str
+    found: Mapping[tuple[str, str], Screened]
+    """By producer and event id."""
+
+
 class Imports:
     """Dataset files in one database."""
 
-    def __init__(self, intake: Intake, rejected: RejectedOutputs) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        rejected: RejectedOutputs,
+        ruleset: Ruleset = without_rules,
+    ) -> None:
         self._intake = intake
         self._rejected = rejected
+        self._ruleset = ruleset
 
     async def add(
         self,
@@ -76,16 +94,24 @@ class Imports:
         rules: SplitRules,
         actor: str,
         now: datetime,
+        screened: ScreenedRows | None = None,
     ) -> StoredImport:
         """Store the rows that are new, and seal those of them that may train as one batch.
 
         One transaction. The batch holds out its own `held_out_share`, however many examples
         the line has. A batch under way does not stop it; the run waits for its turn.
+
+        `screened` has what the validators said of those that are to be queued. What was not
+        screened under the rules in force stays queued.
         """
 
         def seal(tx: Connection, appended: Appended) -> StoredImport:
             earlier = _earlier(tx, line, source)
             may_train = [row for row in appended.rows if row.state == EventState.QUEUED]
+            if (ruleset := self._ruleset()) is not None:
+                cleared = _note_screenings(tx, appended.rows, screened, now)
+                current = screened is not None and screened.ruleset == ruleset
+                may_train = [row for row in may_train if current and row.id in cleared]
             share = replace(rules, starting_share=rules.held_out_share)
             batch = (
                 seal_rows(tx, line, may_train, self._rejected, Trigger.IMPORT, share, actor, now)
@@ -101,6 +127,21 @@ class Imports:
 
         # The turn comes first: whoever seals has it before the rows, too.
         return await self._intake.append_unknown(Block(SOURCE, outputs=rows), SPLIT, seal)
+
+
+def _note_screenings(
+    tx: Connection, rows: Sequence[Row[Any]], screened: ScreenedRows | None, now: datetime
+) -> set[int]:
+    """Store what the validators said. Returns the events that they let pass."""
+    if screened is None:
+        return set()
+    found = {
+        row.id: one
+        for row in rows
+        if (one := screened.found.get((row.producer, row.event_id))) is not None
+    }
+    note_import(tx, found, screened.ruleset, now)
+    return {event_id for event_id, one in found.items() if not one.complaints}
 
 
 def _earlier(tx: Connection, line: ModelLine, source: DatasetSource) -> EarlierImport | None:

@@ -4,8 +4,6 @@ A batch, its members' roles, its frozen examples and its planned run are one tra
 Who gets which role is decided in learning/sampling.py.
 """
 
-import heapq
-import itertools
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +29,14 @@ from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.intake import confirm_event, move_event
 from daemon.store.rejected import RejectedOutputs, spend_rejected
 from daemon.store.replay import draw, rejected_since, remember_batch
+from daemon.store.screenings import (
+    Ruleset,
+    is_cleared,
+    learned_events,
+    oldest_queued,
+    release,
+    without_rules,
+)
 from daemon.store.split_sides import SPLIT, known_sides, split_keys, take_sides
 from daemon.store.tables import (
     batch_members,
@@ -118,9 +124,15 @@ class _Member:
 class Queue:
     """Queued and held events of one database."""
 
-    def __init__(self, database: Database, rejected: RejectedOutputs) -> None:
+    def __init__(
+        self,
+        database: Database,
+        rejected: RejectedOutputs,
+        ruleset: Ruleset = without_rules,
+    ) -> None:
         self._database = database
         self._rejected = rejected
+        self._ruleset = ruleset
 
     async def count_waiting(self) -> int:
         """How many events of all task types are queued."""
@@ -158,13 +170,14 @@ class Queue:
     ) -> BatchSealed | None:
         """Seal the oldest `due.size` queued events; None when another hand was quicker.
 
-        An automatic seal gives way to a batch that is under way; a flush does not, and its
+        Those of them that were not screened under the rules in force stay queued. An automatic
+        seal gives way to a batch that is under way; a flush does not, and its
         run waits for its turn.
         """
 
         def transaction(tx: Connection) -> BatchSealed | None:
             take_turns(tx, [SPLIT])  # whoever waited finds the events sealed, or the line busy
-            rows = _oldest_queued(tx, line, due.size)
+            rows = _oldest_queued(tx, line, due.size, self._ruleset())
             if not rows or (due.trigger is not Trigger.FLUSH and _is_busy(tx, line)):
                 return None
             return seal_rows(tx, line, rows, self._rejected, due.trigger, rules, actor, now)
@@ -237,6 +250,8 @@ class Queue:
             decided = Verdict(wanted, verdict.reason, verdict.by_human)
             move_event(tx, row, decided, actor, now, tally)
             tally.write(tx)
+            if wanted is EventState.QUEUED:
+                release(tx, event_row_id, now)
             return wanted
 
         return await self._database.write(transaction)
@@ -297,31 +312,21 @@ def spend_batch(tx: Connection, batch_id: str, reason: str, actor: str, now: dat
     tx.execute(delete(returned_events).where(returned_events.c.event_id.in_(trained)))
 
 
-def _oldest_queued(tx: Connection, line: ModelLine, n: int) -> list[Row[Any]]:
-    """The queued events of a line with the lowest ids, locked, in the order of their ids.
-
-    Asked for one task type at a time, so that each answer comes off the index in order.
-    """
-    ids = heapq.merge(
-        *(
-            tx.execute(
-                select(events.c.id)
-                .where(_IS_QUEUED, events.c.task_type == task_type)
-                .order_by(events.c.id)
-                .limit(n)
-            ).scalars()
-            for task_type in sorted(line.task_types)
-        )
-    )
-    wanted = list(itertools.islice(ids, n))
+def _oldest_queued(tx: Connection, line: ModelLine, n: int, ruleset: str | None) -> list[Row[Any]]:
+    """Of the `n` queued events of a line with the lowest ids those that may be sealed, locked,
+    in the order of their ids."""
+    wanted = oldest_queued(tx, line, n)
+    may_be_sealed = [_IS_QUEUED]
+    if ruleset is not None:
+        may_be_sealed.append(is_cleared(events.c.id, ruleset))
     return [
         row
         for start in range(0, len(wanted), CHUNK)
         for row in tx.execute(
             select(events)
-            .where(events.c.id.in_(wanted[start : start + CHUNK]), _IS_QUEUED)
+            .where(events.c.id.in_(wanted[start : start + CHUNK]), *may_be_sealed)
             .order_by(events.c.id)
-            .with_for_update(key_share=True)
+            .with_for_update(key_share=True, of=events)
         )
     ]
 
@@ -371,7 +376,8 @@ def seal_rows(
     """Seal queued events, at least one and in the order of their ids, and plan the run.
 
     Beside them go in what is tried again, what is repeated, and what the line learns from
-    `rejected`. The caller has the turn SPLIT, and the rows are locked.
+    `rejected`. The caller has the turn SPLIT, has locked the rows, and has seen to it that
+    they are screened.
     """
     sequence = _next_sequence(tx, line)
     seed = int.from_bytes(digest(f"{line.name}:{sequence}")[:6])
@@ -470,7 +476,8 @@ def _next_sequence(tx: Connection, line: ModelLine) -> int:
 def _primary_members(
     tx: Connection, line: ModelLine, rows: Sequence[Row[Any]], rules: SplitRules, seed: int
 ) -> list[_Member]:
-    outputs = [OutputEvent.model_validate_json(row.payload) for row in rows]
+    learned = learned_events(tx, [row.id for row in rows])
+    outputs = [learned[row.id] for row in rows]
     candidates = [
         Candidate(row.id, split_keys(output), row.by_human)
         for row, output in zip(rows, outputs, strict=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from daemon.store.dialect import CHUNK
+from daemon.store.screenings import Ruleset, is_cleared, learned_events, without_rules
 from daemon.store.split_sides import known_sides, split_keys, take_sides
 from daemon.store.tables import (
     IS_LATE_NO,
@@ -24,7 +25,7 @@ from daemon.store.tables import (
     rejected_outputs,
 )
 from learning.events import OutputEvent, answer_text, prompt_key
-from learning.lifecycle import REJECTED_STATES, Role
+from learning.lifecycle import REJECTED_STATES, EventState, Role
 from learning.lines import ModelLine
 from learning.preferences import (
     Answer,
@@ -48,8 +49,9 @@ _IS_FREE = is_one_of(rejected_outputs.c.use, RejectedUse.FREE)
 class RejectedOutputs:
     """The rejected outputs of a database, as its lines learn from them."""
 
-    def __init__(self, complaints: Complaints) -> None:
+    def __init__(self, complaints: Complaints, ruleset: Ruleset = without_rules) -> None:
         self._complaints = complaints
+        self._ruleset = ruleset
 
     def join_batch(
         self, tx: Connection, line: ModelLine, batch_id: str, trained: Collection[int], most: int
@@ -61,14 +63,15 @@ class RejectedOutputs:
         """
         if line.objective is Objective.SFT:
             return 0
-        self._notice(tx, line.task_types)
+        ruleset = self._ruleset()
+        self._notice(tx, line.task_types, ruleset)
         answers = Answers(_answers(tx, trained))
         candidates = (
             _of_prompts(tx, answers.prompts, most)
             if line.objective is Objective.DPO
             else _newest(tx, line.task_types)
         )
-        lessons = _choose(tx, line.objective, answers, candidates, most)
+        lessons = _choose(tx, line.objective, answers, candidates, most, ruleset)
         _mark(tx, RejectedUse.TAKEN, [lesson.rejected_id for lesson in lessons])
         if lessons:
             rows = [
@@ -83,9 +86,13 @@ class RejectedOutputs:
             tx.execute(insert(batch_members), rows)
         return len(lessons)
 
-    def _notice(self, tx: Connection, task_types: Iterable[str]) -> None:
-        """Note the prompts of the newest rejected outputs that are not noted yet."""
+    def _notice(self, tx: Connection, task_types: Iterable[str], ruleset: str | None) -> None:
+        """Note the prompts of the newest rejected outputs that are not noted yet.
+
+        Without a screening one is not noted: its prompt may be learned from in another form.
+        """
         unnoticed = {id for name in sorted(task_types) for id in _unnoticed(tx, name)}
+        unnoticed = _screened(tx, unnoticed, ruleset)
         rows = [
             {
                 "event_id": event_id,
@@ -215,13 +222,20 @@ def _of_prompts(tx: Connection, prompts: Iterable[tuple[str, bytes]], most: int)
 
 
 def _choose(
-    tx: Connection, objective: Objective, answers: Answers, candidates: Iterator[int], most: int
+    tx: Connection,
+    objective: Objective,
+    answers: Answers,
+    candidates: Iterator[int],
+    most: int,
+    ruleset: str | None,
 ) -> list[Lesson]:
     """The first of the candidates that may be taken; those that never may are marked on the way."""
     lessons: list[Lesson] = []
     while len(lessons) < most and (
         page := list(itertools.islice(candidates, min(CHUNK, most - len(lessons))))
     ):
+        fit = _screened(tx, page, ruleset)
+        page = [event_id for event_id in page if event_id in fit]
         outputs = dict(_load(tx, page))
         rejected = [
             Rejected(id, outputs[id].task_type, split_keys(outputs[id]), answer_text(outputs[id]))
@@ -241,16 +255,26 @@ def _choose(
     return lessons
 
 
-def _load(tx: Connection, event_ids: Collection[int]) -> Iterator[tuple[int, OutputEvent]]:
-    """The events of some row ids, in their order."""
+def _screened(tx: Connection, event_ids: Collection[int], ruleset: str | None) -> set[int]:
+    """Those of some events that may be learned from: cleared under the rules, or sealed once."""
+    if ruleset is None:
+        return set(event_ids)
     wanted = sorted(event_ids)
-    for start in range(0, len(wanted), CHUNK):
-        rows = tx.execute(
-            select(events.c.id, events.c.payload)
-            .where(events.c.id.in_(wanted[start : start + CHUNK]))
-            .order_by(events.c.id)
-        )
-        yield from ((row.id, OutputEvent.model_validate_json(row.payload)) for row in rows.all())
+    may_be_learned = is_cleared(events.c.id, ruleset) | is_one_of(events.c.state, EventState.SEALED)
+    return {
+        event_id
+        for start in range(0, len(wanted), CHUNK)
+        for event_id in tx.execute(
+            select(events.c.id).where(
+                events.c.id.in_(wanted[start : start + CHUNK]), may_be_learned
+            )
+        ).scalars()
+    }
+
+
+def _load(tx: Connection, event_ids: Collection[int]) -> Iterator[tuple[int, OutputEvent]]:
+    """The events of some row ids as they are learned from, in their order."""
+    yield from learned_events(tx, event_ids).items()
 
 
 def _mark(tx: Connection, use: RejectedUse, event_ids: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from daemon.store.database import Database
 from daemon.store.dialect import take_turns
 from daemon.store.firewall import admit
 from daemon.store.intake import move_event
+from daemon.store.screenings import SCREENING, release
 from daemon.store.tables import events, firewall_stops, is_one_of
 from learning.errors import ConflictError
 from learning.events import OutputEvent
@@ -60,7 +61,7 @@ class Releases:
         most = min(most, MOST_RELEASED)
 
         def transaction(tx: Connection) -> QuarantineReleased:
-            take_turns(tx, ["screening"])  # the memory is the screening's
+            take_turns(tx, [SCREENING])  # the memory is the screening's
             conditions = [
                 column == wanted
                 for column, wanted in (
@@ -89,6 +90,7 @@ class Releases:
             for row in chosen:
                 said = Verdict(EventState.QUEUED, reason or "released by an operator", row.by_human)
                 move_event(tx, row, said, actor, now, tally)
+                release(tx, row.id, now)
                 tx.execute(
                     update(firewall_stops)
                     .where(firewall_stops.c.event_id == row.id)

@@ -24,6 +24,7 @@ from daemon.store.dialect import insert_new
 from daemon.store.leases import Leases
 from daemon.store.queue import move_batch
 from daemon.store.rejected import give_back_rejected, objective_of
+from daemon.store.screenings import learned_text
 from daemon.store.tables import (
     batch_members,
     batches,
@@ -372,10 +373,10 @@ class Runs:
                     row.id,
                     Role(row.role),
                     row.task_type,
-                    OutputEvent.model_validate_json(row.payload),
+                    OutputEvent.model_validate_json(row.learned_text),
                 )
                 for row in tx.execute(
-                    select(events.c.id, batch_members.c.role, events.c.task_type, events.c.payload)
+                    select(events.c.id, batch_members.c.role, events.c.task_type, learned_text())
                     .join(batch_members, batch_members.c.event_id == events.c.id)
                     .where(
                         batch_members.c.batch_id == batch_id,
@@ -393,14 +394,14 @@ class Runs:
                 PreferenceRow(
                     row.id,
                     row.task_type,
-                    OutputEvent.model_validate_json(row.payload),
+                    OutputEvent.model_validate_json(row.learned_text),
                     row.preferred_id,
                 )
                 for row in tx.execute(
                     select(
                         events.c.id,
                         events.c.task_type,
-                        events.c.payload,
+                        learned_text(),
                         batch_members.c.preferred_id,
                     )
                     .join(batch_members, batch_members.c.event_id == events.c.id)

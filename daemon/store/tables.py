@@ -178,6 +178,24 @@ Index(
     postgresql_where=is_one_of(events.c.state, *REJECTED_STATES),
 )
 
+screenings = Table(
+    "screenings",
+    metadata,
+    Column("event_id", _Id, ForeignKey("events.id"), primary_key=True, autoincrement=False),
+    Column("ruleset", String(32), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("findings", JSON, nullable=False, comment="A list of {validator, message, scrubbed}."),
+    Column("cost", JSON, nullable=False, comment="Seconds by validator."),
+    Column(
+        "text",
+        Text,
+        comment="The event as it is learned from, where something in it was scrubbed.",
+    ),
+    Column("at", UtcTime, nullable=False),
+    comment="What the costly validators said of an event, under which rules; none is sealed"
+    " without. It does not change any more once the event is in a batch.",
+)
+
 feedback = Table(
     "feedback",
     metadata,

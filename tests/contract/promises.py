@@ -22,12 +22,16 @@ from daemon.store.tables import (
     evaluation_examples,
     events,
     feedback,
+    firewall_bands,
+    firewall_kinds,
+    firewall_stops,
     model_lines,
     rejected_outputs,
     replay_memory,
     returned_events,
     run_attempts,
     runs,
+    screenings,
     spending,
     split_sides,
     tallies,
@@ -49,6 +53,7 @@ from learning.lifecycle import (
     VersionState,
 )
 from learning.preferences import RejectedUse
+from learning.screening import ScreeningOutcome
 
 
 def broken_promises(tx: Connection) -> list[str]:
@@ -64,6 +69,8 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_memory(tx),
         *_wrong_lessons(tx),
         *_wrong_spending(tx),
+        *_wrong_screenings(tx),
+        *_wrong_firewall(tx),
     ]
 
 
@@ -82,6 +89,7 @@ def _wrong_counts(tx: Connection) -> Iterator[str]:
     for kind, table, columns in (
         ("feedback", feedback, (feedback.c.task_type, feedback.c.state)),
         ("dead_letter", dead_letters, (dead_letters.c.kind, dead_letters.c.reason)),
+        ("firewall", firewall_stops, (firewall_stops.c.task_type, firewall_stops.c.rule)),
     ):
         query = select(*columns, func.count()).select_from(table).group_by(*columns)
         for first, second, n in tx.execute(query):
@@ -122,7 +130,7 @@ def _trained_on_the_exam(tx: Connection) -> Iterator[str]:
     for id in trained:
         if Role.HELD_OUT in roles[id]:
             yield f"event {id} is held out and trains"
-    sent = {id: OutputEvent.model_validate_json(rows[id].payload) for id in roles}
+    sent = {id: _learned(tx, rows[id]) for id in roles}
     trained_prompts = {prompt_key(sent[id]) for id in trained}
     trained_groups = {group_key(sent[id]) for id in trained} - {None}
     for example in tx.execute(select(evaluation_examples)):
@@ -141,6 +149,37 @@ def _trained_on_the_exam(tx: Connection) -> Iterator[str]:
         for key in {prompt_key(sent[id]), group_key(sent[id])} - {None}:
             if sides.get(key) != Role.TRAIN:
                 yield f"event {id} trains with a key that is not on the training side"
+
+
+def _learned(tx: Connection, row: Any) -> OutputEvent:
+    """A stored event as it is learned from."""
+    scrubbed = tx.execute(select(screenings.c.text).where(screenings.c.event_id == row.id)).scalar()
+    return OutputEvent.model_validate_json(scrubbed or row.payload)
+
+
+def _wrong_screenings(tx: Connection) -> Iterator[str]:
+    """Where anything is screened, nothing gets into a batch that was not cleared."""
+    rows = {row.event_id: row for row in tx.execute(select(screenings))}
+    if not rows:
+        return
+    states = {row.id: row.state for row in tx.execute(select(events.c.id, events.c.state))}
+    for event_id in set(tx.execute(select(batch_members.c.event_id)).scalars()):
+        if event_id not in rows:
+            yield f"event {event_id} is in a batch, and was never screened"
+        elif rows[event_id].outcome == ScreeningOutcome.STOPPED:
+            yield f"event {event_id} is in a batch, and was stopped"
+    for event_id, row in rows.items():
+        if row.outcome == ScreeningOutcome.STOPPED and states[event_id] in (
+            EventState.QUEUED,
+            EventState.SEALED,
+        ):
+            yield f"event {event_id} was stopped, and is {states[event_id]}"
+        if (row.outcome == ScreeningOutcome.STOPPED) and not any(
+            not finding["scrubbed"] for finding in row.findings
+        ):
+            yield f"event {event_id} was stopped, and nobody says why"
+        if row.outcome == ScreeningOutcome.SCRUBBED and row.text is None:
+            yield f"event {event_id} was scrubbed, and its text is missing"
 
 
 def _wrong_feedback(tx: Connection) -> Iterator[str]:
@@ -288,7 +327,7 @@ def _wrong_lessons(tx: Connection) -> Iterator[str]:
             better = rows[member.preferred_id]
             if members[better.id].role not in TRAINING_ROLES:
                 yield f"event {better.id} is the better answer, and does not train"
-            one, other = (OutputEvent.model_validate_json(row.payload) for row in (event, better))
+            one, other = (_learned(tx, row) for row in (event, better))
             if prompt_key(one) != prompt_key(other) or event.task_type != better.task_type:
                 yield f"events {event.id} and {better.id} are a pair, and answer two prompts"
             if answer_text(one) == answer_text(other):
@@ -348,6 +387,27 @@ def _wrong_memory(tx: Connection) -> Iterator[str]:
             yield f"event {event_id} is remembered for {row.batch_id}, which it made no version in"
         if row.task_type != row.stored_type:
             yield f"event {event_id} is a {row.stored_type}, and remembered as {row.task_type}"
+
+
+def _wrong_firewall(tx: Connection) -> Iterator[str]:
+    """What waits behind the firewall is in no batch, and it remembers only what it cleared."""
+    for row in tx.execute(
+        select(firewall_stops, events.c.state).join(
+            events, events.c.id == firewall_stops.c.event_id
+        )
+    ):
+        if row.released_at is not None and row.state == EventState.QUARANTINED:
+            yield f"event {row.event_id} was released, and is quarantined"
+        if (
+            row.released_at is None
+            and tx.execute(
+                select(firewall_kinds.c.event_id).where(firewall_kinds.c.event_id == row.event_id)
+            ).first()
+        ):
+            yield f"the firewall stopped event {row.event_id}, and remembers it as cleared"
+    remembered = set(tx.execute(select(firewall_kinds.c.event_id)).scalars())
+    if strange := set(tx.execute(select(firewall_bands.c.event_id)).scalars()) - remembered:
+        yield f"the firewall's index names {sorted(strange)}, which it forgot"
 
 
 def _wrong_spending(tx: Connection) -> Iterator[str]:

@@ -25,6 +25,7 @@ from learning.lines import ModelLine, ModelLines
 from learning.sampling import SplitRules
 from tests.builders import JUDGE, feedback, output, outputs
 from tests.contract.driver import ALL_TRAIN, LINE, Driver, everything
+from tests.screening import no_screening
 
 LINES = ModelLines([LINE])
 LARGER = Sizing(45, 45, SizeCause.UNPROVEN, "collect more")
@@ -319,6 +320,7 @@ def operations_on(drive: Driver, lines: ModelLines = LINES) -> tuple[Operations,
         facts.append,
         drive.clock,
         JUDGE,
+        no_screening(drive.store, drive.clock),
     )
     return operations, facts
 

@@ -32,6 +32,7 @@ from learning.lines import ModelLines
 from learning.sampling import SplitRules
 from tests.builders import JUDGE, output
 from tests.contract.driver import Driver, everything
+from tests.screening import no_screening
 
 TWO_TYPES = frozenset({"normalize", "route"})
 
@@ -53,6 +54,7 @@ class Importer:
             announce,
             drive.clock,
             JUDGE,
+            no_screening(store, drive.clock),
         )
 
     async def bring(self, *rows: dict[str, Any] | str, **order: Any) -> DatasetImport:

@@ -16,6 +16,7 @@ from learning.lines import ModelLines
 from tests.builders import JUDGE
 from tests.contract.driver import ALL_TRAIN, Driver
 from tests.contract.floor import Floor
+from tests.screening import no_screening
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def operations(floor: Floor) -> DaemonOperations:
         announce,
         floor.drive.clock,
         JUDGE,
+        no_screening(store, floor.drive.clock),
     )
 
 

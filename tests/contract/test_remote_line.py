@@ -26,6 +26,7 @@ from tests.builders import JUDGE, outputs
 from tests.contract.driver import ALL_TRAIN, Driver
 from tests.contract.floor import Floor
 from tests.contract.remote_training import RemoteTraining
+from tests.screening import no_screening
 from tests.services.fake_chat import (
     BROKEN,
     HANGS,
@@ -115,6 +116,7 @@ def operations(line: RemoteLine) -> DaemonOperations:
         announce,
         clock,
         JUDGE,
+        no_screening(store, clock),
     )
 
 

@@ -23,6 +23,7 @@ from learning.lifecycle import (
 EVENT_MOVES = {
     ("queued", "sealed"),
     ("queued", "withdrawn"),
+    ("queued", "quarantined"),
     ("held", "queued"),
     ("held", "rejected"),
     ("held", "expired"),

@@ -13,6 +13,7 @@ from learning.facts import (
     CandidateDecided,
     EventsExpired,
     EventsRefused,
+    EventsScreened,
     EventsStored,
     Fact,
     LaunchResolved,
@@ -36,6 +37,7 @@ from learning.facts import (
     WebhookRefused,
 )
 from learning.lifecycle import EventState
+from learning.screening import ScreeningOutcome
 from monitoring.logs import DAMPED_SECONDS, Damping, FactLog, configure, in_words, mask_secrets
 
 FACTS: list[tuple[Fact, str]] = [
@@ -48,6 +50,11 @@ FACTS: list[tuple[Fact, str]] = [
     (PartitionFenced("t", 1, 3), "t[1]: a write under the claim 3 was refused"),
     (RunTakenOver("audio", "r-1", "alpha"), "run r-1 taken over from node alpha"),
     (RunLost("r-1"), "run r-1 belongs to another daemon now"),
+    (
+        EventsScreened({("audio", ScreeningOutcome.STOPPED): 2}, {"secrets": 2}),
+        "screened: 2 audio outputs stopped, 2 by secrets",
+    ),
+    (EventsScreened({}), "screened: nothing new"),
     (EventsExpired(4), "4 held events expired"),
     (BatchSealed("audio", "b-1", "r-1", "size", 8, 4, 2, 1), "8 to train, 4 held out"),
     (BatchSealed("audio", "b-1", None, "size", 0, 4, 0, 0), "no run"),

@@ -12,6 +12,7 @@ from learning.facts import (
     CandidateDecided,
     EventsExpired,
     EventsRefused,
+    EventsScreened,
     EventsStored,
     PartitionFenced,
     Promoted,
@@ -27,6 +28,7 @@ from learning.facts import (
 )
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import TrainerCondition, TrainerState
+from learning.screening import ScreeningOutcome
 from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
 
 SINCE = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -112,6 +114,14 @@ def test_stored_events_are_counted_by_source_task_type_and_verdict(metrics: Metr
 
 def test_every_fact_is_counted(metrics: Metrics) -> None:
     metrics.count(EventsExpired(2))
+    metrics.count(
+        EventsScreened(
+            {("audio", ScreeningOutcome.PASSED): 5, ("audio", ScreeningOutcome.STOPPED): 1},
+            complaints={"secrets": 1},
+            checks={"secrets": 6},
+            seconds={"secrets": 0.5},
+        )
+    )
     metrics.count(TopicRecreated("t", 0, 5, 0))
     metrics.count(EventsRefused("http", {"not_json": 2}))
     metrics.count(BatchSealed("audio", "b-1", "r-1", "size", 8, 4, 2, 1))

@@ -383,6 +383,35 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "screenings",
+        sa.Column(
+            "event_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("ruleset", sa.String(length=32), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column(
+            "findings",
+            sa.JSON(),
+            nullable=False,
+            comment="A list of {validator, message, scrubbed}.",
+        ),
+        sa.Column("cost", sa.JSON(), nullable=False, comment="Seconds by validator."),
+        sa.Column(
+            "text",
+            sa.Text(),
+            nullable=True,
+            comment="The event as it is learned from, where something in it was scrubbed.",
+        ),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["event_id"], ["events.id"], name=op.f("fk_screenings_event_id")),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_screenings")),
+        comment="What the costly validators said of an event, under which rules; none is sealed"
+        " without. It does not change any more once the event is in a batch.",
+    )
+    op.create_table(
         "feedback",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("producer", sa.String(length=64), nullable=False),
