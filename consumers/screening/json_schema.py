@@ -2,18 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-from jsonschema import SchemaError
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry, Resource
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
+from typing import TYPE_CHECKING, Any
 
 from consumers.screening.fences import fences_of
 from learning.events import OutputEvent, answer_text
 from learning.screening import TaskRules
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
@@ -47,6 +43,12 @@ def json_schema_of(rules: TaskRules) -> JsonSchema | None:
 
 def fault_of_schema(schema: dict[str, Any]) -> str | None:
     """What is wrong with a schema, in words."""
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
     try:
         validator_for(schema).check_schema(schema)
         resolver = Registry().resolver_with_root(Resource.from_contents(schema, DRAFT202012))
@@ -63,7 +65,11 @@ def fault_of_schema(schema: dict[str, Any]) -> str | None:
     return None
 
 
-def _validator(schema: Mapping[str, Any]) -> Validator:
+def _validator(schema: Mapping[str, Any]) -> "Validator":
+    # Imported here: where no schema is configured nobody has use for it.
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
     # With a registry of its own nothing is fetched from anywhere.
     return validator_for(schema)(schema, registry=Registry())
 

@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol
 
+from consumers.screening.banned_patterns import banned_patterns_of
 from consumers.screening.in_force import ENTRY_POINTS
 from consumers.screening.json_schema import json_schema_of
+from consumers.screening.language import language_of
+from consumers.screening.pii import pii_of
+from consumers.screening.secrets import secrets_of
 from consumers.screening.syntax import syntax_of
 from learning.events import OutputEvent
 from learning.screening import Scrubbed, TaskRules
@@ -34,8 +38,16 @@ class Screener(Protocol):
         ...
 
 
-BUILT_IN: Sequence[Callable[[TaskRules], Screener | None]] = (json_schema_of, syntax_of)
-"""In the order in which they run; what scrubs comes last."""
+BUILT_IN: Sequence[Callable[[TaskRules], Screener | None]] = (
+    banned_patterns_of,
+    json_schema_of,
+    syntax_of,
+    language_of,
+    secrets_of,
+    pii_of,
+)
+"""In the order in which they run, before those from outside. What is taken out by one is not
+seen by the next."""
 
 
 def screeners_of(rules: TaskRules) -> list[Screener]:
