@@ -57,6 +57,7 @@ from daemon.screening import RulesInForce, Screening
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
+from daemon.store.firewall import Firewall
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
@@ -205,6 +206,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             size_rules=live.size_rules,
             tenancy=_tenancy(settings),
             ruleset=RulesInForce(live.screening_rules),
+            suspicion=Firewall(live.firewall_rules),
         )
         await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
@@ -371,7 +373,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
-                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+                metrics,
+                views.overview,
+                source,
+                probes,
+                files,
+                views.costs,
+                shutdowns.look,
+                views.firewall,
             ),
             facts=recent,
             trainer=host.condition,

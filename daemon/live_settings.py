@@ -17,6 +17,7 @@ from finetune.runner import RunnerRules
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.budget import Budget
+from learning.firewall import FirewallRules
 from learning.policy import Policy
 from learning.sampling import SplitRules
 from learning.screening import ScreeningRules
@@ -51,6 +52,7 @@ class LiveSettings:
         except SettingsError as error:
             raise StoredSettingsError(error) from error
         self._policy = self._now.policy_rules()
+        self._firewall = self._now.firewall.rules()
         self._screening = self._now.screening.rules()
         self.lines = self._now.model_lines()
         """The same object for the daemon's life; it becomes what the settings say."""
@@ -102,6 +104,7 @@ class LiveSettings:
         self.fault = ""
         self._stored, self._now = stored, settings
         self._policy = settings.policy_rules()
+        self._firewall = settings.firewall.rules()
         self._screening = settings.screening.rules()
         self.lines.become(settings.model_lines())
         for listener in self._listeners:
@@ -144,6 +147,10 @@ class LiveSettings:
     def budget(self) -> Budget:
         """Prices and caps."""
         return self._now.money.budget()
+
+    def firewall_rules(self) -> FirewallRules:
+        """What the firewall stops."""
+        return self._firewall
 
     def runner_rules(self) -> RunnerRules:
         """The limits of a run, and what a candidate has to prove."""

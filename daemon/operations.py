@@ -14,6 +14,7 @@ from daemon.dataset_import import ImportOrder, prepare
 from daemon.screening import Screening
 from daemon.store import Store
 from daemon.store.imports import DatasetSource
+from daemon.store.releases import Which
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
 from learning.clock import Clock, microseconds
@@ -25,6 +26,7 @@ from learning.facts import (
     EventsStored,
     LaunchResolved,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -247,6 +249,14 @@ class DaemonOperations:
         state = EventState.QUEUED if approved else EventState.REJECTED
         verdict = Verdict(state, reason, by_human=True)
         return await self._store.queue.judge_by_hand(event_row_id, verdict, actor, self._clock())
+
+    async def release(
+        self, which: Which, most: int, *, reason: str, actor: str
+    ) -> QuarantineReleased:
+        """See daemon.api.ports.Operations."""
+        released = await self._store.releases.release(which, most, reason, actor, self._clock())
+        self._announce(released)
+        return released
 
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
         """See daemon.api.ports.Operations."""

@@ -11,6 +11,7 @@ from consumers.file_backlog import FileLag
 from consumers.pressure import Pressure
 from daemon.shutdowns import Shutdown
 from daemon.store.views.costs import CostBooks, Costs
+from daemon.store.views.firewall import Firewalls
 from daemon.store.views.overview import Overview, Overviews
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
@@ -183,6 +184,7 @@ class DaemonMetrics:
         files: FollowedFiles | None = None,
         books: CostBooks | None = None,
         shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
+        firewall: Firewalls | None = None,
     ) -> None:
         self._metrics = metrics
         self._overviews = overviews
@@ -191,18 +193,20 @@ class DaemonMetrics:
         self._files = files
         self._shutdowns = shutdowns
         self._books = books
+        self._firewall = firewall
 
     async def render(self) -> bytes:
         """See daemon.api.ports.MetricsPage."""
         try:
             overview = await self._overviews.look()
             costs = await self._books.look() if self._books is not None else None
+            stopped = await self._firewall.ever() if self._firewall is not None else {}
             days_left = {(one.model, one.line): one.days_left for one in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
         else:
             now = snapshot(overview, ready=all_ok(self._probes.at_hand()))
-            taken = replace(now, shutdown_days=days_left)
+            taken = replace(now, shutdown_days=days_left, stopped=stopped)
             if costs is not None:
                 taken = snapshot_of_costs(taken, costs)
         self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))

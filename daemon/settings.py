@@ -45,6 +45,7 @@ from learning.batching import BatchRules
 from learning.budget import Budget, Caps, Price
 from learning.cross_task import RELATED, related_to
 from learning.events import BUILT_IN_TASK_TYPES, Name
+from learning.firewall import FirewallRules, Rule
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
 from learning.policy import Policy
@@ -525,6 +526,73 @@ class ScreeningSettings(_Section):
         return TaskRules(**told)
 
 
+class FirewallSettings(_Section):
+    """What approved events are stopped for, so that nobody poisons a model; docs/firewall.md."""
+
+    changeable = frozenset(
+        {
+            "enabled",
+            "off",
+            "remembered",
+            "max_repeats",
+            "max_near_repeats",
+            "near_likeness",
+            "max_same_answers",
+            "min_evidence",
+            "surprise_margin",
+            "overlap_margin",
+            "max_usual_surprise",
+            "trigger_events",
+            "trigger_share",
+            "outlier_deviations",
+            "max_producer_events_a_day",
+            "max_producer_share",
+            "max_topic_events_a_day",
+            "max_topic_share",
+            "quota_min_events",
+            "quota_min_producers",
+        }
+    )
+
+    enabled: bool = True
+    off: Annotated[tuple[Rule, ...], BeforeValidator(_listed)] = ()
+    """Rules that stop nothing."""
+    remembered: int = Field(5_000, ge=100, le=100_000)
+    """Kinds of events of a task type that new ones are compared with."""
+    max_repeats: int = Field(10, ge=1, le=100_000)
+    """So many of exactly one kind may train, of one producer."""
+    max_near_repeats: int = Field(10, ge=1, le=100_000)
+    """So many that are nearly one kind, where answers are free text."""
+    near_likeness: float = Field(0.8, ge=0.5, le=1.0, allow_inf_nan=False)
+    """The share of three words in a row in common from which on texts are nearly the same."""
+    max_same_answers: int = Field(10, ge=1, le=100_000)
+    """To so many prompts a producer may give one free text; all together three times as many."""
+    min_evidence: int = Field(100, ge=32, le=100_000)
+    """Below so many cleared events of a task type nothing is usual or surprising."""
+    surprise_margin: float = Field(4.0, ge=1.0, le=100.0, allow_inf_nan=False)
+    """In nats: by so much another label fits the prompt better."""
+    overlap_margin: Share = 0.35
+    """By so much fewer of a free text's words are in its prompt than of four in five others."""
+    max_usual_surprise: Share = 0.2
+    """Where more of the median producer's events surprise, none is stopped for it."""
+    trigger_events: int = Field(4, ge=2, le=100_000)
+    trigger_share: float = Field(0.2, gt=0.0, le=1.0, allow_inf_nan=False)
+    """So many, and such a share, of a phrase's events surprised: the others stop too."""
+    outlier_deviations: float = Field(8.0, ge=3.0, le=1_000.0, allow_inf_nan=False)
+    max_producer_events_a_day: int = Field(50_000, ge=1, le=1_000_000_000)
+    """Of a task type; quotas count where there are quota_min_producers and quota_min_events."""
+    max_producer_share: float = Field(1.0, gt=0.0, le=1.0, allow_inf_nan=False)
+    max_topic_events_a_day: int | None = Field(None, ge=1, le=1_000_000_000)
+    max_topic_share: float = Field(1.0, gt=0.0, le=1.0, allow_inf_nan=False)
+    quota_min_events: int = Field(500, ge=1, le=1_000_000_000)
+    quota_min_producers: int = Field(3, ge=1, le=256)
+
+    def rules(self) -> FirewallRules:
+        """The bounds, as the core knows them."""
+        told = {name: getattr(self, name) for name in type(self).model_fields}
+        return FirewallRules(**{**told, "off": frozenset(self.off)})
+
+
 class SplitSettings(_Section):
     """Who is held out, and what is repeated against forgetting; see learning.sampling."""
 
@@ -924,6 +992,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     queue: QueueSettings = QueueSettings()
     screening: ScreeningSettings = ScreeningSettings()
+    firewall: FirewallSettings = FirewallSettings()
     split: SplitSettings = SplitSettings()
     gate: GateSettings = GateSettings()
     finetune: FineTuneSettings = FineTuneSettings()

@@ -231,6 +231,22 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class QuarantineReleased:
+    """An operator let go what the firewall had stopped."""
+
+    count: int
+    producer: str | None
+    """Whose; None stands for anybody's."""
+    rule: str | None
+    """What had stopped them; None stands for any rule."""
+    task_type: str | None
+    more: bool
+    """Whether more of them wait."""
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class BatchSizeChanged:
     """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
 
@@ -308,6 +324,7 @@ Fact = (
     | CandidateDecided
     | Promoted
     | RolledBack
+    | QuarantineReleased
     | BatchSizeChanged
     | SettingsChanged
     | ModelShutsDown

@@ -29,6 +29,7 @@ from learning.facts import (
     ModelShutsDown,
     PartitionFenced,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -280,6 +281,13 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
                 f"{f': {fact.reason}' if fact.reason else ''}"
+            )
+        case QuarantineReleased():
+            asked = (("rule", fact.rule), ("of", fact.producer), ("task type", fact.task_type))
+            those = ", ".join(f"{what} {one}" for what, one in asked if one is not None)
+            return (
+                f"{fact.count} events that the firewall stopped ({those}) are queued, by"
+                f" {fact.actor}{f': {fact.reason}' if fact.reason else ''}"
             )
         case BatchSizeChanged():
             return (

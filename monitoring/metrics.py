@@ -33,6 +33,7 @@ from learning.facts import (
     ModelShutsDown,
     PartitionFenced,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -121,6 +122,8 @@ class Snapshot:
     """Runs that wait for money, by line."""
     shutdown_days: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Days left of the models whose end is known, by model and the line that uses it."""
+    stopped: Mapping[str, int] = field(default_factory=dict)
+    """Events that the firewall stopped since the beginning, by rule; of all daemons together."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -133,6 +136,8 @@ class Metrics:
         self._registry = registry
         self._counters = _Counters(registry)
         self._gauges = _Gauges(registry)
+        self._stopped = _Stopped()
+        registry.register(self._stopped)
 
     def count(self, fact: Fact) -> None:
         """Count a fact. Does not block."""
@@ -141,6 +146,7 @@ class Metrics:
     def show(self, snapshot: Snapshot) -> None:
         """Set the gauges; what is not in the snapshot any more disappears."""
         self._gauges.set(snapshot)
+        self._stopped.by_rule = snapshot.stopped
 
     def show_loop_lag(self, longest_seconds: Callable[[], float]) -> None:
         """Ask for the event loop's longest stall at each rendering."""
@@ -200,6 +206,21 @@ class _Trainer(Collector):
         yield ends
 
 
+class _Stopped(Collector):
+    """What the firewall stopped, as the store counts it for all daemons."""
+
+    def __init__(self) -> None:
+        self.by_rule: Mapping[str, int] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        stopped = CounterMetricFamily(
+            "learnd_firewall_quarantined", "Outputs that the firewall stopped.", labels=["rule"]
+        )
+        for rule, n in sorted(self.by_rule.items()):
+            stopped.add_metric([rule], n)
+        yield stopped
+
+
 class _WithoutCreationTimes(Collector):
     """A registry without the `_created` series, which double the page and help nobody."""
 
@@ -240,6 +261,9 @@ class _Counters:
             "reason",
         )
         self._expired = counter("learnd_expired", "Held outputs whose time ran out.")
+        self._released = counter(
+            "learnd_firewall_released", "Outputs that operators let go, many at once."
+        )
         self._screened = counter(
             "learnd_screened", "Outputs that costly validators looked at.", "outcome"
         )
@@ -357,6 +381,8 @@ class _Counters:
                 self._promotions.labels(fact.line, _yes_no(fact.forced)).inc()
             case RolledBack():
                 self._rollbacks.labels(fact.line).inc()
+            case QuarantineReleased():
+                self._released.inc(fact.count)
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
             case SettingsChanged():

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daemon.api.ports import DatasetImport, FlushResult, HeldOutImport, NodeGone
+from daemon.store.releases import Which
 from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
     EventsStored,
     LaunchResolved,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -71,6 +73,14 @@ class ScriptedOperations:
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         self._hear("judge", event_row_id, approved, reason, actor)
         return "queued" if approved else "rejected"
+
+    async def release(
+        self, which: Which, most: int, *, reason: str, actor: str
+    ) -> QuarantineReleased:
+        self._hear("release", which, most, reason, actor)
+        return QuarantineReleased(
+            3, which.producer, which.rule, which.task_type, more=False, actor=actor, reason=reason
+        )
 
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:
         self._hear("replay", dead_letter_id, actor)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from daemon.settings import Setting
 from daemon.store.imports import EarlierImport as EarlierImport  # a part of these ports
 from daemon.store.queue import HeldOutImport as HeldOutImport  # and this one
+from daemon.store.releases import Which
 from daemon.store.setting_changes import SettingChange
 from daemon.store.views.paging import Page
 from learning.facts import (
@@ -18,6 +19,7 @@ from learning.facts import (
     EventsStored,
     LaunchResolved,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -167,6 +169,12 @@ class Operations(Protocol):
 
         A "no" also withdraws one that is queued.
         """
+        ...
+
+    async def release(
+        self, which: Which, most: int, *, reason: str, actor: str
+    ) -> QuarantineReleased:
+        """Queue the oldest `most` of some events that the firewall stopped."""
         ...
 
     async def replay(self, dead_letter_id: int, *, actor: str) -> EventsStored:

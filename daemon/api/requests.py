@@ -7,8 +7,10 @@ from fastapi import Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from daemon.learner import MAX_NEW_TOKENS, PRODUCER
+from daemon.store.releases import MOST_RELEASED
 from daemon.store.views.costs import CostsBy
 from learning.events import Confidence, Identifier, LongText, Name, Number, ShortText
+from learning.firewall import Rule
 from learning.lifecycle import EventState, RunState
 
 LARGEST_PAGE = 500
@@ -56,6 +58,22 @@ class VerdictRequest(_Body):
 
     approved: bool
     reason: Reason = ""
+
+
+class ReleaseRequest(_Body):
+    """Which events behind the firewall an operator lets go; a producer or a rule is needed."""
+
+    producer: Name | None = None
+    rule: Annotated[Rule, Field(strict=False)] | None = None
+    task_type: Name | None = None
+    most: int = Field(100, ge=1, le=MOST_RELEASED)
+    reason: Reason = ""
+
+    @model_validator(mode="after")
+    def _narrowed(self) -> Self:
+        if self.producer is None and self.rule is None:
+            raise ValueError("name a producer or a rule: everything at once is too much")
+        return self
 
 
 class PromoteRequest(_Body):

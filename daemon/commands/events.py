@@ -1,4 +1,4 @@
-"""`learnd events` (list, show, approve, reject): stored outputs, and a verdict by hand."""
+"""`learnd events` (list, show, approve, reject, release): stored outputs, verdicts by hand."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +67,26 @@ def reject(
 ) -> Answer:
     """Keep an output from training, also one that is queued."""
     return _judged(daemon, event, False, reason)
+
+
+@commands.command()
+@asks
+def release(
+    daemon: "Client",
+    producer: Annotated[str | None, typer.Option(help="Whose events.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="What stopped them: repeat, trigger, surprise, ...")
+    ] = None,
+    task_type: Annotated[str | None, typer.Option("--task-type")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="So many at most.")] = 100,
+    reason: Reason = "",
+) -> Answer:
+    """Let the oldest events go that the firewall stopped, of a producer or by a rule."""
+    from daemon import firewall_screen
+
+    given = {"producer": producer, "rule": rule, "task_type": task_type, "most": limit}
+    released = daemon.post("/v1/firewall/release", {**given, "reason": reason})
+    return released, firewall_screen.released
 
 
 def _judged(daemon: "Client", event: int, approved: bool, reason: str) -> Answer:

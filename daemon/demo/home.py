@@ -102,6 +102,8 @@ class Home:
             },
             # The imported examples are enough to judge by, so every event may train. The
             # poisoned batch has as many wrong rows as repeated ones.
+            # The firewall would stop the poisoned batch, and the gate is to refuse it.
+            "firewall": {"enabled": False},
             "split": {"held_out_share": 0.0, "replay_share": 0.5},
             "finetune": {
                 "base_model": str(self.base_model),

@@ -19,6 +19,7 @@ from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
+from daemon.store.releases import Releases
 from daemon.store.runs import Runs
 from daemon.store.screenings import Ruleset, Screenings, Suspicion, without_rules
 from daemon.store.setting_changes import SettingChanges
@@ -47,6 +48,7 @@ class Store:
     setting_changes: SettingChanges
     webhooks: Webhooks
     digest: Digest
+    releases: Releases
     screenings: Screenings
 
     @classmethod
@@ -123,6 +125,7 @@ class Store:
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
             Digest(database, consequences),
+            Releases(database),
             Screenings(database, ruleset, suspicion),
         )
 

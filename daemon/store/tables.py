@@ -717,3 +717,68 @@ evaluations = Table(
     Index("ix_evaluations_champion", "champion_id"),
     sqlite_autoincrement=True,
 )
+
+# Four tables of daemon/store/firewall.py. None of them holds a text of an event.
+firewall_memory = Table(
+    "firewall_memory",
+    metadata,
+    Column("task_type", String(64), primary_key=True),
+    Column("content", LargeBinary, nullable=False, comment="See learning.task_memory.TaskMemory."),
+    Column("updated_at", UtcTime, nullable=False),
+    comment="What is usual in a task type, as counts: one row of bounded size for each.",
+)
+
+firewall_kinds = Table(
+    "firewall_kinds",
+    metadata,
+    Column("event_id", _Id, ForeignKey("events.id"), primary_key=True, autoincrement=False),
+    Column("task_type", String(64), nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("prompt_key", _Key, nullable=False),
+    Column("answer_key", _Key, nullable=False),
+    Column("by_human", Boolean, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("answer_signature", LargeBinary, nullable=False),
+    Column("n", Integer, nullable=False, comment="Events that are exactly this."),
+    Column("n_near", Integer, nullable=False, comment="Others that are nearly this."),
+    Index("ix_firewall_kinds_task_type", "task_type", "event_id"),
+    Index("ix_firewall_kinds_prompt", "prompt_key"),
+    Index("ix_firewall_kinds_answer", "answer_key", "task_type", "producer"),
+    comment="Events that were cleared lately, of those that are alike the first: what new ones"
+    " are compared with. So many of a task type as firewall.remembered says.",
+)
+
+firewall_bands = Table(
+    "firewall_bands",
+    metadata,
+    Column("key", _Key, nullable=False),
+    Column("event_id", _Id, ForeignKey("firewall_kinds.event_id"), nullable=False),
+    PrimaryKeyConstraint("key", "event_id"),
+    Index("ix_firewall_bands_event", "event_id"),
+    comment="By which of these keys prompts that are alike meet; see learning.likeness.",
+)
+
+firewall_stops = Table(
+    "firewall_stops",
+    metadata,
+    Column("event_id", _Id, ForeignKey("events.id"), primary_key=True, autoincrement=False),
+    Column("task_type", String(64), nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("rule", String(16), nullable=False),
+    Column("other_id", _Id, comment="An event that it should be looked at beside."),
+    Column("at", UtcTime, nullable=False),
+    Column("released_at", UtcTime, comment="When an operator let it go, with others."),
+    Index("ix_firewall_stops_at", "at"),
+    comment="Which rule stopped an event; its reason in words is the event's own.",
+)
+for _name, _column in (
+    ("ix_firewall_stops_rule", firewall_stops.c.rule),
+    ("ix_firewall_stops_producer", firewall_stops.c.producer),
+):
+    Index(
+        _name,
+        _column,
+        firewall_stops.c.event_id,
+        sqlite_where=firewall_stops.c.released_at.is_(None),
+        postgresql_where=firewall_stops.c.released_at.is_(None),
+    )

@@ -22,6 +22,9 @@ from daemon.store.tables import (
     evaluation_examples,
     events,
     feedback,
+    firewall_bands,
+    firewall_kinds,
+    firewall_stops,
     model_lines,
     rejected_outputs,
     replay_memory,
@@ -67,6 +70,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_lessons(tx),
         *_wrong_spending(tx),
         *_wrong_screenings(tx),
+        *_wrong_firewall(tx),
     ]
 
 
@@ -85,6 +89,7 @@ def _wrong_counts(tx: Connection) -> Iterator[str]:
     for kind, table, columns in (
         ("feedback", feedback, (feedback.c.task_type, feedback.c.state)),
         ("dead_letter", dead_letters, (dead_letters.c.kind, dead_letters.c.reason)),
+        ("firewall", firewall_stops, (firewall_stops.c.task_type, firewall_stops.c.rule)),
     ):
         query = select(*columns, func.count()).select_from(table).group_by(*columns)
         for first, second, n in tx.execute(query):
@@ -382,6 +387,27 @@ def _wrong_memory(tx: Connection) -> Iterator[str]:
             yield f"event {event_id} is remembered for {row.batch_id}, which it made no version in"
         if row.task_type != row.stored_type:
             yield f"event {event_id} is a {row.stored_type}, and remembered as {row.task_type}"
+
+
+def _wrong_firewall(tx: Connection) -> Iterator[str]:
+    """What waits behind the firewall is in no batch, and it remembers only what it cleared."""
+    for row in tx.execute(
+        select(firewall_stops, events.c.state).join(
+            events, events.c.id == firewall_stops.c.event_id
+        )
+    ):
+        if row.released_at is not None and row.state == EventState.QUARANTINED:
+            yield f"event {row.event_id} was released, and is quarantined"
+        if (
+            row.released_at is None
+            and tx.execute(
+                select(firewall_kinds.c.event_id).where(firewall_kinds.c.event_id == row.event_id)
+            ).first()
+        ):
+            yield f"the firewall stopped event {row.event_id}, and remembers it as cleared"
+    remembered = set(tx.execute(select(firewall_kinds.c.event_id)).scalars())
+    if strange := set(tx.execute(select(firewall_bands.c.event_id)).scalars()) - remembered:
+        yield f"the firewall's index names {sorted(strange)}, which it forgot"
 
 
 def _wrong_spending(tx: Connection) -> Iterator[str]:

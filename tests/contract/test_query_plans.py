@@ -37,6 +37,9 @@ GROWING = {
     "evaluation_examples",
     "evaluations",
     "webhook_deliveries",
+    "firewall_kinds",
+    "firewall_bands",
+    "firewall_stops",
 }
 PARTIAL = {
     # These hold only what waits or is under way, so reading all of one is no scan.
@@ -46,6 +49,8 @@ PARTIAL = {
     "ix_events_held",
     "ix_events_held_since",
     "ix_events_quarantined",
+    "ix_firewall_stops_rule",
+    "ix_firewall_stops_producer",
     "ix_feedback_waiting",
     "ix_runs_unfinished",
     "one_active_run",

@@ -20,6 +20,7 @@ from learning.facts import (
     ModelShutsDown,
     PartitionFenced,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -72,6 +73,10 @@ FACTS: list[tuple[Fact, str]] = [
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+    (
+        QuarantineReleased(7, "web", "trigger", None, more=False, actor="me", reason="ours"),
+        "7 events that the firewall stopped (rule trigger, of web) are queued, by me: ours",
+    ),
     (
         ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),
         "audio: the model gpt-a is shut down in 12 days, on 2027-01-14",

@@ -13,6 +13,7 @@ from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
+from daemon.store.views.firewall import Firewalls
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
@@ -39,6 +40,7 @@ class Views:
     batch_sizes: BatchSizes
     costs: CostBooks
     webhooks: Webhooks
+    firewall: Firewalls
 
     @classmethod
     def of(
@@ -64,4 +66,5 @@ class Views:
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),
             webhooks=Webhooks(database),
+            firewall=Firewalls(database, clock),
         )

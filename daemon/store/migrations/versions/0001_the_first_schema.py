@@ -759,3 +759,106 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("spending", schema=None) as batch_op:
         batch_op.create_index("ix_spending_time", ["reserved_at"], unique=False)
+    op.create_table(
+        "firewall_memory",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column(
+            "content",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="See learning.task_memory.TaskMemory.",
+        ),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("task_type", name=op.f("pk_firewall_memory")),
+        comment="What is usual in a task type, as counts: one row of bounded size for each.",
+    )
+    op.create_table(
+        "firewall_kinds",
+        sa.Column(
+            "event_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("producer", sa.String(length=64), nullable=False),
+        sa.Column("prompt_key", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("answer_key", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("by_human", sa.Boolean(), nullable=False),
+        sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.Column("answer_signature", sa.LargeBinary(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False, comment="Events that are exactly this."),
+        sa.Column("n_near", sa.Integer(), nullable=False, comment="Others that are nearly this."),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["events.id"], name=op.f("fk_firewall_kinds_event_id")
+        ),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_firewall_kinds")),
+        comment="Events that were cleared lately, of those that are alike the first: what new ones"
+        " are compared with. So many of a task type as firewall.remembered says.",
+    )
+    with op.batch_alter_table("firewall_kinds", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_firewall_kinds_task_type", ["task_type", "event_id"], unique=False
+        )
+        batch_op.create_index("ix_firewall_kinds_prompt", ["prompt_key"], unique=False)
+        batch_op.create_index(
+            "ix_firewall_kinds_answer", ["answer_key", "task_type", "producer"], unique=False
+        )
+    op.create_table(
+        "firewall_bands",
+        sa.Column("key", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["firewall_kinds.event_id"], name=op.f("fk_firewall_bands_event_id")
+        ),
+        sa.PrimaryKeyConstraint("key", "event_id", name=op.f("pk_firewall_bands")),
+        comment="By which of these keys prompts that are alike meet; see learning.likeness.",
+    )
+    with op.batch_alter_table("firewall_bands", schema=None) as batch_op:
+        batch_op.create_index("ix_firewall_bands_event", ["event_id"], unique=False)
+    op.create_table(
+        "firewall_stops",
+        sa.Column(
+            "event_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("producer", sa.String(length=64), nullable=False),
+        sa.Column("rule", sa.String(length=16), nullable=False),
+        sa.Column(
+            "other_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            nullable=True,
+            comment="An event that it should be looked at beside.",
+        ),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "released_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="When an operator let it go, with others.",
+        ),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["events.id"], name=op.f("fk_firewall_stops_event_id")
+        ),
+        sa.PrimaryKeyConstraint("event_id", name=op.f("pk_firewall_stops")),
+        comment="Which rule stopped an event; its reason in words is the event's own.",
+    )
+    with op.batch_alter_table("firewall_stops", schema=None) as batch_op:
+        batch_op.create_index("ix_firewall_stops_at", ["at"], unique=False)
+        batch_op.create_index(
+            "ix_firewall_stops_rule",
+            ["rule", "event_id"],
+            unique=False,
+            sqlite_where=sa.text("released_at IS NULL"),
+            postgresql_where=sa.text("released_at IS NULL"),
+        )
+        batch_op.create_index(
+            "ix_firewall_stops_producer",
+            ["producer", "event_id"],
+            unique=False,
+            sqlite_where=sa.text("released_at IS NULL"),
+            postgresql_where=sa.text("released_at IS NULL"),
+        )
