@@ -35,6 +35,7 @@ from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.changing_settings import SettingsDesk, SettingsFollower, named_lines
+from daemon.following_feedback import FeedbackFollower
 from daemon.installation import (
     ArtifactsElsewhereError,
     artifacts_home,
@@ -53,6 +54,7 @@ from daemon.recent_facts import RecentFacts
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
+from daemon.store.feedback_effects import FeedbackEffects
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
@@ -66,7 +68,9 @@ from learning.facts import (
     CandidateDecided,
     EventsStored,
     Fact,
+    FeedbackReset,
     LaunchResolved,
+    LoopAdapted,
     RunCancelAsked,
     RunCancelled,
     RunFailed,
@@ -114,6 +118,7 @@ class Daemon:
     digester: FeedbackDigester
     runner: Runner
     follower: SettingsFollower
+    feedback_follower: FeedbackFollower
     shutdowns: ShutdownWatch
     job_hints: JobHints
     server: ApiServer
@@ -140,6 +145,7 @@ class Daemon:
                     name="expiry",
                 ),
                 tasks.create_task(self.follower.run(), name="settings"),
+                tasks.create_task(self.feedback_follower.run(), name="feedback"),
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
@@ -199,7 +205,12 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
             size_rules=live.size_rules,
             tenancy=_tenancy(settings),
+            consequences=[FeedbackEffects(live.feedback_rules)],
+            feedback_rules=live.feedback_rules,
         )
+        # Before anything is judged: otherwise a restart would forget the bars for a moment.
+        feedback_follower = FeedbackFollower(live, store.dials, utc_now)
+        await feedback_follower.look()
         await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
         await store.registry.ensure_lines(named_lines(live), now)
@@ -288,7 +299,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             expect_at=settings.finetune.trainer_ahead_share,
         )
         digester = FeedbackDigester(store, announcer, utc_now)
-        announcer.listen(_alarm(sealer, digester, runner, job_hints))
+        announcer.listen(_alarm(sealer, digester, feedback_follower, runner, job_hints))
         source: KafkaSource | None = None
         letter_topic: DeadLetterTopic | None = None
         if settings.kafka.configured:
@@ -305,6 +316,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             size_rules=live.size_rules,
             clock=utc_now,
             budget=live.budget,
+            policy=live.policy,
+            feedback_rules=live.feedback_rules,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
         shutdowns = ShutdownWatch(
@@ -339,7 +352,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
-                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+                metrics,
+                views.overview,
+                source,
+                probes,
+                files,
+                views.costs,
+                shutdowns.look,
+                live.bars,
             ),
             facts=recent,
             trainer=host.condition,
@@ -361,6 +381,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             digester=digester,
             runner=runner,
             follower=follower,
+            feedback_follower=feedback_follower,
             shutdowns=shutdowns,
             job_hints=job_hints,
             server=server,
@@ -493,7 +514,11 @@ def _wire_limits(settings: Settings) -> Limits:
 
 
 def _alarm(
-    sealer: Sealer, digester: FeedbackDigester, runner: Runner, job_hints: JobHints
+    sealer: Sealer,
+    digester: FeedbackDigester,
+    feedback_follower: FeedbackFollower,
+    runner: Runner,
+    job_hints: JobHints,
 ) -> Listener:
     """Wake the loops that wait for what a fact tells."""
 
@@ -502,6 +527,8 @@ def _alarm(
             case EventsStored():
                 sealer.wake()
                 digester.wake()
+            case LoopAdapted() | FeedbackReset():
+                feedback_follower.wake()
             case CandidateDecided() | RunFailed():
                 sealer.size_anew()
             case RunCancelled():

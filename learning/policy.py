@@ -4,8 +4,8 @@ Pure: an event's own words, what people said of it, and the validators' findings
 in; a verdict with its reason in words out. The truth table is `judge`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -20,6 +20,18 @@ class Policy:
     enable_auto_approval: bool = False
     feedback_threshold: float = 0.7
     hold: timedelta = timedelta(days=7)
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    """What feedback has added to both bars, by task type; docs/feedback.md."""
+    distrusted: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """The trust of (task type, producer) where it is too little; with the producer "" of the
+    task type as a whole."""
+
+    def bar(self, configured: float, task_type: str) -> float:
+        """A configured bar as it is in force for a task type, in [0, 1]."""
+        offset = self.offsets.get(task_type)
+        if offset is None:
+            return configured
+        return round(max(0.0, min(1.0, configured + offset)), 3)
 
 
 class Verdict(NamedTuple):
@@ -40,6 +52,8 @@ class Evidence(NamedTuple):
     stated: bool | None
     confidence: float | None
     people: tuple[bool, ...] = ()
+    task_type: str = ""
+    producer: str = ""
 
 
 def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdict:
@@ -47,10 +61,11 @@ def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdic
 
     One "no" from anybody rejects, so the order in which verdicts arrive does not
     matter. A person's "yes" in feedback accepts whatever the confidence was. The
-    producer's own "yes" needs the bar when a confidence came with it. `findings` are
-    the complaints of the validators: an output that would train is quarantined by one.
+    producer's own "yes" needs the bar when a confidence came with it, and the trust of those
+    who gave feedback. `findings` are the complaints of the validators: an output that would
+    train is quarantined by one.
     """
-    stated, _, people = evidence
+    stated, people = evidence.stated, evidence.people
     if stated is False or False in people:
         who = "the producer" if stated is False else "feedback"
         return Verdict(EventState.REJECTED, f"{who} said it is not approved", by_human=True)
@@ -62,20 +77,25 @@ def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdic
 
 
 def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
-    stated, confidence, people = evidence
+    stated, confidence, people, task_type, _ = evidence
     if people:
         return Verdict(EventState.QUEUED, "approved by feedback", by_human=True)
+    if policy.distrusted:
+        doubt = _doubt(evidence, policy)
+        if doubt is not None:
+            return Verdict(EventState.HELD, f"{doubt}: waits for a verdict", by_human=False)
     if stated is True:
         if confidence is None:
             return Verdict(EventState.QUEUED, "approved, no confidence given", by_human=True)
-        bar = policy.min_confidence
+        bar = policy.bar(policy.min_confidence, task_type)
+        shown = _shown(bar, policy.min_confidence)
         if confidence >= bar:
             return Verdict(
-                EventState.QUEUED, f"approved, confidence {confidence} >= {bar}", by_human=True
+                EventState.QUEUED, f"approved, confidence {confidence} >= {shown}", by_human=True
             )
         return Verdict(
             EventState.HELD,
-            f"approved, but confidence {confidence} < {bar}: waits for a verdict",
+            f"approved, but confidence {confidence} < {shown}: waits for a verdict",
             by_human=False,
         )
     if not policy.enable_auto_approval:
@@ -84,17 +104,35 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
         return Verdict(
             EventState.HELD, "no verdict and no confidence: waits for a verdict", by_human=False
         )
-    if confidence >= policy.feedback_threshold:
+    bar = policy.bar(policy.feedback_threshold, task_type)
+    shown = _shown(bar, policy.feedback_threshold)
+    if confidence >= bar:
         return Verdict(
-            EventState.QUEUED,
-            f"auto-approved, confidence {confidence} >= {policy.feedback_threshold}",
-            by_human=False,
+            EventState.QUEUED, f"auto-approved, confidence {confidence} >= {shown}", by_human=False
         )
     return Verdict(
         EventState.HELD,
-        f"no verdict, confidence {confidence} < {policy.feedback_threshold}: waits for a verdict",
+        f"no verdict, confidence {confidence} < {shown}: waits for a verdict",
         by_human=False,
     )
+
+
+def _shown(bar: float, configured: float) -> str:
+    """A bar in a reason: with the configured one where feedback has moved it."""
+    return f"{bar}" if bar == configured else f"{bar} after feedback (configured: {configured})"
+
+
+def _doubt(evidence: Evidence, policy: Policy) -> str | None:
+    """Why an output that no feedback approves is not taken on its producer's word, if so."""
+    stated, _, _, task_type, producer = evidence
+    trust = policy.distrusted.get((task_type, producer))
+    if trust is not None:
+        word = "approved" if stated else "no verdict"
+        return f"{word}, but feedback left {producer} a trust of {trust} here"
+    trust = policy.distrusted.get((task_type, ""))
+    if trust is not None and stated is None:
+        return f"no verdict, and feedback left {task_type} a trust of {trust}"
+    return None
 
 
 def rejudge(current: EventState, verdict: Verdict) -> EventState | None:

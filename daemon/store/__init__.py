@@ -11,6 +11,7 @@ from typing import Self
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.digest import Consequence, Digest
+from daemon.store.feedback_dials import FeedbackDials
 from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
@@ -24,6 +25,7 @@ from daemon.store.setting_changes import SettingChanges
 from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
+from learning.feedback import FeedbackRules
 
 ALONE = Tenancy()
 """Of a store that no other daemon shares."""
@@ -46,6 +48,7 @@ class Store:
     setting_changes: SettingChanges
     webhooks: Webhooks
     digest: Digest
+    dials: FeedbackDials
 
     @classmethod
     async def open(
@@ -58,6 +61,7 @@ class Store:
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
         consequences: Sequence[Consequence] = (),
+        feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         return cls.on(
@@ -68,6 +72,7 @@ class Store:
             size_rules=size_rules,
             tenancy=tenancy,
             consequences=consequences,
+            feedback_rules=feedback_rules,
         )
 
     @staticmethod
@@ -92,6 +97,7 @@ class Store:
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
         consequences: Sequence[Consequence] = (),
+        feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it."""
         leases = Leases(database, tenancy)
@@ -111,6 +117,7 @@ class Store:
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
             Digest(database, consequences),
+            FeedbackDials(database, feedback_rules),
         )
 
     async def close(self) -> None:

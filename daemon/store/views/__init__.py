@@ -13,6 +13,7 @@ from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
+from daemon.store.views.feedback import FeedbackLoop
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
@@ -22,7 +23,9 @@ from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
 from learning.clock import Clock
+from learning.feedback import FeedbackRules
 from learning.lines import ModelLines
+from learning.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Views:
     batch_sizes: BatchSizes
     costs: CostBooks
     webhooks: Webhooks
+    feedback: FeedbackLoop
 
     @classmethod
     def of(
@@ -51,6 +55,8 @@ class Views:
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
         budget: Callable[[], Budget] = Budget,
+        policy: Callable[[], Policy] = Policy,
+        feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """The views of a database."""
         return cls(
@@ -64,4 +70,5 @@ class Views:
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),
             webhooks=Webhooks(database),
+            feedback=FeedbackLoop(database, lines, policy, feedback_rules, clock),
         )
