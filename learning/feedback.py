@@ -5,13 +5,12 @@ effect with its name and its reason out. No clock, no I/O. All formulas and numb
 docs/feedback.md; in short:
 
 1. A feedback is a score in [-1, 1], made of approval, rating, quality and engagement.
-2. Scores are evidence. A producer counts for a part of what is needed at most, so that nothing
-   moves before several have spoken.
+2. Scores are evidence (evidence.py). A producer counts for a part of what is needed at most,
+   so that nothing moves before several have spoken.
 3. With enough evidence two things turn dials: what a sender wishes, times the learning rate
    and within its share of a day, and what the evidence says, seldom and in small steps.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,34 +20,10 @@ from typing import Any, Self
 from learning.clock import EPOCH, microseconds
 from learning.dials import Bounds, Dial, DialKey, natural, turned
 from learning.events import FeedbackEvent
+from learning.evidence import Chorus, Evidence, Needed, Signal, Voice
 from learning.metric_scales import MetricScale
 from learning.styles import MOODS, known_mood, leading_mood
 
-
-class Signal(StrEnum):
-    """What a feedback says something by."""
-
-    APPROVAL = "approval"
-    RATING = "rating"
-    QUALITY = "quality"
-    ENGAGEMENT = "engagement"
-
-
-WEIGHTS: Mapping[Signal, float] = {
-    Signal.APPROVAL: 0.4,
-    Signal.RATING: 0.2,
-    Signal.QUALITY: 0.25,
-    Signal.ENGAGEMENT: 0.15,
-}
-FULL_WEIGHT = 0.5
-"""Signals that weigh less together do not make a full score: a rating alone is 0.4 at most."""
-
-SCORE = "score"
-VOICE_MEMORY = 50
-"""Feedback of one producer after which an old one weighs less."""
-VOICE_HALF_LIFE = timedelta(days=7)
-MOST_VOICES = 100
-"""Producers of feedback that are remembered of one task type: those who said most."""
 METRIC_STALE = timedelta(days=7)
 """A learned metric that was not heard for so long gives its place to another."""
 
@@ -99,9 +74,9 @@ class FeedbackRules:
     moods: Mapping[str, str] = field(default_factory=lambda: MOODS)
 
     @property
-    def most_of_one(self) -> float:
-        """For how much of the evidence one producer can count."""
-        return self.min_feedback / self.min_producers
+    def needed(self) -> Needed:
+        """How much evidence is needed."""
+        return Needed(self.min_feedback, self.min_producers)
 
     def bounds(self, dial: Dial) -> Bounds:
         """How far a dial goes, and how far in a day."""
@@ -146,58 +121,6 @@ class Effect:
 
 
 @dataclass
-class Voice:
-    """What one producer said of a task type, fading with time and with what it said since."""
-
-    at: datetime
-    n: float = 0.0
-    heard: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """By signal, and by SCORE: how often, and the sum."""
-
-    def fade(self, now: datetime) -> None:
-        """Let time pass."""
-        self._shrink(0.5 ** (max(timedelta(0), now - self.at) / VOICE_HALF_LIFE))
-        self.at = max(self.at, now)
-
-    def hear(self, signals: Mapping[Signal, float]) -> None:
-        """One more feedback with these signals, at least one."""
-        self.n += 1.0
-        for name, value in (*signals.items(), (SCORE, score(signals))):
-            n, total = self.heard.get(name, (0.0, 0.0))
-            self.heard[str(name)] = (n + 1.0, total + value)
-        if self.n > VOICE_MEMORY:
-            self._shrink(VOICE_MEMORY / self.n)
-
-    def _shrink(self, factor: float) -> None:
-        self.n *= factor
-        self.heard = {name: (n * factor, sum_ * factor) for name, (n, sum_) in self.heard.items()}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the feedback on a task type says by now. Each producer counts for a part at most."""
-
-    weight: float
-    """Feedback, those of each producer up to FeedbackRules.most_of_one."""
-    producers: int
-    score: float
-    means: Mapping[Signal, float]
-    """Of the signals that there is more of than one producer could give alone; in [-1, 1]."""
-
-    def enough(self, rules: FeedbackRules) -> bool:
-        """Whether anything may turn. What is a little faded still counts as one."""
-        return math.ceil(round(self.weight, 6)) >= rules.min_feedback
-
-    def in_words(self, rules: FeedbackRules) -> str:
-        """How much there is of it."""
-        n = math.ceil(round(self.weight, 6))
-        return (
-            f"{n} of {rules.min_feedback} feedback that are needed, at most"
-            f" {rules.most_of_one:g} of each producer"
-        )
-
-
-@dataclass
 class Memory:
     """What is remembered of a task type beside its dials. Changed in place by `learn`."""
 
@@ -208,6 +131,14 @@ class Memory:
     voices: dict[str, Voice] = field(default_factory=dict)
     scales: dict[str, MetricScale] = field(default_factory=dict)
     """By signal/metric."""
+    _chorus: Chorus | None = field(default=None, compare=False, repr=False)
+
+    def chorus(self, rules: FeedbackRules, now: datetime) -> Chorus:
+        """The voices at a moment; the same object for that moment and these rules."""
+        last = self._chorus
+        if last is None or last.now != now or last.needed != rules.needed:
+            self._chorus = last = Chorus(self.voices, rules.needed, now)
+        return last
 
     def as_json(self) -> dict[str, Any]:
         """As it is stored."""
@@ -277,16 +208,6 @@ class Dials:
         }
 
 
-def score(signals: Mapping[Signal, float]) -> float:
-    """What a feedback comes to, in [-1, 1]: the weighted mean of its signals.
-
-    Where they weigh less than FULL_WEIGHT together, the rest counts as indifferent.
-    """
-    weight = sum(WEIGHTS[signal] for signal in signals)
-    total = sum(WEIGHTS[signal] * value for signal, value in signals.items())
-    return total / max(weight, FULL_WEIGHT)
-
-
 def signals_of(
     event: FeedbackEvent, memory: Memory, rules: FeedbackRules, now: datetime
 ) -> dict[Signal, float]:
@@ -311,30 +232,6 @@ def signals_of(
     return signals
 
 
-def evidence_of(voices: Mapping[str, Voice], rules: FeedbackRules, now: datetime) -> Evidence:
-    """What some voices say together. Fades them."""
-    weight, producers, total = 0.0, 0, 0.0
-    sums: dict[Signal, tuple[float, float]] = {}
-    for voice in voices.values():
-        voice.fade(now)
-        for signal in Signal:
-            n, said = voice.heard.get(signal, (0.0, 0.0))
-            if n > 0.0:
-                counts = min(n, rules.most_of_one)
-                so_far, so_good = sums.get(signal, (0.0, 0.0))
-                sums[signal] = (so_far + counts, so_good + counts * said / n)
-        n, said = voice.heard.get(SCORE, (0.0, 0.0))
-        if n > 0.0:
-            counts = min(n, rules.most_of_one)
-            weight, producers, total = weight + counts, producers + 1, total + counts * said / n
-    means = {
-        signal: said / n
-        for signal, (n, said) in sums.items()
-        if math.ceil(round(n, 6)) >= min(rules.min_feedback, rules.most_of_one + 1)
-    }
-    return Evidence(weight, producers, total / weight if weight else 0.0, means)
-
-
 def learn(
     said: Said,
     memory: Memory,
@@ -351,16 +248,17 @@ def learn(
     if not rules.adapt:
         return []
     signals = signals_of(said.event, memory, rules, now)
+    chorus = memory.chorus(rules, now)
     if signals:
         memory.n += 1
-        _voice_of(said.event.producer, memory, now).hear(signals)
-    evidence = evidence_of(memory.voices, rules, now)
+        chorus.hear(said.event.producer, signals)
+    evidence = chorus.evidence()
     effects: list[Effect] = []
     for effect in _by_wish(said, evidence, dials, rules):
         effects.append(effect)
         if effect.moved:
             dials.turn(effect)
-    if signals and evidence.enough(rules):
+    if signals and evidence.enough:
         for effect in _by_evidence(said, evidence, memory, dials, others, rules):
             effects.append(effect)
             dials.turn(effect)
@@ -422,8 +320,8 @@ def _wished(
     dials: Dials,
     rules: FeedbackRules,
 ) -> Effect:
-    if not evidence.enough(rules):
-        why = f"{told}: too little evidence, {evidence.in_words(rules)}"
+    if not evidence.enough:
+        why = f"{told}: too little evidence, {evidence}"
         return _refused(said, key, change, why, dials)
     by = said.event.producer
     before, room = dials.values.get(key, 0.0), dials.room(key, by, rules)
@@ -522,19 +420,6 @@ def _asked_for(
 
 
 # --- what is remembered ---------------------------------------------------------------
-
-
-def _voice_of(producer: str, memory: Memory, now: datetime) -> Voice:
-    """A producer's voice; a new one may take the place of whoever said least."""
-    voice = memory.voices.get(producer)
-    if voice is None:
-        for one in memory.voices.values():
-            one.fade(now)
-        while len(memory.voices) >= MOST_VOICES:
-            del memory.voices[min(memory.voices, key=lambda name: memory.voices[name].n)]
-        voice = memory.voices[producer] = Voice(now)
-    voice.fade(now)
-    return voice
 
 
 def _compared(

@@ -200,7 +200,7 @@ def standing(tx: Connection, rules: FeedbackRules, now: datetime) -> Standing:
         if (value := _now(row, now)) < least
     )
     return Standing(
-        {task_type: round(offset, 3) for task_type, offset in sorted(offsets.items())},
+        {of: rounded for of, offset in sorted(offsets.items()) if (rounded := round(offset, 3))},
         {(task_type, of): trust for trust, task_type, of in trusts[:MOST_DISTRUSTED]},
     )
 

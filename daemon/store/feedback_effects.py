@@ -25,7 +25,6 @@ from learning.feedback import (
     Memory,
     Said,
     effect_in_words,
-    evidence_of,
     learn,
 )
 from learning.lifecycle import FeedbackState
@@ -130,12 +129,12 @@ def _write_memories(
 ) -> None:
     rows = []
     for task_type, memory in memories.items():
-        evidence = evidence_of(memory.voices, rules, now)
+        evidence = memory.chorus(rules, now).evidence()
         rows.append(
             {
                 "task_type": task_type,
                 "memory": memory.as_json(),
-                "score": evidence.score if evidence.enough(rules) else None,
+                "score": evidence.score if evidence.enough else None,
                 "updated_at": now,
             }
         )

@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 
 from learning.dials import Dial, DialKey, faded
 from learning.events import FeedbackEvent
+from learning.evidence import MOST_VOICES, Evidence, Signal, score
 from learning.feedback import (
-    MOST_VOICES,
     Dials,
     Effect,
     FeedbackRules,
     LoopChange,
     Memory,
     Said,
-    Signal,
-    evidence_of,
     learn,
-    score,
     signals_of,
 )
 from tests.builders import NOON, feedback
@@ -78,6 +75,9 @@ class Loop:
         }
         if before.date() != self.now.date():
             self.dials.moved.clear()
+
+    def evidence(self) -> Evidence:
+        return self.memory.chorus(self.rules, self.now).evidence()
 
     def value(self, key: DialKey) -> float:
         return self.dials.values.get(key, 0.0)
@@ -177,10 +177,10 @@ def test_evidence_is_enough_when_two_producers_gave_their_parts() -> None:
     loop = Loop()
     loop.hear(said("ann", approved=True), times=4)
     loop.hear(said("bob", approved=True), times=3)
-    assert not evidence_of(loop.memory.voices, RULES, loop.now).enough(RULES)
+    assert not loop.evidence().enough
     loop.hear(said("bob", approved=True))
-    found = evidence_of(loop.memory.voices, RULES, loop.now)
-    assert found.enough(RULES)
+    found = loop.evidence()
+    assert found.enough
     assert (found.weight, found.producers, found.score) == (8.0, 2, pytest.approx(0.8))
 
 
@@ -188,13 +188,14 @@ def test_a_flood_of_one_does_not_outvote_the_others() -> None:
     loop = Loop()
     loop.hear(*(said(name, approved=True) for name in ("bob", "cat", "dan")), times=4)
     loop.hear(said("ann", approved=False), times=5_000)
-    found = evidence_of(loop.memory.voices, RULES, loop.now)
+    found = loop.evidence()
     assert found.score == pytest.approx((3 * 0.8 - 0.8) / 4)
 
 
 def test_old_evidence_wears_off() -> None:
     loop = evidence(Loop(), approved=True)
-    assert not evidence_of(loop.memory.voices, RULES, NOON + timedelta(days=3)).enough(RULES)
+    loop.wait(days=3)
+    assert not loop.evidence().enough
 
 
 def test_no_more_voices_are_remembered_than_there_are_places() -> None:
@@ -208,6 +209,22 @@ def test_no_more_voices_are_remembered_than_there_are_places() -> None:
 def test_what_is_remembered_survives_being_stored() -> None:
     loop = evidence(Loop(), **rated(2, quality_metrics={"clarity": 0.4}))
     assert Memory.of(json.loads(json.dumps(loop.memory.as_json()))) == loop.memory
+
+
+@given(st.lists(st.tuples(st.integers(0, 150), st.floats(-1.0, 1.0), st.integers(0, 50))))
+def test_what_is_summed_up_as_it_comes_is_what_would_be_summed_up_anew(
+    told: list[tuple[int, float, int]],
+) -> None:
+    loop = Loop()
+    for producer, value, hours in told:
+        loop.now += timedelta(hours=hours // 20)
+        loop.memory.chorus(RULES, loop.now).hear(f"p-{producer}", {Signal.QUALITY: value})
+    going_on = loop.evidence()
+    anew = Memory.of(loop.memory.as_json()).chorus(RULES, loop.now).evidence()
+    assert going_on.producers == anew.producers
+    assert going_on.weight == pytest.approx(anew.weight)
+    assert going_on.score == pytest.approx(anew.score, abs=1e-9)
+    assert going_on.means == pytest.approx(anew.means, abs=1e-9)
 
 
 # --- what the evidence does -----------------------------------------------------------

@@ -19,7 +19,8 @@ from daemon.store.tables import feedback_dials, feedback_effects, feedback_memor
 from daemon.store.views.paging import Page
 from learning.clock import Clock
 from learning.dials import Dial, DialKey, natural
-from learning.feedback import FeedbackRules, Memory, Signal, evidence_of
+from learning.evidence import Signal
+from learning.feedback import FeedbackRules, Memory
 from learning.lines import ModelLines
 from learning.policy import Policy
 from learning.styles import leading_mood, style_sentence
@@ -133,7 +134,7 @@ class FeedbackLoop:
 
         def look(task_type: str) -> TaskTypeLoop:
             memory = memories.get(task_type, Memory())
-            evidence = evidence_of(memory.voices, rules, now)
+            evidence = memory.chorus(rules, now).evidence()
             style = {
                 key.subject: round(value, 3)
                 for key, value in turned.items()
@@ -159,7 +160,7 @@ class FeedbackLoop:
                 round(evidence.weight, 2),
                 rules.min_feedback,
                 evidence.producers,
-                round(evidence.score, 3) if evidence.enough(rules) else None,
+                round(evidence.score, 3) if evidence.enough else None,
                 {signal: round(mean, 3) for signal, mean in evidence.means.items()},
             )
 
