@@ -37,8 +37,8 @@ def main() -> None:
             (bars, received_at, kind_name, place, offsets, lengths), body = receive(stdin)
             source, topic, partition = place
             if bars is not None:
-                *configured, moved, distrusted = bars
-                policy = Policy(*configured, offsets=moved, distrusted=distrusted)
+                least, auto, threshold, moved, distrusted = bars
+                policy = Policy(least, auto, threshold, offsets=moved, distrusted=distrusted)
             kind = EventKind(kind_name)
             reader = Reader(judge, limits, texts=False)
             arrivals: list[JudgedOutput | ReceivedFeedback] = []

@@ -1,6 +1,6 @@
 """`learnd feedback` (show, reset): what feedback has changed in the loop."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -8,16 +8,14 @@ from typer.core import TyperGroup
 from daemon.commands.asking import Answer, Limit, Reason, asks
 
 if TYPE_CHECKING:
-    import click
-
     from daemon.client import Client
 
 
 class ShownByDefault(TyperGroup):
     """A group of commands that shows when none of them is named: `learnd feedback coding`."""
 
-    def parse_args(self, ctx: "click.Context", args: list[str]) -> list[str]:
-        """See click.Command."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click.Command, of which typer has a copy of its own."""
         if "--help" not in args[:1] and not (args and args[0] in self.commands):
             args = ["show", *args]
         return super().parse_args(ctx, args)

@@ -40,9 +40,15 @@ def rejection(task: str, producer: str) -> bytes:
     return json.dumps(event).encode()
 
 
-def state_of(daemon: Learnd, task: str) -> Mapping[str, Any] | None:
-    found: Sequence[Mapping[str, Any]] = daemon.get("/v1/events?limit=500")["items"]
-    return next((event for event in found if event["task_id"] == task), None)
+def verdict_on(daemon: Learnd, task: str) -> Mapping[str, Any]:
+    """The stored output of a task, once it is there."""
+
+    def look() -> Sequence[Mapping[str, Any]]:
+        found = daemon.get("/v1/events?limit=500")["items"]
+        return [event for event in found if event["task_id"] == task]
+
+    (event,) = daemon.wait_until("its verdict", look)
+    return event
 
 
 def bars(daemon: Learnd) -> float:
@@ -78,7 +84,7 @@ def test_feedback_raises_the_bar_survives_a_kill_and_an_operator_takes_it_back(
         daemon.wait_until("the bar", lambda: bars(daemon) == 0.05)
 
         kafka_broker.produce(outputs, [output("just-above", 0.72)])
-        held = daemon.wait_until("its verdict", lambda: state_of(daemon, "just-above"))
+        held = verdict_on(daemon, "just-above")
         assert held["state"] == "held"
         assert "confidence 0.72 < 0.75 after feedback (configured: 0.7)" in held["reason"]
 
@@ -97,7 +103,7 @@ def test_feedback_raises_the_bar_survives_a_kill_and_an_operator_takes_it_back(
         assert told == f"{TASK_TYPE}: taken back, 2 things were turned (they were paid for it)\n"
         daemon.wait_until("the bar as configured", lambda: bars(daemon) == 0.0)
         kafka_broker.produce(outputs, [output("the-same", 0.72)])
-        queued = daemon.wait_until("its verdict", lambda: state_of(daemon, "the-same"))
+        queued = verdict_on(daemon, "the-same")
         assert queued["state"] == "queued"
         assert queued["reason"] == "approved, confidence 0.72 >= 0.7"
         last = daemon.get(f"/v1/feedback/effects?task_type={TASK_TYPE}&limit=2")["items"]

@@ -387,7 +387,7 @@ def _wrong_dials(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(feedback_effects).order_by(feedback_effects.c.id)):
         if row.before != row.after:
             history[row.task_type, row.dial, row.subject].append(row)
-    stored = {
+    stored: dict[tuple[str, str, str], Any] = {
         (row.task_type, row.dial, row.subject): row for row in tx.execute(select(feedback_dials))
     }
     for key, steps in history.items():

@@ -175,7 +175,7 @@ async def test_what_came_of_a_feedback_can_be_asked_for(drive: Driver) -> None:
         ("adjust_content_style", "style", "", False),
     ]
     bar, trust, *_ = told.adaptations
-    assert (bar.before, bar.after) == (pytest.approx(0.016), pytest.approx(0.036))
+    assert [bar.before, bar.after] == pytest.approx([0.016, 0.036])
     assert (trust.before, trust.after) == (0.5, 0.45)
     assert "no such mood is allowed" in told.adaptations[-1].reason
     with pytest.raises(UnknownFeedbackError):
