@@ -165,7 +165,7 @@ def _plain(policy: Policy) -> tuple[Any, ...]:
         policy.enable_auto_approval,
         policy.feedback_threshold,
         dict(policy.offsets),
-        dict(policy.distrusted),
+        {task_type: dict(trusts) for task_type, trusts in policy.distrusted.items()},
     )
 
 

@@ -41,7 +41,7 @@ def every_task_type(found: Sequence[Json]) -> None:
     )
     quiet = len(found) - len(heard)
     if quiet:
-        say(f"{quiet} other task types have had none, and are as configured.")
+        say(f"The others ({quiet}) have had none, and are as configured.")
     say("`learnd feedback TASK_TYPE` shows what brought one there; `learnd feedback reset` undoes.")
 
 

@@ -52,7 +52,7 @@ class LiveSettings:
         except SettingsError as error:
             raise StoredSettingsError(error) from error
         self._offsets: Mapping[str, float] = {}
-        self._distrusted: Mapping[tuple[str, str], float] = {}
+        self._distrusted: Mapping[str, Mapping[str, float]] = {}
         self._policy = self._now.policy_rules()
         self.lines = self._now.model_lines()
         """The same object for the daemon's life; it becomes what the settings say."""
@@ -109,7 +109,7 @@ class LiveSettings:
             listener()
 
     def adapt(
-        self, offsets: Mapping[str, float], distrusted: Mapping[tuple[str, str], float]
+        self, offsets: Mapping[str, float], distrusted: Mapping[str, Mapping[str, float]]
     ) -> None:
         """Have the bars moved as feedback has moved them; see learning.policy.Policy."""
         if (offsets, distrusted) != (self._offsets, self._distrusted):

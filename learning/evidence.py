@@ -179,4 +179,4 @@ class Chorus:
 
 def _counted(n: float) -> int:
     """Feedback as whole ones: what is a little faded still counts as one."""
-    return math.ceil(round(n, 6))
+    return math.ceil(n - 1e-6)

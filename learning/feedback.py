@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self
 
 from learning.clock import EPOCH, microseconds
@@ -73,7 +74,7 @@ class FeedbackRules:
     lower_is_better: tuple[str, ...] = ()
     moods: Mapping[str, str] = field(default_factory=lambda: MOODS)
 
-    @property
+    @cached_property
     def needed(self) -> Needed:
         """How much evidence is needed."""
         return Needed(self.min_feedback, self.min_producers)
@@ -112,7 +113,7 @@ class Effect:
     after: float
     reason: str
     by: str = ""
-    """Whose share of the day it uses up; empty when the evidence of many did it."""
+    """Whose wish it was, and whose share of the day it uses up; empty when the evidence did it."""
 
     @property
     def moved(self) -> bool:
@@ -336,7 +337,8 @@ def _wished(
 
 def _refused(said: Said, key: DialKey, change: LoopChange, why: str, dials: Dials) -> Effect:
     value = dials.values.get(key, 0.0)
-    return Effect(said.feedback_id, key, change, value, value, f"nothing done: {why}")
+    reason = f"nothing done: {why}"
+    return Effect(said.feedback_id, key, change, value, value, reason, said.event.producer)
 
 
 # --- evidence -------------------------------------------------------------------------
@@ -408,8 +410,10 @@ def _asked_for(
                 f"mean rating {rating:+.2f} {of_producers} >= {HIGH}, and {told}",
             )
     engagement = means.get(Signal.ENGAGEMENT, 0.0)
-    leading = leading_mood(dials.style(task_type), rules.moods)
-    if engagement <= UNENGAGED and several and leading is not None:
+    if engagement <= UNENGAGED and several:
+        leading = leading_mood(dials.style(task_type), rules.moods)
+        if leading is None:
+            return
         yield (
             LoopChange.ADJUST_CONTENT_STYLE,
             Dial.STYLE,

@@ -6,8 +6,8 @@ a running mean and variance that forget exponentially, and that no single value 
 """
 
 import math
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 MIN_COUNT = 10
 """Values of a metric before one counts: until then nobody knows what is usual."""
@@ -19,8 +19,7 @@ _LEAST_SPREAD = 0.01
 """Of the mean: a metric that never changed would make a miracle of its first change."""
 
 
-@dataclass(frozen=True)
-class MetricScale:
+class MetricScale(NamedTuple):
     """The values of one metric so far."""
 
     n: int = 0

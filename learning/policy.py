@@ -22,16 +22,30 @@ class Policy:
     hold: timedelta = timedelta(days=7)
     offsets: Mapping[str, float] = field(default_factory=dict)
     """What feedback has added to both bars, by task type; docs/feedback.md."""
-    distrusted: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """The trust of (task type, producer) where it is too little; with the producer "" of the
-    task type as a whole."""
+    distrusted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By task type and producer, their trust where it is too little; with the producer "" of
+    the task type as a whole."""
+    _known: dict[tuple[float, str], tuple[float, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def bar(self, configured: float, task_type: str) -> float:
         """A configured bar as it is in force for a task type, in [0, 1]."""
-        offset = self.offsets.get(task_type)
-        if offset is None:
-            return configured
-        return round(max(0.0, min(1.0, configured + offset)), 3)
+        return self.bar_in_words(configured, task_type)[0]
+
+    def bar_in_words(self, configured: float, task_type: str) -> tuple[float, float | str]:
+        """The same, and what a reason says of it: the configured one too, where it is another.
+
+        Put into words once: it is asked for each event.
+        """
+        if task_type not in self.offsets:
+            return configured, configured
+        known = self._known.get((configured, task_type))
+        if known is None:
+            bar = round(max(0.0, min(1.0, configured + self.offsets[task_type])), 3)
+            known = bar, f"{bar} after feedback (configured: {configured})"
+            self._known[configured, task_type] = known
+        return known
 
 
 class Verdict(NamedTuple):
@@ -80,15 +94,14 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
     stated, confidence, people, task_type, _ = evidence
     if people:
         return Verdict(EventState.QUEUED, "approved by feedback", by_human=True)
-    if policy.distrusted:
-        doubt = _doubt(evidence, policy)
+    if task_type in policy.distrusted:
+        doubt = _doubt(evidence, policy.distrusted[task_type])
         if doubt is not None:
             return Verdict(EventState.HELD, f"{doubt}: waits for a verdict", by_human=False)
     if stated is True:
         if confidence is None:
             return Verdict(EventState.QUEUED, "approved, no confidence given", by_human=True)
-        bar = policy.bar(policy.min_confidence, task_type)
-        shown = _shown(bar, policy.min_confidence)
+        bar, shown = policy.bar_in_words(policy.min_confidence, task_type)
         if confidence >= bar:
             return Verdict(
                 EventState.QUEUED, f"approved, confidence {confidence} >= {shown}", by_human=True
@@ -104,8 +117,7 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
         return Verdict(
             EventState.HELD, "no verdict and no confidence: waits for a verdict", by_human=False
         )
-    bar = policy.bar(policy.feedback_threshold, task_type)
-    shown = _shown(bar, policy.feedback_threshold)
+    bar, shown = policy.bar_in_words(policy.feedback_threshold, task_type)
     if confidence >= bar:
         return Verdict(
             EventState.QUEUED, f"auto-approved, confidence {confidence} >= {shown}", by_human=False
@@ -117,19 +129,17 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
     )
 
 
-def _shown(bar: float, configured: float) -> str:
-    """A bar in a reason: with the configured one where feedback has moved it."""
-    return f"{bar}" if bar == configured else f"{bar} after feedback (configured: {configured})"
+def _doubt(evidence: Evidence, distrusted: Mapping[str, float]) -> str | None:
+    """Why an output that no feedback approves is not taken on its producer's word, if so.
 
-
-def _doubt(evidence: Evidence, policy: Policy) -> str | None:
-    """Why an output that no feedback approves is not taken on its producer's word, if so."""
+    `distrusted` are those of its task type.
+    """
     stated, _, _, task_type, producer = evidence
-    trust = policy.distrusted.get((task_type, producer))
+    trust = distrusted.get(producer)
     if trust is not None:
         word = "approved" if stated else "no verdict"
         return f"{word}, but feedback left {producer} a trust of {trust} here"
-    trust = policy.distrusted.get((task_type, ""))
+    trust = distrusted.get("")
     if trust is not None and stated is None:
         return f"no verdict, and feedback left {task_type} a trust of {trust}"
     return None

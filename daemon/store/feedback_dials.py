@@ -3,6 +3,7 @@
 Which feedback turns which is decided in learning/feedback.py, and done in feedback_effects.py.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,9 +58,9 @@ class Standing:
 
     offsets: Mapping[str, float]
     """Of the bars, by task type; those at rest left out."""
-    distrusted: Mapping[tuple[str, str], float]
-    """The trust of (task type, producer) below the least, at most MOST_DISTRUSTED; the producer
-    is "" for a task type as a whole."""
+    distrusted: Mapping[str, Mapping[str, float]]
+    """By task type and producer the trusts below the least, at most MOST_DISTRUSTED; the
+    producer is "" for a task type as a whole."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +200,12 @@ def standing(tx: Connection, rules: FeedbackRules, now: datetime) -> Standing:
         for row in low
         if (value := _now(row, now)) < least
     )
+    distrusted: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for trust, task_type, producer in trusts[:MOST_DISTRUSTED]:
+        distrusted[task_type][producer] = trust
     return Standing(
         {of: rounded for of, offset in sorted(offsets.items()) if (rounded := round(offset, 3))},
-        {(task_type, of): trust for trust, task_type, of in trusts[:MOST_DISTRUSTED]},
+        dict(distrusted),
     )
 
 

@@ -53,6 +53,10 @@ class FeedbackEffects:
         counting = [one for one in joined if one.id not in passed_over]
         task_types = sorted({one.event.task_type for one in counting})
         memories, scores = _memories(tx, task_types), _scores(tx, now)
+        others = {
+            task_type: [score for other, score in scores.items() if other != task_type]
+            for task_type in task_types
+        }
         dials = _dials(tx, counting, now)
         effects: list[Effect] = []
         for one in counting:
@@ -61,7 +65,7 @@ class FeedbackEffects:
                 Said(one.id, one.event, one.output.producer),
                 memories[task_type],
                 dials,
-                [score for other, score in scores.items() if other != task_type],
+                others[task_type],
                 rules,
                 now,
             )

@@ -128,7 +128,7 @@ async def test_what_feedback_has_moved_holds_there_too_until_it_changes(
         assert held.state == "held"
         assert "0.72 < 0.75 after feedback" in held.reason
 
-    bars.policy = Policy(distrusted={("coding", "studio"): 0.2})
+    bars.policy = Policy(distrusted={"coding": {"studio": 0.2}})
     assert "a trust of 0.2" in (await read(process, stretch)).outputs[0].reason
 
     bars.policy = Policy()

@@ -178,6 +178,7 @@ async def test_what_came_of_a_feedback_can_be_asked_for(drive: Driver) -> None:
     assert [bar.before, bar.after] == pytest.approx([0.016, 0.036])
     assert (trust.before, trust.after) == (0.5, 0.45)
     assert "no such mood is allowed" in told.adaptations[-1].reason
+    assert {one.actor for one in told.adaptations} == {"ann"}
     with pytest.raises(UnknownFeedbackError):
         await drive.store.dials.effects_of(10**9)
 
@@ -214,8 +215,8 @@ async def test_a_distrusted_producer_is_known_to_the_policy_until_that_has_faded
             await wish(drive, f"{name}-{day}", name, trust_delta=-1.0)
         drive.wait(days=1)
     standing = await drive.store.dials.standing(drive.now)
-    assert standing.distrusted.keys() == {("normalize", "studio"), ("normalize", "")}
-    assert standing.distrusted["normalize", "studio"] < 0.3
+    assert standing.distrusted["normalize"].keys() == {"studio", ""}
+    assert standing.distrusted["normalize"]["studio"] < 0.3
     drive.wait(days=60)
     assert (await drive.store.dials.standing(drive.now)).distrusted == {}
 

@@ -305,7 +305,7 @@ def test_every_built_in_task_type_keeps_its_line() -> None:
 
 def test_what_feedback_has_moved_stays_when_a_setting_changes() -> None:
     live = LiveSettings(Settings(**GIVEN))
-    live.adapt({LINE: 0.05}, {(LINE, "bot"): 0.2})
+    live.adapt({LINE: 0.05}, {LINE: {"bot": 0.2}})
     before = live.policy()
 
     live.take(stored(1, {("policy", "min_confidence"): 0.6}))

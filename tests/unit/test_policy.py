@@ -207,7 +207,7 @@ MOVED = Policy(
     enable_auto_approval=True,
     feedback_threshold=0.8,
     offsets={"audio": 0.05, "game": -0.1, "route": 0.5},
-    distrusted={("audio", "bot"): 0.25, ("game", ""): 0.2},
+    distrusted={"audio": {"bot": 0.25}, "game": {"": 0.2}},
 )
 
 

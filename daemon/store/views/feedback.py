@@ -1,6 +1,5 @@
 """What feedback has changed in the loop: how each task type stands, and what brought it there."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from daemon.store.feedback_dials import (
     standing,
     stored_effect,
 )
-from daemon.store.tables import feedback_dials, feedback_effects, feedback_memory
+from daemon.store.tables import feedback_effects, feedback_memory
 from daemon.store.views.paging import Page
 from learning.clock import Clock
 from learning.dials import Dial, DialKey, natural
@@ -121,10 +120,6 @@ class FeedbackLoop:
         now, rules = self._clock(), self._rules()
         stands, turned = standing(tx, rules, now), dials_of(tx, task_types, now)
         policy = replace(self._policy(), offsets=stands.offsets)
-        distrusted: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        for (task_type, producer), trust in stands.distrusted.items():
-            if producer:
-                distrusted[task_type][producer] = trust
         memories = {
             row.task_type: Memory.of(row.memory)
             for row in tx.execute(
@@ -151,7 +146,7 @@ class FeedbackLoop:
                 policy.bar(policy.min_confidence, task_type),
                 policy.bar(policy.feedback_threshold, task_type),
                 dial(Dial.TRUST),
-                distrusted[task_type],
+                {of: trust for of, trust in stands.distrusted.get(task_type, {}).items() if of},
                 dial(Dial.WEIGHT),
                 style,
                 leading_mood(style, rules.moods),
@@ -168,11 +163,8 @@ class FeedbackLoop:
 
 
 def _known(tx: Connection, task_type: str | None = None) -> set[str]:
-    """Task types that something is remembered of, or that one of them."""
-    found: set[str] = set()
-    for table in (feedback_memory, feedback_dials):
-        query = select(table.c.task_type).distinct().limit(MOST_TASK_TYPES)
-        if task_type is not None:
-            query = query.where(table.c.task_type == task_type)
-        found |= set(tx.execute(query).scalars())
-    return found
+    """Task types that feedback is remembered of, as all are that it has changed; or that one."""
+    query = select(feedback_memory.c.task_type).limit(MOST_TASK_TYPES)
+    if task_type is not None:
+        query = query.where(feedback_memory.c.task_type == task_type)
+    return set(tx.execute(query).scalars())
