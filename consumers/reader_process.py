@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import compress
-from typing import cast
+from typing import Any, cast
 
 import structlog
 
@@ -51,6 +51,8 @@ class ReaderProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._busy = False
+        self._told: Policy | None = None
+        """What the process knows; it is told again when that has changed."""
         self._not_before = 0.0
         self._end_when_idle: asyncio.TimerHandle | None = None
 
@@ -114,12 +116,14 @@ class ReaderProcess:
         self._busy = True
         self._end_later()
         policy = self._policy()
-        bars = (policy.min_confidence, policy.enable_auto_approval, policy.feedback_threshold)
+        bars = None if policy is self._told else _plain(policy)
         asking = asyncio.get_running_loop().run_in_executor(
             self._thread, _exchange, process, bars, stretch, received_at
         )
         try:
-            return await asyncio.shield(asking)
+            reading = await asyncio.shield(asking)
+            self._told = policy
+            return reading
         except asyncio.CancelledError:
             # Otherwise the answer would be taken for the next one's.
             process.kill()
@@ -144,7 +148,7 @@ class ReaderProcess:
     def _end(self) -> None:
         if self._end_when_idle is not None:
             self._end_when_idle.cancel()
-        process, self._process = self._process, None
+        process, self._process, self._told = self._process, None, None
         if process is not None:
             process.kill()
             process.wait()
@@ -154,9 +158,20 @@ class ReaderProcess:
                     pipe.close()
 
 
+def _plain(policy: Policy) -> tuple[Any, ...]:
+    """What verdicts depend on, in plain values, as reader_worker.py takes it."""
+    return (
+        policy.min_confidence,
+        policy.enable_auto_approval,
+        policy.feedback_threshold,
+        dict(policy.offsets),
+        {task_type: dict(trusts) for task_type, trusts in policy.distrusted.items()},
+    )
+
+
 def _exchange(
     process: subprocess.Popen[bytes],
-    bars: tuple[float, bool, float],
+    bars: tuple[Any, ...] | None,
     stretch: Stretch,
     received_at: int,
 ) -> Reading:

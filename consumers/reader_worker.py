@@ -26,6 +26,8 @@ def main() -> None:
     max_output_characters, max_bytes, max_depth = map(int, sys.argv[1:])
     validators = installed(max_output_characters)
     limits = Limits(max_bytes, max_depth)
+    policy = Policy()
+    judge = Judge(lambda: policy, validators)
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
     stdin, stdout = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
@@ -34,8 +36,10 @@ def main() -> None:
         while True:
             (bars, received_at, kind_name, place, offsets, lengths), body = receive(stdin)
             source, topic, partition = place
-            policy, kind = Policy(*bars), EventKind(kind_name)
-            judge = Judge(lambda: policy, validators)  # noqa: B023  # it is asked right here
+            if bars is not None:
+                least, auto, threshold, moved, distrusted = bars
+                policy = Policy(least, auto, threshold, offsets=moved, distrusted=distrusted)
+            kind = EventKind(kind_name)
             reader = Reader(judge, limits, texts=False)
             arrivals: list[JudgedOutput | ReceivedFeedback] = []
             faults: list[tuple[int, str, str]] = []

@@ -36,6 +36,7 @@ from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.changing_settings import SettingsDesk, SettingsFollower, named_lines
+from daemon.following_feedback import FeedbackFollower
 from daemon.generation import ChatModel, Generation
 from daemon.installation import (
     ArtifactsElsewhereError,
@@ -57,6 +58,7 @@ from daemon.screening import RulesInForce, Screening
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
+from daemon.store.feedback_effects import FeedbackEffects
 from daemon.store.firewall import Firewall
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
@@ -71,7 +73,9 @@ from learning.facts import (
     CandidateDecided,
     EventsStored,
     Fact,
+    FeedbackReset,
     LaunchResolved,
+    LoopAdapted,
     RunCancelAsked,
     RunCancelled,
     RunFailed,
@@ -120,6 +124,7 @@ class Daemon:
     digester: FeedbackDigester
     runner: Runner
     follower: SettingsFollower
+    feedback_follower: FeedbackFollower
     shutdowns: ShutdownWatch
     job_hints: JobHints
     server: ApiServer
@@ -146,6 +151,7 @@ class Daemon:
                     name="expiry",
                 ),
                 tasks.create_task(self.follower.run(), name="settings"),
+                tasks.create_task(self.feedback_follower.run(), name="feedback"),
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
@@ -207,7 +213,12 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             tenancy=_tenancy(settings),
             ruleset=RulesInForce(live.screening_rules),
             suspicion=Firewall(live.firewall_rules),
+            consequences=[FeedbackEffects(live.feedback_rules)],
+            feedback_rules=live.feedback_rules,
         )
+        # Before anything is judged: otherwise a restart would forget the bars for a moment.
+        feedback_follower = FeedbackFollower(live, store.dials, utc_now)
+        await feedback_follower.look()
         await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
         await store.registry.ensure_lines(named_lines(live), now)
@@ -305,7 +316,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clear=screening.clear,
         )
         digester = FeedbackDigester(store, announcer, utc_now)
-        announcer.listen(_alarm(sealer, digester, runner, job_hints))
+        announcer.listen(_alarm(sealer, digester, feedback_follower, runner, job_hints))
         source: KafkaSource | None = None
         letter_topic: DeadLetterTopic | None = None
         if settings.kafka.configured:
@@ -322,6 +333,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             size_rules=live.size_rules,
             clock=utc_now,
             budget=live.budget,
+            policy=live.policy,
+            feedback_rules=live.feedback_rules,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
         shutdowns = ShutdownWatch(
@@ -381,6 +394,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 views.costs,
                 shutdowns.look,
                 views.firewall,
+                live.bars,
             ),
             facts=recent,
             trainer=host.condition,
@@ -403,6 +417,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             digester=digester,
             runner=runner,
             follower=follower,
+            feedback_follower=feedback_follower,
             shutdowns=shutdowns,
             job_hints=job_hints,
             server=server,
@@ -543,7 +558,11 @@ def _wire_limits(settings: Settings) -> Limits:
 
 
 def _alarm(
-    sealer: Sealer, digester: FeedbackDigester, runner: Runner, job_hints: JobHints
+    sealer: Sealer,
+    digester: FeedbackDigester,
+    feedback_follower: FeedbackFollower,
+    runner: Runner,
+    job_hints: JobHints,
 ) -> Listener:
     """Wake the loops that wait for what a fact tells."""
 
@@ -552,6 +571,8 @@ def _alarm(
             case EventsStored():
                 sealer.wake()
                 digester.wake()
+            case LoopAdapted() | FeedbackReset():
+                feedback_follower.wake()
             case CandidateDecided() | RunFailed():
                 sealer.size_anew()
             case RunCancelled():

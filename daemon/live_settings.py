@@ -5,6 +5,7 @@ Reads and writes no database: daemon/changing_settings.py does.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune.runner import RunnerRules
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.budget import Budget
+from learning.feedback import FeedbackRules
 from learning.firewall import FirewallRules
 from learning.policy import Policy
 from learning.sampling import SplitRules
@@ -51,6 +53,8 @@ class LiveSettings:
             self._now = overlaid(given, self._stored.values)
         except SettingsError as error:
             raise StoredSettingsError(error) from error
+        self._offsets: Mapping[str, float] = {}
+        self._distrusted: Mapping[str, Mapping[str, float]] = {}
         self._policy = self._now.policy_rules()
         self._firewall = self._now.firewall.rules()
         self._screening = self._now.screening.rules()
@@ -103,22 +107,49 @@ class LiveSettings:
             return
         self.fault = ""
         self._stored, self._now = stored, settings
-        self._policy = settings.policy_rules()
         self._firewall = settings.firewall.rules()
         self._screening = settings.screening.rules()
+        self._policy = self._adapted(settings)
         self.lines.become(settings.model_lines())
         for listener in self._listeners:
             listener()
 
+    def adapt(
+        self, offsets: Mapping[str, float], distrusted: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Have the bars moved as feedback has moved them; see learning.policy.Policy."""
+        if (offsets, distrusted) != (self._offsets, self._distrusted):
+            self._offsets, self._distrusted = offsets, distrusted
+            self._policy = self._adapted(self._now)
+
+    def _adapted(self, settings: Settings) -> Policy:
+        return replace(settings.policy_rules(), offsets=self._offsets, distrusted=self._distrusted)
+
     # --- what the parts of the daemon ask for ------------------------------------------
 
     def policy(self) -> Policy:
-        """The bars of now; asked for each event."""
+        """The bars of now, as feedback has moved them; asked for each event.
+
+        The same object until something has changed, so that who has told it on need not again.
+        """
         return self._policy
 
     def screening_rules(self) -> ScreeningRules:
         """What stored outputs have to pass; the same object until a setting changes."""
         return self._screening
+
+    def bars(self) -> Mapping[str, float]:
+        """The bar of an approved output that is in force, by the task types of the lines."""
+        policy = self._policy
+        return {
+            task_type: policy.bar(policy.min_confidence, task_type)
+            for line in self.lines
+            for task_type in line.task_types
+        }
+
+    def feedback_rules(self) -> FeedbackRules:
+        """What feedback may change, and how far."""
+        return self._now.feedback_rules()
 
     def batch_rules(self) -> BatchRules:
         """When a queue becomes a batch."""

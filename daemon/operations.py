@@ -24,6 +24,7 @@ from learning.facts import (
     Announce,
     BatchSizeChanged,
     EventsStored,
+    FeedbackReset,
     LaunchResolved,
     Promoted,
     QuarantineReleased,
@@ -184,6 +185,16 @@ class DaemonOperations:
         )
         self._announce(changed)
         return changed
+
+    async def reset_feedback(self, task_type: str, *, reason: str, actor: str) -> FeedbackReset:
+        """See daemon.api.ports.Operations."""
+        if self._lines.owner(task_type) is None:
+            raise UnknownTaskTypeError(task_type)
+        reset = await self._store.dials.reset(
+            task_type, reason=reason or "no reason given", actor=actor, now=self._clock()
+        )
+        self._announce(reset)
+        return reset
 
     async def promote(
         self, line: str, version: str, *, force: bool, reason: str, actor: str

@@ -185,7 +185,9 @@ class DaemonMetrics:
         books: CostBooks | None = None,
         shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
         firewall: Firewalls | None = None,
+        bars: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        self._bars = bars
         self._metrics = metrics
         self._overviews = overviews
         self._source = source
@@ -209,7 +211,9 @@ class DaemonMetrics:
             taken = replace(now, shutdown_days=days_left, stopped=stopped)
             if costs is not None:
                 taken = snapshot_of_costs(taken, costs)
-        self._metrics.show(replace(taken, lag=self._lag(), file_lag=self._file_lag()))
+        self._metrics.show(
+            replace(taken, lag=self._lag(), file_lag=self._file_lag(), bars=self._bars())
+        )
         return self._metrics.render()
 
     def _lag(self) -> Mapping[tuple[str, int], int]:

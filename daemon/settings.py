@@ -45,6 +45,7 @@ from learning.batching import BatchRules
 from learning.budget import Budget, Caps, Price
 from learning.cross_task import RELATED, related_to
 from learning.events import BUILT_IN_TASK_TYPES, Name
+from learning.feedback import FeedbackRules
 from learning.firewall import FirewallRules, Rule
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
@@ -60,6 +61,7 @@ from learning.screening import (
     ScreeningRules,
     TaskRules,
 )
+from learning.styles import MOODS
 
 ENV_PREFIX = "LEARND_"
 MASK = "********"
@@ -327,6 +329,7 @@ class PolicySettings(_Section):
             "feedback_threshold",
             "hold_days",
             "learn_from_rejected",
+            "learning_rate",
         }
     )
 
@@ -335,11 +338,61 @@ class PolicySettings(_Section):
     feedback_threshold: Share = 0.7
     hold_days: float = Field(7.0, gt=0, le=3_650, allow_inf_nan=False)
     learning_rate: float = Field(0.1, gt=0, le=1, allow_inf_nan=False)
-    """How strongly feedback moves the bars; the trainer's rate is finetune.training's."""
+    """How strongly feedback moves what it moves; the trainer's rate is finetune.training's."""
     max_output_characters: int = Field(100_000, ge=1, le=1_000_000)
     unknown_task_types: Literal["dead_letter", "accept"] = "dead_letter"
     learn_from_rejected: bool = False
     """Whether rejected outputs go into batches, to be learned from by dpo or kto."""
+
+
+class FeedbackSettings(_Section):
+    """What feedback may change in the loop, and how far; see learning.feedback."""
+
+    changeable = frozenset(
+        {
+            "adapt",
+            "min_feedback",
+            "min_producers",
+            "max_offset",
+            "max_offset_a_day",
+            "min_trust",
+            "metrics",
+            "learned_metrics",
+            "lower_is_better",
+            "moods",
+        }
+    )
+
+    adapt: bool = True
+    """Off, nothing turns; what turned before fades."""
+    min_feedback: int = Field(8, ge=1, le=10_000)
+    min_producers: int = Field(2, ge=1, le=100)
+    """So many producers have to stand behind a change; each has an equal share of a day."""
+    max_offset: float = Field(0.15, ge=0.0, le=0.5, allow_inf_nan=False)
+    max_offset_a_day: float = Field(0.05, ge=0.0, le=0.5, allow_inf_nan=False)
+    min_trust: float = Field(0.3, ge=0.0, le=0.5, allow_inf_nan=False)
+    """0 distrusts nobody."""
+    metrics: Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(max_length=64)] = ()
+    """Those that count in any case; beside them `learned_metrics` names of each task type."""
+    learned_metrics: int = Field(16, ge=0, le=128)
+    lower_is_better: Annotated[
+        tuple[Name, ...], BeforeValidator(_listed), Field(max_length=64)
+    ] = ()
+    moods: Annotated[
+        dict[Name, Annotated[str, StringConstraints(min_length=1, max_length=500)]],
+        Field(max_length=64),
+    ] = Field(default_factory=lambda: dict(MOODS))
+    """Mood -> the sentence that it adds to prompts that generate. Replaces those as shipped."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.min_producers > self.min_feedback:
+            raise PydanticCustomError(
+                "evidence",
+                "min_producers {producers} is more than min_feedback {feedback}",
+                {"producers": self.min_producers, "feedback": self.min_feedback},
+            )
+        return self
 
 
 class QueueSettings(_Section):
@@ -990,6 +1043,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     intake: IntakeSettings = IntakeSettings()
     policy: PolicySettings = PolicySettings()
+    feedback: FeedbackSettings = FeedbackSettings()
     queue: QueueSettings = QueueSettings()
     screening: ScreeningSettings = ScreeningSettings()
     firewall: FirewallSettings = FirewallSettings()
@@ -1083,6 +1137,10 @@ class Settings(BaseSettings):
             feedback_threshold=self.policy.feedback_threshold,
             hold=timedelta(days=self.policy.hold_days),
         )
+
+    def feedback_rules(self) -> FeedbackRules:
+        """What feedback may change, as the core knows it."""
+        return FeedbackRules(learning_rate=self.policy.learning_rate, **self.feedback.model_dump())
 
     def batch_rules(self) -> BatchRules:
         """When a queue becomes a batch, as the core knows it."""

@@ -259,6 +259,29 @@ class BatchSizeChanged:
 
 
 @dataclass(frozen=True)
+class LoopAdapted:
+    """Feedback changed something in the loop. `change` is a learning.feedback.LoopChange."""
+
+    task_type: str
+    change: str
+    times: int
+    """So often, of some feedback that was digested together."""
+    reason: str
+    """Of the last time, with what it is now."""
+
+
+@dataclass(frozen=True)
+class FeedbackReset:
+    """Everything that feedback had changed for a task type was taken back."""
+
+    task_type: str
+    dials: int
+    """So many were not at rest."""
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SettingsChanged:
     """Settings were changed while learnd runs, and hold from now on."""
 
@@ -326,6 +349,8 @@ Fact = (
     | RolledBack
     | QuarantineReleased
     | BatchSizeChanged
+    | LoopAdapted
+    | FeedbackReset
     | SettingsChanged
     | ModelShutsDown
     | WebhookReceived

@@ -20,7 +20,9 @@ class Judge:
 
     def __call__(self, event: OutputEvent, people: tuple[bool, ...] = ()) -> Verdict:
         """The verdict on an output; `people` are the approvals in its feedback, in any order."""
-        evidence = Evidence(event.approved, event.confidence, people)
+        evidence = Evidence(
+            event.approved, event.confidence, people, event.task_type, event.producer
+        )
         return judge(evidence, self.complaints(event), self._policy())
 
     def complaints(self, event: OutputEvent) -> Sequence[str]:

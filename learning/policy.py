@@ -4,8 +4,8 @@ Pure: an event's own words, what people said of it, and the validators' findings
 in; a verdict with its reason in words out. The truth table is `judge`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -20,6 +20,32 @@ class Policy:
     enable_auto_approval: bool = False
     feedback_threshold: float = 0.7
     hold: timedelta = timedelta(days=7)
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    """What feedback has added to both bars, by task type; docs/feedback.md."""
+    distrusted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By task type and producer, their trust where it is too little; with the producer "" of
+    the task type as a whole."""
+    _known: dict[tuple[float, str], tuple[float, str]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def bar(self, configured: float, task_type: str) -> float:
+        """A configured bar as it is in force for a task type, in [0, 1]."""
+        return self.bar_in_words(configured, task_type)[0]
+
+    def bar_in_words(self, configured: float, task_type: str) -> tuple[float, float | str]:
+        """The same, and what a reason says of it: the configured one too, where it is another.
+
+        Put into words once: it is asked for each event.
+        """
+        if task_type not in self.offsets:
+            return configured, configured
+        known = self._known.get((configured, task_type))
+        if known is None:
+            bar = round(max(0.0, min(1.0, configured + self.offsets[task_type])), 3)
+            known = bar, f"{bar} after feedback (configured: {configured})"
+            self._known[configured, task_type] = known
+        return known
 
 
 class Verdict(NamedTuple):
@@ -40,6 +66,8 @@ class Evidence(NamedTuple):
     stated: bool | None
     confidence: float | None
     people: tuple[bool, ...] = ()
+    task_type: str = ""
+    producer: str = ""
 
 
 def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdict:
@@ -47,10 +75,11 @@ def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdic
 
     One "no" from anybody rejects, so the order in which verdicts arrive does not
     matter. A person's "yes" in feedback accepts whatever the confidence was. The
-    producer's own "yes" needs the bar when a confidence came with it. `findings` are
-    the complaints of the validators: an output that would train is quarantined by one.
+    producer's own "yes" needs the bar when a confidence came with it, and the trust of those
+    who gave feedback. `findings` are the complaints of the validators: an output that would
+    train is quarantined by one.
     """
-    stated, _, people = evidence
+    stated, people = evidence.stated, evidence.people
     if stated is False or False in people:
         who = "the producer" if stated is False else "feedback"
         return Verdict(EventState.REJECTED, f"{who} said it is not approved", by_human=True)
@@ -62,20 +91,24 @@ def judge(evidence: Evidence, findings: Sequence[str], policy: Policy) -> Verdic
 
 
 def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
-    stated, confidence, people = evidence
+    stated, confidence, people, task_type, _ = evidence
     if people:
         return Verdict(EventState.QUEUED, "approved by feedback", by_human=True)
+    if task_type in policy.distrusted:
+        doubt = _doubt(evidence, policy.distrusted[task_type])
+        if doubt is not None:
+            return Verdict(EventState.HELD, f"{doubt}: waits for a verdict", by_human=False)
     if stated is True:
         if confidence is None:
             return Verdict(EventState.QUEUED, "approved, no confidence given", by_human=True)
-        bar = policy.min_confidence
+        bar, shown = policy.bar_in_words(policy.min_confidence, task_type)
         if confidence >= bar:
             return Verdict(
-                EventState.QUEUED, f"approved, confidence {confidence} >= {bar}", by_human=True
+                EventState.QUEUED, f"approved, confidence {confidence} >= {shown}", by_human=True
             )
         return Verdict(
             EventState.HELD,
-            f"approved, but confidence {confidence} < {bar}: waits for a verdict",
+            f"approved, but confidence {confidence} < {shown}: waits for a verdict",
             by_human=False,
         )
     if not policy.enable_auto_approval:
@@ -84,17 +117,32 @@ def _acceptance(evidence: Evidence, policy: Policy) -> Verdict:
         return Verdict(
             EventState.HELD, "no verdict and no confidence: waits for a verdict", by_human=False
         )
-    if confidence >= policy.feedback_threshold:
+    bar, shown = policy.bar_in_words(policy.feedback_threshold, task_type)
+    if confidence >= bar:
         return Verdict(
-            EventState.QUEUED,
-            f"auto-approved, confidence {confidence} >= {policy.feedback_threshold}",
-            by_human=False,
+            EventState.QUEUED, f"auto-approved, confidence {confidence} >= {shown}", by_human=False
         )
     return Verdict(
         EventState.HELD,
-        f"no verdict, confidence {confidence} < {policy.feedback_threshold}: waits for a verdict",
+        f"no verdict, confidence {confidence} < {shown}: waits for a verdict",
         by_human=False,
     )
+
+
+def _doubt(evidence: Evidence, distrusted: Mapping[str, float]) -> str | None:
+    """Why an output that no feedback approves is not taken on its producer's word, if so.
+
+    `distrusted` are those of its task type.
+    """
+    stated, _, _, task_type, producer = evidence
+    trust = distrusted.get(producer)
+    if trust is not None:
+        word = "approved" if stated else "no verdict"
+        return f"{word}, but feedback left {producer} a trust of {trust} here"
+    trust = distrusted.get("")
+    if trust is not None and stated is None:
+        return f"no verdict, and feedback left {task_type} a trust of {trust}"
+    return None
 
 
 def rejudge(current: EventState, verdict: Verdict) -> EventState | None:

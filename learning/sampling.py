@@ -185,16 +185,22 @@ def draw_evenly(memory: Sequence[Remembered], wanted: int, seed: int) -> list[Re
 
 
 def draw_balanced(
-    memory: Sequence[Remembered], wanted: int, fresh: Mapping[str, int], seed: int
+    memory: Sequence[Remembered],
+    wanted: int,
+    fresh: Mapping[str, int],
+    seed: int,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Remembered]:
     """`wanted` of the remembered events, or all, so that a batch is as even as it can be.
 
     `fresh` counts the batch's other rows by task type: one that it has much of is repeated
-    less. What is drawn of a task type is spread over all that it remembers, oldest to newest.
+    less. A task type with a weight of 2 gets twice the rows; without one it is 1. What is drawn
+    of a task type is spread over all that it remembers, oldest to newest.
     """
     rng = _generator(seed)
     by_type = {name: sorted(found) for name, found in sorted(_by_task_type(memory).items())}
-    quotas = _fill_up({name: len(found) for name, found in by_type.items()}, wanted, fresh, rng)
+    available = {name: len(found) for name, found in by_type.items()}
+    quotas = _fill_up(available, wanted, fresh, rng, weights or {})
     return [
         rng.choice(
             of_type[n * len(of_type) // quotas[name] : (n + 1) * len(of_type) // quotas[name]]
@@ -205,11 +211,17 @@ def draw_balanced(
 
 
 def _fill_up(
-    available: Mapping[str, int], wanted: int, fresh: Mapping[str, int], rng: random.Random
+    available: Mapping[str, int],
+    wanted: int,
+    fresh: Mapping[str, int],
+    rng: random.Random,
+    weights: Mapping[str, float],
 ) -> Counter[str]:
-    """Deal `wanted` places, each to the task type that has the fewest rows by then."""
+    """Deal `wanted` places, each to the task type that has the fewest rows for its weight."""
     quotas: Counter[str] = Counter()
-    levels = [(fresh.get(name, 0), rng.random(), name) for name in available]
+    levels = [
+        (fresh.get(name, 0) / weights.get(name, 1.0), rng.random(), name) for name in available
+    ]
     heapq.heapify(levels)
     for _ in range(wanted):
         if not levels:
@@ -217,7 +229,7 @@ def _fill_up(
         level, chance, name = heapq.heappop(levels)
         quotas[name] += 1
         if quotas[name] < available[name]:
-            heapq.heappush(levels, (level + 1, chance, name))
+            heapq.heappush(levels, (level + 1.0 / weights.get(name, 1.0), chance, name))
     return quotas
 
 

@@ -25,7 +25,9 @@ from learning.facts import (
     EventsScreened,
     EventsStored,
     Fact,
+    FeedbackReset,
     LaunchResolved,
+    LoopAdapted,
     ModelShutsDown,
     PartitionFenced,
     Promoted,
@@ -293,6 +295,14 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.line}: batch size {fact.before} -> {fact.after} by {fact.actor}"
                 f" ({fact.cause}): {fact.reason}"
+            )
+        case LoopAdapted():
+            times = f" ({fact.times} times)" if fact.times > 1 else ""
+            return f"{fact.task_type}: feedback changed the loop{times}: {fact.reason}"
+        case FeedbackReset():
+            return (
+                f"{fact.task_type}: what feedback had changed was taken back by {fact.actor}:"
+                f" {fact.dials} dials: {fact.reason}"
             )
         case WebhookReceived():
             about = f" about {fact.object_id}" if fact.object_id is not None else ""

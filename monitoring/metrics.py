@@ -29,7 +29,9 @@ from learning.facts import (
     EventsScreened,
     EventsStored,
     Fact,
+    FeedbackReset,
     LaunchResolved,
+    LoopAdapted,
     ModelShutsDown,
     PartitionFenced,
     Promoted,
@@ -114,6 +116,8 @@ class Snapshot:
     """Of the followed files, by kind: bytes not yet read, and how long the first has waited."""
     batch_sizes: Mapping[str, int] = field(default_factory=dict)
     """Events in a batch, by line."""
+    bars: Mapping[str, float] = field(default_factory=dict)
+    """The confidence that an approved output needs, by task type."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
     costs: Sequence[LineCosts] = ()
@@ -319,6 +323,12 @@ class _Counters:
         self._resized = counter(
             "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
         )
+        self._adapted = counter(
+            "learnd_loop_adaptations",
+            "What feedback has changed in the loop, and what of it was taken back by hand.",
+            "task_type",
+            "change",
+        )
         self._changed = counter(
             "learnd_settings_changes", "Changes of settings that this daemon was asked for."
         )
@@ -385,6 +395,10 @@ class _Counters:
                 self._released.inc(fact.count)
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
+            case LoopAdapted():
+                self._adapted.labels(fact.task_type, fact.change).inc(fact.times)
+            case FeedbackReset():
+                self._adapted.labels(fact.task_type, "reset").inc()
             case SettingsChanged():
                 self._changed.inc()
             case WebhookReceived():
@@ -437,6 +451,11 @@ class _Gauges:
             "learnd_oldest_queued_age_seconds", "Age of the oldest queued event.", "task_type"
         )
         self._batch_size = gauge("learnd_batch_size_events", "Events in a batch.", "line")
+        self._bar = gauge(
+            "learnd_confidence_bar",
+            "The confidence that an approved output needs, as feedback has moved it.",
+            "task_type",
+        )
         self._runs = gauge("learnd_runs", "Fine-tune runs.", "state")
         self._silent = gauge("learnd_silent_runs", "Runs whose daemon fell silent.")
         self._lag = gauge(
@@ -504,6 +523,7 @@ class _Gauges:
             self._held,
             self._oldest,
             self._batch_size,
+            self._bar,
             self._runs,
             self._lag,
             self._file_lag_bytes,
@@ -533,6 +553,8 @@ class _Gauges:
             self._oldest.labels(task_type).set(seconds)
         for line_name, size in snapshot.batch_sizes.items():
             self._batch_size.labels(line_name).set(size)
+        for task_type, bar in snapshot.bars.items():
+            self._bar.labels(task_type).set(bar)
         for state, n in snapshot.runs_by_state.items():
             self._runs.labels(state).set(n)
         self._silent.set(snapshot.silent_runs)

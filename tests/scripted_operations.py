@@ -10,6 +10,7 @@ from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
     EventsStored,
+    FeedbackReset,
     LaunchResolved,
     Promoted,
     QuarantineReleased,
@@ -45,6 +46,10 @@ class ScriptedOperations:
     ) -> BatchSizeChanged:
         self._hear("set_batch_size", line, size, reason, actor)
         return BatchSizeChanged(line, 20, size or 20, "by_hand", reason, actor)
+
+    async def reset_feedback(self, task_type: str, *, reason: str, actor: str) -> FeedbackReset:
+        self._hear("reset_feedback", task_type, reason, actor)
+        return FeedbackReset(task_type, 2, actor, reason)
 
     async def promote(
         self, line: str, version: str, *, force: bool, reason: str, actor: str

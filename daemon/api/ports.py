@@ -17,6 +17,7 @@ from learning.facts import (
     BatchSealed,
     BatchSizeChanged,
     EventsStored,
+    FeedbackReset,
     LaunchResolved,
     Promoted,
     QuarantineReleased,
@@ -134,6 +135,10 @@ class Operations(Protocol):
         self, line: str, size: int | None, *, reason: str, actor: str
     ) -> BatchSizeChanged:
         """Pin a line's batch size, in events, or release it with None: it adapts again."""
+        ...
+
+    async def reset_feedback(self, task_type: str, *, reason: str, actor: str) -> FeedbackReset:
+        """Take back everything that feedback has changed for a task type."""
         ...
 
     async def promote(

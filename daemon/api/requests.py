@@ -53,6 +53,13 @@ class BatchSizeRequest(_Body):
     reason: Reason = ""
 
 
+class FeedbackResetRequest(_Body):
+    """Of which task type everything that feedback has changed is taken back, and why."""
+
+    task_type: Name
+    reason: Reason = ""
+
+
 class VerdictRequest(_Body):
     """A person's word on a stored output."""
 
@@ -221,6 +228,12 @@ class EventsQuery(PageQuery):
     """Which outputs to list."""
 
     state: EventState | None = None
+    task_type: Name | None = None
+
+
+class FeedbackEffectsQuery(PageQuery):
+    """Whose effects to list."""
+
     task_type: Name | None = None
 
 

@@ -11,6 +11,7 @@ from typing import Self
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.digest import Consequence, Digest
+from daemon.store.feedback_dials import FeedbackDials
 from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
@@ -26,6 +27,7 @@ from daemon.store.setting_changes import SettingChanges
 from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
+from learning.feedback import FeedbackRules
 
 ALONE = Tenancy()
 """Of a store that no other daemon shares."""
@@ -50,6 +52,7 @@ class Store:
     digest: Digest
     releases: Releases
     screenings: Screenings
+    dials: FeedbackDials
 
     @classmethod
     async def open(
@@ -64,6 +67,7 @@ class Store:
         consequences: Sequence[Consequence] = (),
         ruleset: Ruleset = without_rules,
         suspicion: Suspicion | None = None,
+        feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         return cls.on(
@@ -76,6 +80,7 @@ class Store:
             consequences=consequences,
             ruleset=ruleset,
             suspicion=suspicion,
+            feedback_rules=feedback_rules,
         )
 
     @staticmethod
@@ -102,6 +107,7 @@ class Store:
         consequences: Sequence[Consequence] = (),
         ruleset: Ruleset = without_rules,
         suspicion: Suspicion | None = None,
+        feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it.
 
@@ -127,6 +133,7 @@ class Store:
             Digest(database, consequences),
             Releases(database),
             Screenings(database, ruleset, suspicion),
+            FeedbackDials(database, feedback_rules),
         )
 
     async def close(self) -> None:

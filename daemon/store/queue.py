@@ -26,6 +26,7 @@ from daemon.store.batch_sizes import ever_queued
 from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
+from daemon.store.feedback_dials import weights_of
 from daemon.store.intake import confirm_event, move_event
 from daemon.store.rejected import RejectedOutputs, spend_rejected
 from daemon.store.replay import draw, rejected_since, remember_batch
@@ -397,6 +398,8 @@ def seal_rows(
     members = _primary_members(tx, line, rows, rules, seed)
     n_train = sum(member.role is Role.TRAIN for member in members)
     retried = _take_returned(tx, line)
+    related_types = related_to(line.task_types, rules.related)
+    weights = weights_of(tx, {*line.task_types, *related_types}, now)
     n_training = n_train + len(retried)
     replayed = draw(
         tx,
@@ -407,15 +410,17 @@ def seal_rows(
         + _task_types(tx, retried),
         exclude={*retried},
         seed=seed,
+        weights=weights,
     )
     related = draw(
         tx,
-        related_to(line.task_types, rules.related),
+        related_types,
         cross_task_quota(n_training + len(replayed), rules),
         ReplayStrategy.BALANCED,
         fresh={},
         exclude={*retried},
         seed=seed,
+        weights=weights,
     )
 
     tx.execute(
@@ -429,6 +434,7 @@ def seal_rows(
             "state": BatchState.SEALED if n_training else BatchState.SPENT,
             "actor": actor,
             "queued_so_far": ever_queued(tx, line),
+            "weights": weights or None,
             "sealed_at": now,
         },
     )

@@ -74,11 +74,13 @@ def draw(
     fresh: Mapping[str, int],
     exclude: Collection[int],
     seed: int,
+    weights: Mapping[str, float] | None = None,
 ) -> list[int]:
     """Row ids of up to `wanted` remembered events, ascending; the same for the same seed.
 
     Only of such that are sealed, that nobody rejected since, and whose version was not rolled
-    back. `fresh` counts the rows that the batch has already, by task type.
+    back. `fresh` counts the rows that the batch has already, by task type, and `weights` say
+    which task types a balanced draw favours.
     """
     if not wanted:
         return []
@@ -93,7 +95,7 @@ def draw(
         chosen = (
             draw_evenly(list(left.values()), missing, attempt)
             if strategy is ReplayStrategy.RESERVOIR
-            else draw_balanced(list(left.values()), missing, fresh, attempt)
+            else draw_balanced(list(left.values()), missing, fresh, attempt, weights)
         )
         drawn += _sound(tx, chosen)
         for one in chosen:

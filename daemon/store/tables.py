@@ -247,6 +247,66 @@ Index(
     postgresql_where=IS_UNDIGESTED,
 )
 
+feedback_memory = Table(
+    "feedback_memory",
+    metadata,
+    Column("task_type", String(64), primary_key=True),
+    Column("memory", JSON, nullable=False),
+    Column("score", Float, comment="What the evidence says; null while there is too little."),
+    Column("updated_at", UtcTime, nullable=False),
+    comment="What is remembered of the feedback on a task type, bounded: who said what, and what is"
+    " usual for its metrics (learning/feedback.py).",
+)
+
+feedback_dials = Table(
+    "feedback_dials",
+    metadata,
+    Column("task_type", String(64), nullable=False),
+    Column("dial", String(16), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("value", Float, nullable=False, comment="When it was turned last; it fades since."),
+    Column("turned_at", UtcTime, nullable=False),
+    Column("rests_at", UtcTime, nullable=False, comment="From then on the row says nothing."),
+    PrimaryKeyConstraint("task_type", "dial", "subject"),
+    Index("ix_feedback_dials_value", "dial", "value"),
+    Index("ix_feedback_dials_rests", "rests_at"),
+    comment="What feedback has turned and has not faded yet: bars, trust, style, weights.",
+)
+
+feedback_moves = Table(
+    "feedback_moves",
+    metadata,
+    Column("task_type", String(64), nullable=False),
+    Column("dial", String(16), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("day", Integer, nullable=False, comment="Since 1970, in UTC."),
+    Column("moved", Float, nullable=False),
+    PrimaryKeyConstraint("task_type", "dial", "subject", "producer"),
+    Index("ix_feedback_moves_day", "day"),
+    comment="How far a dial was turned on a day, by whose feedback; by all: the producer ''.",
+)
+
+feedback_effects = Table(
+    "feedback_effects",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("feedback_id", _Id, ForeignKey("feedback.id"), comment="Null: an operator did it."),
+    Column("task_type", String(64), nullable=False),
+    Column("dial", String(16), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("change", String(64), nullable=False),
+    Column("before", Float, nullable=False),
+    Column("after", Float, nullable=False, comment="Equal to before: a wish was not followed."),
+    Column("reason", Words, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Index("ix_feedback_effects_feedback", "feedback_id"),
+    Index("ix_feedback_effects_task_type", "task_type", "id"),
+    sqlite_autoincrement=True,
+    comment="The history of the dials, and the wishes of feedback that were not followed.",
+)
+
 # Three tables of daemon/store/names.py: on SQLite they hold the names of events, on
 # PostgreSQL they stay empty.
 event_names = Table(
@@ -390,6 +450,11 @@ batches = Table(
         "queued_so_far",
         BigInteger,
         comment="Events of the line ever queued when it was sealed: two batches tell the rate.",
+    ),
+    Column(
+        "weights",
+        JSON,
+        comment="By task type, where feedback made it other than 1 when examples were drawn.",
     ),
     Column("sealed_at", UtcTime, nullable=False),
     UniqueConstraint("line", "sequence"),

@@ -118,6 +118,23 @@ async def test_a_change_of_policy_holds_from_the_next_block_on(
     assert [one.state for one in (await read(process, unsure)).outputs] == ["queued"]
 
 
+async def test_what_feedback_has_moved_holds_there_too_until_it_changes(
+    process: ReaderProcess, bars: Bars
+) -> None:
+    stretch = outputs(output(approved=True, confidence=0.72, task_type="coding", producer="studio"))
+    bars.policy = Policy(offsets={"coding": 0.05})
+    for _ in range(2):  # the second time it is not told again
+        (held,) = (await read(process, stretch)).outputs
+        assert held.state == "held"
+        assert "0.72 < 0.75 after feedback" in held.reason
+
+    bars.policy = Policy(distrusted={"coding": {"studio": 0.2}})
+    assert "a trust of 0.2" in (await read(process, stretch)).outputs[0].reason
+
+    bars.policy = Policy()
+    assert [one.state for one in (await read(process, stretch)).outputs] == ["queued"]
+
+
 async def test_nobody_waits_for_it_to_start(process: ReaderProcess) -> None:
     assert await process.read(outputs(output()), AT) is None
 

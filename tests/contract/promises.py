@@ -22,6 +22,9 @@ from daemon.store.tables import (
     evaluation_examples,
     events,
     feedback,
+    feedback_dials,
+    feedback_effects,
+    feedback_moves,
     firewall_bands,
     firewall_kinds,
     firewall_stops,
@@ -39,7 +42,9 @@ from daemon.store.tables import (
     versions,
 )
 from learning.budget import Basis
+from learning.dials import NOTICEABLE, Dial, faded, rests_at
 from learning.events import OutputEvent, answer_text, group_key, prompt_key
+from learning.feedback import FeedbackRules
 from learning.lifecycle import (
     LEARNED_ROLES,
     PRIMARY_ROLES,
@@ -71,6 +76,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_spending(tx),
         *_wrong_screenings(tx),
         *_wrong_firewall(tx),
+        *_wrong_dials(tx),
     ]
 
 
@@ -432,3 +438,46 @@ def _wrong_spending(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(runs).where(runs.c.short_of_money)):
         if row.state != RunState.WAITING:
             yield f"run {row.id} is {row.state}, and waits for money"
+
+
+def _wrong_dials(tx: Connection) -> Iterator[str]:
+    """What feedback has turned is what its history says, faded; nobody took more than a share."""
+    history: defaultdict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    last_known = tx.execute(select(func.max(feedback.c.digested_at))).scalar()
+    for row in tx.execute(select(feedback_effects).order_by(feedback_effects.c.id)):
+        if row.before != row.after:
+            history[row.task_type, row.dial, row.subject].append(row)
+    stored: dict[tuple[str, str, str], Any] = {
+        (row.task_type, row.dial, row.subject): row for row in tx.execute(select(feedback_dials))
+    }
+    for key, steps in history.items():
+        dial = Dial(key[1])
+        value, at = 0.0, steps[0].at
+        for step in steps:
+            left = faded(value, dial, at, step.at)
+            if abs(left - step.before) > 1e-9 and max(left, step.before) > 1.01 * NOTICEABLE:
+                yield f"dial {key} had {left} left, and was turned from {step.before}"
+            value, at = step.after, step.at
+        row = stored.pop(key, None)
+        if row is not None and (row.value, row.turned_at) != (value, at):
+            yield f"dial {key} is {row.value}, its history ends at {value}"
+        if row is None and value and rests_at(value, dial, at) > (last_known or at):
+            yield f"dial {key} is gone, and was {value}"
+    for key in stored:
+        yield f"dial {key} was turned by nobody"
+    repeats: Counter[tuple[int, str]] = Counter()
+    for said in tx.execute(
+        select(feedback.c.id, feedback.c.output_id, feedback.c.producer, feedback.c.state)
+        .where(feedback.c.id.in_(select(feedback_effects.c.feedback_id)))
+        .order_by(feedback.c.id)
+    ):
+        repeats[said.output_id, said.producer] += 1
+    for which, n in repeats.items():
+        if n > 1:
+            yield f"{n} feedback of one producer on one output had effects: {which}"
+    rules = FeedbackRules()
+    for move in tx.execute(select(feedback_moves)):
+        a_day = rules.bounds(Dial(move.dial)).a_day
+        most = a_day / rules.min_producers if move.producer else a_day
+        if move.moved > most + 1e-9:
+            yield f"{move.producer or 'all'} moved {move.dial} by {move.moved} on a day"

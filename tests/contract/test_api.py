@@ -136,6 +136,7 @@ async def test_every_address_but_the_open_ones_refuses_without_the_token(
                 version="1.0.0",
                 text="1",
                 node="alpha",
+                task_type="audio",
             )
             answer = await client.request(method, address, headers={"Authorization": ""})
             asked += 1
@@ -368,6 +369,21 @@ async def test_a_question_that_makes_no_sense_is_refused_by_name(
 # --- doing ----------------------------------------------------------------------------
 
 
+async def test_what_feedback_has_changed_is_listed_shown_and_taken_back(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    (listed,) = (await client.get("/v1/feedback/loop")).json()
+    assert listed == (await client.get("/v1/feedback/loop/audio")).json()
+    assert (listed["min_confidence"], listed["trust"], listed["weight"]) == (0.7, 0.5, 1.0)
+    problem_of(await client.get("/v1/feedback/loop/nowhere"), 404)
+    assert (await client.get("/v1/feedback/effects")).json() == {"items": [], "next": None}
+    problem_of(await client.get("/v1/feedback/effects/7"), 404)
+
+    answer = await client.post("/v1/feedback/reset", json={"task_type": "audio", "reason": "spam"})
+    assert answer.json()["dials"] == 2
+    assert operations.asked == [("reset_feedback", "audio", "spam", "api")]
+
+
 async def test_batch_sizes_are_listed_shown_and_set(
     client: httpx.AsyncClient, operations: ScriptedOperations
 ) -> None:
@@ -541,6 +557,7 @@ async def test_a_defect_is_a_problem_that_tells_nothing_of_the_inside(
         ("/v1/queue/batch-sizes/audio", {}, "size"),
         ("/v1/queue/batch-sizes/audio", {"size": 0}, "size"),
         ("/v1/queue/batch-sizes/audio", {"size": "8"}, "size"),
+        ("/v1/feedback/reset", {}, "task_type"),
         ("/v1/events/1/verdict", {}, "approved"),
         ("/v1/events/1/verdict", {"approved": "yes"}, "approved"),
         ("/v1/events/1/verdict", {"approved": 1}, "approved"),

@@ -3,21 +3,26 @@
 import re
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
 
 from daemon.store import Store
+from daemon.store.feedback_effects import FeedbackEffects
 from daemon.store.tables import events
 from daemon.store.views import webhooks as views
+from daemon.store.views.feedback import FeedbackLoop
 from daemon.store.webhooks import Delivery
 from learning.batch_sizing import SizeCause, Sizing
+from learning.feedback import FeedbackRules
 from learning.gate import Outcome
 from learning.lifecycle import EventState
-from learning.policy import Verdict
-from tests.builders import block, dead_letter, feedback, later, output, outputs
-from tests.contract.driver import AS_SHIPPED, Driver
+from learning.lines import ModelLines
+from learning.policy import Policy, Verdict
+from tests.builders import JUDGE, block, dead_letter, feedback, later, output, outputs
+from tests.contract.driver import AS_SHIPPED, Driver, StoppedClock
 
 GROWING = {
     "events",
@@ -40,6 +45,9 @@ GROWING = {
     "firewall_kinds",
     "firewall_bands",
     "firewall_stops",
+    "feedback_dials",
+    "feedback_effects",
+    "feedback_moves",
 }
 PARTIAL = {
     # These hold only what waits or is under way, so reading all of one is no scan.
@@ -51,6 +59,7 @@ PARTIAL = {
     "ix_events_quarantined",
     "ix_firewall_stops_rule",
     "ix_firewall_stops_producer",
+    "ix_feedback_undigested",
     "ix_feedback_waiting",
     "ix_runs_unfinished",
     "one_active_run",
@@ -154,6 +163,41 @@ async def test_nothing_that_the_loop_does_reads_a_whole_growing_table(
     assert len(statements.seen) > 40
 
     assert list(await store.database.write(lambda tx: list(statements.scans(tx)))) == []
+
+
+async def test_nothing_that_feedback_changes_reads_a_whole_growing_table(
+    store_url: str, tmp_path: Path, clock: StoppedClock
+) -> None:
+    store = await Store.open(
+        store_url,
+        artifacts_dir=tmp_path,
+        judge=JUDGE,
+        clock=clock,
+        consequences=[FeedbackEffects(FeedbackRules)],
+    )
+    statements, drive = Statements(store), Driver(store, clock)
+    for number in range(8):
+        await drive.send(
+            output(f"task-{number}"),
+            feedback(
+                f"task-{number}",
+                producer=("ann", "bob")[number % 2],
+                adaptation={"trust_delta": -1.0, "mood_adjustment": "calm"},
+            ),
+        )
+        await store.digest.digest(drive.now)
+    await store.dials.revision()
+    await store.dials.standing(drive.now)
+    assert await store.dials.style_of("normalize", drive.now) == {"calm": 0.1}
+    assert (await store.dials.effects_of(8)).adaptations
+    await drive.batch(output("a"), rules=AS_SHIPPED)
+    view = FeedbackLoop(store.database, ModelLines([drive.line]), Policy, FeedbackRules, clock)
+    assert await view.every_task_type() == [await view.one("normalize")]
+    await view.effects(task_type="normalize", before=9, limit=1)
+    await store.dials.reset("normalize", reason="", actor="ann", now=drive.now)
+
+    assert list(await store.database.write(lambda tx: list(statements.scans(tx)))) == []
+    await store.close()
 
 
 async def test_the_check_itself_finds_a_scan(drive: Driver, statements: Statements) -> None:

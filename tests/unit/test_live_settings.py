@@ -37,6 +37,7 @@ def seen_by_the_parts(live: LiveSettings) -> Mapping[str, Any]:
     assert line is not None
     return {
         "judge and expiry": live.policy(),
+        "feedback": live.feedback_rules(),
         "sealer": live.batch_rules(),
         "batch sizes and views": live.size_rules(),
         "firewall": live.firewall_rules(),
@@ -58,6 +59,17 @@ CHANGES: list[Mapping[KeyPath, Any]] = [
     {("policy", "feedback_threshold"): 0.9},
     {("policy", "hold_days"): 1},
     {("policy", "learn_from_rejected"): True, **PREFERENCES},
+    {("policy", "learning_rate"): 0.2},
+    {("feedback", "adapt"): False},
+    {("feedback", "min_feedback"): 20},
+    {("feedback", "min_producers"): 3},
+    {("feedback", "max_offset"): 0.1},
+    {("feedback", "max_offset_a_day"): 0.01},
+    {("feedback", "min_trust"): 0.2},
+    {("feedback", "metrics"): ["clarity"]},
+    {("feedback", "learned_metrics"): 4},
+    {("feedback", "lower_is_better"): ["latency"]},
+    {("feedback", "moods", "bright"): "Write brightly."},
     {("queue", "batch_size"): 30},
     {("queue", "max_queue_size"): 500},
     {("queue", "max_wait_seconds"): 60},
@@ -315,3 +327,23 @@ def test_every_built_in_task_type_keeps_its_line() -> None:
     assert live.lines is lines
     assert {line.name for line in lines} == set(BUILT_IN_TASK_TYPES)
     assert {line.base_model for line in lines} == {"other"}
+
+
+def test_what_feedback_has_moved_stays_when_a_setting_changes() -> None:
+    live = LiveSettings(Settings(**GIVEN))
+    live.adapt({LINE: 0.05}, {LINE: {"bot": 0.2}})
+    before = live.policy()
+
+    live.take(stored(1, {("policy", "min_confidence"): 0.6}))
+
+    assert live.policy().bar(live.policy().min_confidence, LINE) == 0.65
+    assert live.bars()[LINE] == 0.65
+    assert live.policy().distrusted == before.distrusted
+
+
+def test_the_policy_is_the_same_object_until_something_has_changed() -> None:
+    live = LiveSettings(Settings(**GIVEN))
+    live.adapt({LINE: 0.05}, {})
+    before = live.policy()
+    live.adapt({LINE: 0.05}, {})
+    assert live.policy() is before

@@ -16,7 +16,9 @@ from learning.facts import (
     EventsScreened,
     EventsStored,
     Fact,
+    FeedbackReset,
     LaunchResolved,
+    LoopAdapted,
     ModelShutsDown,
     PartitionFenced,
     Promoted,
@@ -80,6 +82,14 @@ FACTS: list[tuple[Fact, str]] = [
     (
         ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),
         "audio: the model gpt-a is shut down in 12 days, on 2027-01-14",
+    ),
+    (
+        LoopAdapted("audio", "relax_validation", 2, "relax_validation: bar 0.020 -> 0.010"),
+        "audio: feedback changed the loop (2 times): relax_validation: bar 0.020 -> 0.010",
+    ),
+    (
+        FeedbackReset("audio", 3, "ada", "a prank"),
+        "audio: what feedback had changed was taken back by ada: 3 dials: a prank",
     ),
     (
         SettingsChanged(3, ["gate.margin"], "ada", "noise", None),

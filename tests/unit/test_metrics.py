@@ -14,6 +14,8 @@ from learning.facts import (
     EventsRefused,
     EventsScreened,
     EventsStored,
+    FeedbackReset,
+    LoopAdapted,
     PartitionFenced,
     Promoted,
     RolledBack,
@@ -226,3 +228,14 @@ def test_two_daemons_of_one_process_count_apart() -> None:
     first.count(EventsExpired(1))
     assert value(first, "learnd_expired_total") == 1
     assert value(second, "learnd_expired_total") == 0
+
+
+def test_what_feedback_changes_is_counted_and_the_bars_are_shown(metrics: Metrics) -> None:
+    metrics.count(LoopAdapted("audio", "relax_validation", 2, "good"))
+    metrics.count(FeedbackReset("audio", 1, "ada", "a prank"))
+    metrics.show(Snapshot(ready=True, bars={"audio": 0.72}))
+
+    adapted = "learnd_loop_adaptations_total"
+    assert value(metrics, adapted, task_type="audio", change="relax_validation") == 2
+    assert value(metrics, adapted, task_type="audio", change="reset") == 1
+    assert value(metrics, "learnd_confidence_bar", task_type="audio") == 0.72

@@ -199,3 +199,73 @@ def test_a_persons_yes_confirms_only_what_the_loop_had_queued_by_itself(
     current: EventState, by_human: bool, verdict: Verdict, confirmed: bool
 ) -> None:
     assert confirms(current, by_human, verdict) is confirmed
+
+
+# --- what feedback has moved ------------------------------------------------------------
+
+MOVED = Policy(
+    enable_auto_approval=True,
+    feedback_threshold=0.8,
+    offsets={"audio": 0.05, "game": -0.1, "route": 0.5},
+    distrusted={"audio": {"bot": 0.25}, "game": {"": 0.2}},
+)
+
+
+@pytest.mark.parametrize(
+    ("task_type", "stated", "confidence", "state", "words"),
+    [
+        (
+            "audio",
+            True,
+            0.72,
+            HELD,
+            "approved, but confidence 0.72 < 0.75 after feedback (configured: 0.7): waits",
+        ),
+        ("audio", True, 0.75, QUEUED, "confidence 0.75 >= 0.75 after feedback (configured: 0.7)"),
+        ("audio", None, 0.83, HELD, "no verdict, confidence 0.83 < 0.85 after feedback"),
+        ("audio", None, 0.85, QUEUED, "0.85 >= 0.85 after feedback (configured: 0.8)"),
+        ("game", True, 0.6, QUEUED, "approved, confidence 0.6 >= 0.6 after feedback"),
+        ("route", True, 1.0, QUEUED, "1.0 >= 1.0 after feedback"),
+        ("coding", True, 0.7, QUEUED, "approved, confidence 0.7 >= 0.7"),
+    ],
+)
+def test_both_bars_move_with_the_offset_of_their_task_type(
+    task_type: str, stated: bool | None, confidence: float, state: EventState, words: str
+) -> None:
+    verdict = judge(Evidence(stated, confidence, (), task_type, "studio"), (), MOVED)
+    assert verdict.state is state
+    assert words in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("task_type", "producer", "stated", "people", "state", "words"),
+    [
+        (
+            "audio",
+            "bot",
+            True,
+            NOBODY,
+            HELD,
+            "approved, but feedback left bot a trust of 0.25 here: waits for a verdict",
+        ),
+        ("audio", "bot", None, NOBODY, HELD, "no verdict, but feedback left bot a trust of 0.25"),
+        ("audio", "bot", False, NOBODY, REJECTED, "the producer said"),
+        ("audio", "bot", True, YES, QUEUED, "approved by feedback"),
+        ("audio", "studio", True, NOBODY, QUEUED, "approved"),
+        ("coding", "bot", True, NOBODY, QUEUED, "approved"),
+        ("game", "studio", None, NOBODY, HELD, "no verdict, and feedback left game a trust of 0.2"),
+        ("game", "studio", True, NOBODY, QUEUED, "approved"),
+    ],
+)
+def test_what_a_distrusted_producer_says_needs_a_person(
+    task_type: str,
+    producer: str,
+    stated: bool | None,
+    people: tuple[bool, ...],
+    state: EventState,
+    words: str,
+) -> None:
+    verdict = judge(Evidence(stated, 0.99, people, task_type, producer), (), MOVED)
+    assert verdict.state is state
+    assert words in verdict.reason
+    assert verdict.by_human or state is HELD

@@ -300,6 +300,15 @@ def test_a_balanced_draw_repeats_less_of_what_the_batch_has_already() -> None:
     assert Counter(one.task_type for one in drawn) == {"b": 13, "c": 18}
 
 
+def test_a_balanced_draw_repeats_more_of_what_has_a_greater_weight() -> None:
+    memory = remembered(("a", 99), ("b", 99), ("c", 99))
+    drawn = draw_balanced(memory, 40, {}, 1, {"b": 2.0})
+    beside = draw_balanced(memory, 30, {"a": 10}, 1, {"b": 2.0})
+
+    assert Counter(one.task_type for one in drawn) == {"a": 10, "b": 20, "c": 10}
+    assert Counter(one.task_type for one in beside) == {"b": 20, "c": 10}
+
+
 def test_a_balanced_draw_is_spread_over_all_ages() -> None:
     drawn = draw_balanced(remembered(("a", 1_000)), 10, {}, seed=1)
 

@@ -18,6 +18,7 @@ from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.events import BUILT_IN_TASK_TYPES
+from learning.feedback import FeedbackRules
 from learning.gate import GateRules
 from learning.policy import Policy
 from learning.preferences import Objective
@@ -59,6 +60,7 @@ def test_the_defaults_are_the_rules_that_the_core_has() -> None:
     assert settings.batch_rules() == BatchRules()
     assert settings.split_rules() == SplitRules()
     assert settings.gate_rules() == GateRules()
+    assert settings.feedback_rules() == FeedbackRules()
 
 
 def test_a_line_may_repeat_otherwise_than_the_others() -> None:

@@ -89,6 +89,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         digester=idle,
         runner=idle,
         follower=idle,
+        feedback_follower=idle,
         shutdowns=idle,
         job_hints=idle,
         server=idle,

@@ -13,6 +13,7 @@ from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
+from daemon.store.views.feedback import FeedbackLoop
 from daemon.store.views.firewall import Firewalls
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
@@ -23,7 +24,9 @@ from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
 from learning.clock import Clock
+from learning.feedback import FeedbackRules
 from learning.lines import ModelLines
+from learning.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Views:
     costs: CostBooks
     webhooks: Webhooks
     firewall: Firewalls
+    feedback: FeedbackLoop
 
     @classmethod
     def of(
@@ -53,6 +57,8 @@ class Views:
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
         budget: Callable[[], Budget] = Budget,
+        policy: Callable[[], Policy] = Policy,
+        feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """The views of a database."""
         return cls(
@@ -67,4 +73,5 @@ class Views:
             costs=CostBooks(database, budget, clock),
             webhooks=Webhooks(database),
             firewall=Firewalls(database, clock),
+            feedback=FeedbackLoop(database, lines, policy, feedback_rules, clock),
         )

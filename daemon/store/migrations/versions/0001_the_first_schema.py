@@ -29,6 +29,12 @@ def upgrade() -> None:
             nullable=True,
             comment="Events of the line ever queued when it was sealed: two batches tell the rate.",
         ),
+        sa.Column(
+            "weights",
+            sa.JSON(),
+            nullable=True,
+            comment="By task type, where feedback made it other than 1 when examples were drawn.",
+        ),
         sa.Column("sealed_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
         sa.UniqueConstraint("line", "sequence", name=op.f("uq_batches_line_sequence")),
@@ -862,3 +868,90 @@ def upgrade() -> None:
             sqlite_where=sa.text("released_at IS NULL"),
             postgresql_where=sa.text("released_at IS NULL"),
         )
+    op.create_table(
+        "feedback_memory",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("memory", sa.JSON(), nullable=False),
+        sa.Column(
+            "score",
+            sa.Float(),
+            nullable=True,
+            comment="What the evidence says; null while there is too little.",
+        ),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("task_type", name=op.f("pk_feedback_memory")),
+        comment="What is remembered of the feedback on a task type, bounded: who said what, and"
+        " what is usual for its metrics (learning/feedback.py).",
+    )
+    op.create_table(
+        "feedback_dials",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("dial", sa.String(length=16), nullable=False),
+        sa.Column("subject", sa.String(length=64), nullable=False),
+        sa.Column(
+            "value",
+            sa.Float(),
+            nullable=False,
+            comment="When it was turned last; it fades since.",
+        ),
+        sa.Column("turned_at", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "rests_at",
+            sa.BigInteger(),
+            nullable=False,
+            comment="From then on the row says nothing.",
+        ),
+        sa.PrimaryKeyConstraint("task_type", "dial", "subject", name=op.f("pk_feedback_dials")),
+        comment="What feedback has turned and has not faded yet: bars, trust, style, weights.",
+    )
+    with op.batch_alter_table("feedback_dials", schema=None) as batch_op:
+        batch_op.create_index("ix_feedback_dials_value", ["dial", "value"], unique=False)
+        batch_op.create_index("ix_feedback_dials_rests", ["rests_at"], unique=False)
+    op.create_table(
+        "feedback_moves",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("dial", sa.String(length=16), nullable=False),
+        sa.Column("subject", sa.String(length=64), nullable=False),
+        sa.Column("producer", sa.String(length=64), nullable=False),
+        sa.Column("day", sa.Integer(), nullable=False, comment="Since 1970, in UTC."),
+        sa.Column("moved", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "task_type", "dial", "subject", "producer", name=op.f("pk_feedback_moves")
+        ),
+        comment="How far a dial was turned on a day, by whose feedback; by all: the producer ''.",
+    )
+    with op.batch_alter_table("feedback_moves", schema=None) as batch_op:
+        batch_op.create_index("ix_feedback_moves_day", ["day"], unique=False)
+    op.create_table(
+        "feedback_effects",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "feedback_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            nullable=True,
+            comment="Null: an operator did it.",
+        ),
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("dial", sa.String(length=16), nullable=False),
+        sa.Column("subject", sa.String(length=64), nullable=False),
+        sa.Column("change", sa.String(length=64), nullable=False),
+        sa.Column("before", sa.Float(), nullable=False),
+        sa.Column(
+            "after",
+            sa.Float(),
+            nullable=False,
+            comment="Equal to before: a wish was not followed.",
+        ),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["feedback_id"], ["feedback.id"], name=op.f("fk_feedback_effects_feedback_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_feedback_effects")),
+        sqlite_autoincrement=True,
+        comment="The history of the dials, and the wishes of feedback that were not followed.",
+    )
+    with op.batch_alter_table("feedback_effects", schema=None) as batch_op:
+        batch_op.create_index("ix_feedback_effects_feedback", ["feedback_id"], unique=False)
+        batch_op.create_index("ix_feedback_effects_task_type", ["task_type", "id"], unique=False)
