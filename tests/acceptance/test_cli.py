@@ -230,6 +230,14 @@ async def test_lineage_goes_both_ways(stage: Stage) -> None:
     assert "held_out 1, train 2" in by_batch.out
 
 
+async def test_an_event_is_explained(stage: Stage) -> None:
+    told = await stage.terminal.type("explain", str(stage.made.old))
+    assert "took it to train" in told.out
+    assert "4 versions know it: audio@1.0.3 (champion)" in told.out
+    found = (await stage.terminal.type("explain", str(stage.made.old), "--json")).json
+    assert found["lineage"]["n_known_by"] == 4
+
+
 async def test_events_are_listed_and_shown(stage: Stage) -> None:
     listed = await stage.terminal.type("events", "list", "--state", "held")
     assert "waits for a verdict" in listed.out

@@ -319,6 +319,14 @@ async def test_lineage_takes_every_kind_of_id(
     assert (await client.get(f"/v1/lineage/{text}")).json()["kind"] == kind
 
 
+@pytest.mark.parametrize("text", ["3", "studio/e-3"])
+async def test_an_event_is_explained_by_either_of_its_names(
+    client: httpx.AsyncClient, made: Generations, text: str
+) -> None:
+    found = (await client.get(f"/v1/explanations/{text}")).json()
+    assert found["lineage"]["event"]["event_id"] == "e-3"
+
+
 async def test_lineage_of_a_batch_and_of_its_run_is_one(
     client: httpx.AsyncClient, made: Generations
 ) -> None:
@@ -337,6 +345,7 @@ async def test_lineage_of_a_batch_and_of_its_run_is_one(
         ("/v1/models/game/versions", "learnd versions"),
         ("/v1/models/audio/versions/9.9.9", "learnd versions audio"),
         ("/v1/lineage/what", "LINE@VERSION"),
+        ("/v1/explanations/what", "PRODUCER/EVENT_ID"),
     ],
 )
 async def test_what_is_not_there_is_answered_with_how_to_find_what_is(

@@ -13,6 +13,7 @@ from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
+from daemon.store.views.explanations import Explanations
 from daemon.store.views.lineage import Lineages
 from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
@@ -35,6 +36,7 @@ class Views:
     runs: Runs
     models: Models
     lineage: Lineages
+    explanations: Explanations
     positions: StoredPositions
     batch_sizes: BatchSizes
     costs: CostBooks
@@ -60,6 +62,7 @@ class Views:
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
+            explanations=Explanations(database),
             positions=StoredPositions(database),
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),

@@ -39,14 +39,15 @@ from learning.lifecycle import LEARNED_ROLES, Role
 MOST_VERSIONS = 500
 """How many versions one answer lists, the newest first; the count is always of all."""
 
+EVENT_FORMS = "EVENT_ID (a number) or PRODUCER/EVENT_ID"
 FORMS = "EVENT_ID (a number), PRODUCER/EVENT_ID, b-BATCH, r-RUN, or LINE@VERSION"
 
 
 class UnreadableIdError(NotFoundError):
-    """A text is none of the ids that have a lineage."""
+    """A text is none of the ids that were asked for."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(f"{text!r} has no lineage: give {FORMS}")
+    def __init__(self, text: str, what: str, forms: str) -> None:
+        super().__init__(f"{text!r} is no id of {what}: give {forms}")
         self.text = text
 
 
@@ -200,11 +201,8 @@ class Lineages:
 
 
 def _lineage(tx: Connection, text: str, after: int | None, limit: int) -> Lineage:
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        return _of_event(tx, events.c.id == int(text), text)
-    if "/" in text:
-        producer, _, event_id = text.partition("/")
-        return _of_event(tx, is_event(tx, producer, event_id), text)
+    if _names_an_event(text):
+        return lineage_of_event(tx, event_row(tx, text))
     if "@" in text:
         line, _, version = text.partition("@")
         return _of_version(tx, version_row(tx, line, version), after, limit)
@@ -212,16 +210,33 @@ def _lineage(tx: Connection, text: str, after: int | None, limit: int) -> Lineag
         return _of_batch(tx, batches.c.id == text, text, after, limit)
     if text.startswith("r-"):
         return _of_batch(tx, runs.c.id == text, text, after, limit)
-    raise UnreadableIdError(text)
+    raise UnreadableIdError(text, "anything that has a lineage", FORMS)
 
 
 # --- forward --------------------------------------------------------------------------
 
 
-def _of_event(tx: Connection, wanted: ColumnElement[bool], text: str) -> EventLineage:
+def _names_an_event(text: str) -> bool:
+    return "/" in text or re.fullmatch(r"[0-9]{1,18}", text) is not None
+
+
+def event_row(tx: Connection, text: str) -> Row[Any]:
+    """An event by its row id or as PRODUCER/EVENT_ID.
+
+    Raises UnreadableIdError, and NotFoundError when there is no such event.
+    """
+    if not _names_an_event(text):
+        raise UnreadableIdError(text, "an event", EVENT_FORMS)
+    producer, slash, event_id = text.partition("/")
+    wanted = is_event(tx, producer, event_id) if slash else events.c.id == int(text)
     row = tx.execute(select(events).where(wanted)).first()
     if row is None:
         raise NotFoundError(f"no event {text}; `learnd events list` shows what is stored")
+    return row
+
+
+def lineage_of_event(tx: Connection, row: Row[Any]) -> EventLineage:
+    """Forward from a row of the events table."""
     worse = _worse_than(tx, row.id)
     uses = [
         Use(
