@@ -216,6 +216,21 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class EventsForgotten:
+    """What events and feedback said is gone from the store; their ids stay."""
+
+    forgetting_id: int
+    outputs: int
+    feedback: int
+    dead_letters: int
+    held_out: int
+    """Examples that left the frozen held-out set."""
+    versions: Sequence[str]
+    """LINE@VERSION of those that are tainted by it, and were not before."""
+    actor: str
+
+
+@dataclass(frozen=True)
 class BatchSizeChanged:
     """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
 
@@ -292,6 +307,7 @@ Fact = (
     | CandidateDecided
     | Promoted
     | RolledBack
+    | EventsForgotten
     | BatchSizeChanged
     | SettingsChanged
     | ModelShutsDown

@@ -6,13 +6,14 @@ from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
-from daemon.api.ports import MetricsPage, Operations, Probes, SettingOperations
+from daemon.api.ports import Forgetter, MetricsPage, Operations, Probes, SettingOperations
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
     costs,
     dead_letters,
     events,
     explanations,
+    forget,
     held_out,
     imports,
     intake,
@@ -41,6 +42,7 @@ def create_app(
     views: Views,
     operations: Operations,
     settings: SettingOperations,
+    forgetter: Forgetter,
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
@@ -67,6 +69,7 @@ def create_app(
         models.router(views.models, operations),
         lineage.router(views.lineage),
         explanations.router(views.explanations),
+        forget.router(forgetter),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),
         imports.router(operations),

@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from daemon.store.views.costs import CostsBy
-from learning.events import Name
+from learning.events import Identifier, Name
 from learning.lifecycle import EventState, RunState
 
 LARGEST_PAGE = 500
@@ -66,6 +66,25 @@ class PromoteRequest(_Body):
     def _reason_for_force(self) -> Self:
         if self.force and not self.reason:
             raise ValueError("force needs a reason, which is recorded")
+        return self
+
+
+class ForgetRequest(_Body):
+    """What is to be forgotten: exactly one of an event, a producer and a subject."""
+
+    event: str | None = Field(None, min_length=1, max_length=400)
+    producer: Name | None = None
+    subject: Identifier | None = None
+    reason: Reason = ""
+    dry_run: bool = False
+    retrain: bool = False
+    delete_weights: bool = False
+    scrub_files: bool = False
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if [self.event, self.producer, self.subject].count(None) != 2:
+            raise ValueError("name an event, a producer or a subject, and only one of them")
         return self
 
 

@@ -11,6 +11,7 @@ from typing import Self
 from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.digest import Consequence, Digest
+from daemon.store.forgettings import Forgettings
 from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
@@ -46,6 +47,7 @@ class Store:
     setting_changes: SettingChanges
     webhooks: Webhooks
     digest: Digest
+    forgettings: Forgettings
 
     @classmethod
     async def open(
@@ -111,6 +113,7 @@ class Store:
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
             Digest(database, consequences),
+            Forgettings(database, rejected),
         )
 
     async def close(self) -> None:

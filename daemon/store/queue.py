@@ -368,10 +368,11 @@ def seal_rows(
     actor: str,
     now: datetime,
 ) -> BatchSealed:
-    """Seal queued events, at least one and in the order of their ids, and plan the run.
+    """Seal queued events, in the order of their ids, and plan the run.
 
     Beside them go in what is tried again, what is repeated, and what the line learns from
-    `rejected`. The caller has the turn SPLIT, and the rows are locked.
+    `rejected`. The caller has the turn SPLIT, and the rows are locked. Without an event there
+    must be one to be tried again.
     """
     sequence = _next_sequence(tx, line)
     seed = int.from_bytes(digest(f"{line.name}:{sequence}")[:6])
@@ -531,6 +532,8 @@ def _task_types(tx: Connection, event_ids: Sequence[int]) -> Counter[str]:
 def _store_members(
     tx: Connection, batch_id: str, members: Sequence[_Member], now: datetime
 ) -> None:
+    if not members:
+        return
     tx.execute(
         insert(batch_members),
         [{"batch_id": batch_id, "event_id": m.row.id, "role": m.role} for m in members],

@@ -125,6 +125,7 @@ async def serve_past(
     app = create_app(
         views=views,
         operations=operations,
+        forgetter=operations,
         settings=settings_desk(database, lambda: START),
         http_source=http_source(database, lines, lambda: START),
         health=probes,

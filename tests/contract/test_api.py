@@ -90,6 +90,7 @@ def app(
     return create_app(
         views=views,
         operations=operations,
+        forgetter=operations,
         settings=settings_desk(database, lambda: START),
         http_source=http_source(database, LINES, lambda: START),
         health=probes,

@@ -17,7 +17,7 @@ from sqlalchemy import CTE, ColumnElement, Connection, Row, func, literal, selec
 
 from daemon.store.database import Database
 from daemon.store.names import is_event
-from daemon.store.registry import number_of
+from daemon.store.registry import knowing, number_of
 from daemon.store.tables import (
     batch_members,
     batches,
@@ -199,6 +199,11 @@ class Lineages:
         """
         return await self._database.read(lambda tx: _lineage(tx, text, after, limit))
 
+    async def event_name(self, text: str) -> str:
+        """An event as PRODUCER/EVENT_ID. Raises UnreadableIdError and NotFoundError."""
+        row = await self._database.read(lambda tx: event_row(tx, text))
+        return f"{row.producer}/{row.event_id}"
+
 
 def _lineage(tx: Connection, text: str, after: int | None, limit: int) -> Lineage:
     if _names_an_event(text):
@@ -309,14 +314,11 @@ def _versions_that_know(tx: Connection, event_row_id: int) -> tuple[Sequence[Kno
         )
     )
     direct = set(tx.execute(made_from_it).scalars())
-    knowing = made_from_it.cte("knowing", recursive=True)
-    child = versions.alias("child")
-    # UNION, not UNION ALL: a version with two knowing ancestors is visited once.
-    knowing = knowing.union(select(child.c.id).where(child.c.parent_id == knowing.c.id))
-    n_known_by = tx.execute(select(func.count()).select_from(knowing)).scalar_one()
+    knowing_it = knowing(made_from_it)
+    n_known_by = tx.execute(select(func.count()).select_from(knowing_it.subquery())).scalar_one()
     rows = tx.execute(
         select(versions)
-        .where(versions.c.id.in_(select(knowing.c.id)))
+        .where(versions.c.id.in_(knowing_it))
         .order_by(versions.c.id.desc())
         .limit(MOST_VERSIONS)
     ).all()
