@@ -92,13 +92,7 @@ class ScriptedOperations:
             pending=["r-9"],
             artifacts=[],
             scrubbed=True,
-            learned_again=[
-                LearnedAgain(
-                    "audio", BatchSealed("audio", "b-9", "r-10", "retrain", 0, 0, 2, 7), ""
-                )
-            ]
-            if order.retrain
-            else [],
+            learned_again=[LearnedAgain("audio", sealed, "")] if order.retrain else [],
         )
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:

@@ -1,5 +1,6 @@
 """What is forgotten is nowhere any more, what knew it is out of use, and it cannot come back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.lineage import EventLineage, Lineages
 from learning.errors import NotFoundError
 from learning.events import FORGOTTEN_OUTPUT, OutputEvent
-from learning.facts import CandidateDecided, RunCancelAsked, RunCancelled
+from learning.facts import CandidateDecided, EventsForgotten, Promoted, RunCancelAsked, RunCancelled
 from learning.gate import Outcome
 from learning.lifecycle import EventState, FeedbackState, Role
 from learning.lines import ModelLines
@@ -140,6 +141,7 @@ async def test_nothing_of_it_is_left_in_any_table_or_file(
     before = files_with(tmp_path, SECRET)
     assert any(name.startswith("datasets/") for name in before)
     assert any(name.startswith("work/") for name in before)
+    assert any(name.startswith("learnd-") for name in before) == on_sqlite
     drive.wait(minutes=1)
     told = await forget(forgetter, dry_run=True, **order)
     n_retired = len(await drive.rows(evaluation_examples, evaluation_examples.c.producer == "mole"))
@@ -148,6 +150,8 @@ async def test_nothing_of_it_is_left_in_any_table_or_file(
     done = await forget(forgetter, **order)
     assert done.counts == told.counts
     assert done.versions == told.versions
+    (fact,) = floor.facts_of(EventsForgotten)
+    assert (fact.outputs, fact.versions, fact.actor) == (14, ["normalize@1.0.1"], "ann")
     assert await rows_with(drive.store, SECRET) == []
     assert files_with(tmp_path, SECRET) == []
     if on_sqlite:
