@@ -231,6 +231,31 @@ async def test_lineage_goes_both_ways(stage: Stage) -> None:
     assert "held_out 1, train 2" in by_batch.out
 
 
+async def test_forgetting_asks_back_and_tells_what_went(stage: Stage) -> None:
+    mole = ("forget", "--producer", "mole")
+    would = await stage.terminal.type(*mole, "--dry-run")
+    assert "This would be forgotten" in would.out
+    assert "audio@1.0.3" in would.out
+    assert "clean ancestor" in would.out
+    unasked = await stage.terminal.type(*mole)
+    assert unasked.status == ExitStatus.USAGE
+    assert "--yes" in unasked.err
+    done = await stage.terminal.type(*mole, "--retrain", "--reason", "left us", "--yes")
+    assert "audio: 1.0.2 is the champion now, 1.0.3 was." in done.out
+    assert "7 events are learned again" in done.out
+    assert "The files of r-9 go as soon as" in done.out
+    (kind, order, actor) = stage.operations.asked[-1]
+    assert (kind, order.producer, order.retrain, order.reason) == (
+        "forget",
+        "mole",
+        True,
+        "left us",
+    )
+    assert actor.startswith("cli")
+    both = await stage.terminal.type(*mole, "--subject", "x", "--yes")
+    assert both.status == ExitStatus.USAGE
+
+
 async def test_an_event_is_explained(stage: Stage) -> None:
     told = await stage.terminal.type("explain", str(stage.made.old))
     assert "took it to train" in told.out
