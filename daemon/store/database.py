@@ -138,10 +138,12 @@ class Database:
         # Outside of the transaction that a connection of the engine's would begin.
         connection = self._writer.raw_connection()
         try:
+            session = connection.driver_connection
+            assert isinstance(session, sqlite3.Connection), "another driver"
             if rewrite:
-                connection.driver_connection.execute("VACUUM")
-            log = connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return log.fetchone()[0] == 0
+                session.execute("VACUUM")
+            (busy, *_pages) = session.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
         finally:
             connection.close()
 

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumers.pressure import Pressure
 from daemon.api.app import LONGEST_BODY_BYTES, OPEN_PATHS, create_app
+from daemon.api.ports import ForgetOrder
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.store.database import Database
@@ -452,6 +453,24 @@ async def test_operations_are_asked_as_they_were_told(
         ("judge", 5, False, "rude", "cli:me"),
         ("give_up_node", "alpha", "its disk burnt", "cli:me"),
     ]
+
+
+async def test_what_is_to_be_forgotten_is_passed_on(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    body = {"producer": "mole", "reason": "it left", "retrain": True, "dry_run": True}
+    answer = await client.post("/v1/forget", json=body, headers={"X-Actor": "cli:me"})
+    assert answer.json()["counts"]["outputs"] == 12
+    order = ForgetOrder(producer="mole", reason="it left", retrain=True, dry_run=True)
+    assert operations.asked == [("forget", order, "cli:me")]
+
+
+@pytest.mark.parametrize("body", [{}, {"producer": "mole", "event": "1"}, {"producer": "a b"}])
+async def test_one_thing_at_a_time_is_forgotten(
+    client: httpx.AsyncClient, operations: ScriptedOperations, body: dict[str, str]
+) -> None:
+    assert (await client.post("/v1/forget", json=body)).status_code == 422
+    assert operations.asked == []
 
 
 async def test_the_name_of_an_actor_is_cut_to_what_a_history_can_hold(

@@ -12,6 +12,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsForgotten,
     EventsRefused,
     EventsStored,
     Fact,
@@ -65,6 +66,11 @@ FACTS: list[tuple[Fact, str]] = [
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
+    (
+        EventsForgotten(3, 12, 4, 1, 2, ["audio@1.0.3"], "ann"),
+        "forgetting 3 by ann: 12 outputs, 4 feedback, 1 dead letters and 2 held-out examples are"
+        " gone; tainted: audio@1.0.3",
+    ),
     (
         ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),
         "audio: the model gpt-a is shut down in 12 days, on 2027-01-14",
