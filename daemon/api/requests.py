@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Path
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from daemon.store.views.costs import CostsBy
-from learning.events import Identifier, Name
+from learning.events import Name
 from learning.lifecycle import EventState, RunState
 
 LARGEST_PAGE = 500
@@ -69,12 +69,16 @@ class PromoteRequest(_Body):
         return self
 
 
+Nameable = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
+"""What the ids of stored events are made of."""
+
+
 class ForgetRequest(_Body):
     """What is to be forgotten: exactly one of an event, a producer and a subject."""
 
-    event: str | None = Field(None, min_length=1, max_length=400)
+    event: Nameable | None = Field(None, max_length=400)
     producer: Name | None = None
-    subject: Identifier | None = None
+    subject: Nameable | None = Field(None, max_length=256)
     reason: Reason = ""
     dry_run: bool = False
     retrain: bool = False
