@@ -425,7 +425,8 @@ def _wrong_forgetting(tx: Connection) -> Iterator[str]:
     if retired & frozen:
         yield f"examples {sorted(retired & frozen)} are retired, and judge"
     for row in tx.execute(select(evaluations.c.id, evaluations.c.scores)):
-        if unknown := set(row.scores.get("examples", ())) - retired - frozen:
+        unknown = set(row.scores.get("examples", ())) - retired - frozen
+        if retired and unknown:
             yield f"evaluation {row.id} names examples {sorted(unknown)}, which nobody knows"
 
     parents = {row.id: row for row in tx.execute(select(versions))}
