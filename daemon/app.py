@@ -37,6 +37,8 @@ from daemon.api.server import ApiServer, listen
 from daemon.api.token import ensure_token
 from daemon.changing_settings import SettingsDesk, SettingsFollower, named_lines
 from daemon.following_feedback import FeedbackFollower
+from daemon.forgetting import DaemonForgetter
+from daemon.forgotten_files import ForgottenFiles
 from daemon.generation import ChatModel, Generation
 from daemon.installation import (
     ArtifactsElsewhereError,
@@ -60,6 +62,7 @@ from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
 from daemon.store.feedback_effects import FeedbackEffects
 from daemon.store.firewall import Firewall
+from daemon.store.forgettings import Letter
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
@@ -84,7 +87,7 @@ from learning.facts import (
 from learning.judge import Judge
 from learning.lines import ModelLines
 from learning.policy import Policy
-from learning.ports import EventKind
+from learning.ports import DeadLetter, EventKind, Origin
 from learning.validators import installed
 from monitoring.logs import FactLog, configure
 from monitoring.loop_lag import LoopLag
@@ -122,6 +125,7 @@ class Daemon:
     files: JsonlSource | None
     sealer: Sealer
     digester: FeedbackDigester
+    forgotten_files: ForgottenFiles
     runner: Runner
     follower: SettingsFollower
     feedback_follower: FeedbackFollower
@@ -146,6 +150,7 @@ class Daemon:
                 tasks.create_task(self.runner.run(), name="runner"),
                 tasks.create_task(self.sealer.run(), name="sealer"),
                 tasks.create_task(self.digester.run(), name="digest"),
+                tasks.create_task(self.forgotten_files.run(), name="forgotten files"),
                 tasks.create_task(
                     expire_held(self.store, self.live.policy, self.announcer, utc_now),
                     name="expiry",
@@ -316,7 +321,16 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clear=screening.clear,
         )
         digester = FeedbackDigester(store, announcer, utc_now)
+        forgotten_files = ForgottenFiles(
+            store.forgettings,
+            artifacts,
+            lines,
+            settings.dataset_dir,
+            settings.data_dir / WORK,
+            utc_now,
+        )
         announcer.listen(_alarm(sealer, digester, feedback_follower, runner, job_hints))
+        announcer.listen(_run_ended(forgotten_files))
         source: KafkaSource | None = None
         letter_topic: DeadLetterTopic | None = None
         if settings.kafka.configured:
@@ -381,6 +395,16 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         app = create_app(
             views=views,
             operations=operations,
+            forgetter=DaemonForgetter(
+                store,
+                views.lineage,
+                forgotten_files,
+                lines,
+                live.split_rules,
+                announcer,
+                utc_now,
+                partial(_records_in, max_batch_bytes=settings.kafka.max_batch_bytes),
+            ),
             settings=desk,
             learner=learner,
             http_source=_http_source(settings, ingest, store, announcer, probes),
@@ -415,6 +439,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             files=files,
             sealer=sealer,
             digester=digester,
+            forgotten_files=forgotten_files,
             runner=runner,
             follower=follower,
             feedback_follower=feedback_follower,
@@ -586,6 +611,21 @@ def _alarm(
                 pass
 
     return listener
+
+
+def _run_ended(files: ForgottenFiles) -> Listener:
+    def listener(fact: Fact) -> None:
+        if isinstance(fact, RunCancelled | CandidateDecided | RunFailed):
+            files.wake()
+
+    return listener
+
+
+def _records_in(letter: Letter, max_batch_bytes: int) -> Sequence[bytes]:
+    """What a dead letter that is a batch holds, as far as it can be read."""
+    nowhere = Origin("", "", 0, sys.maxsize)
+    whole = DeadLetter(EventKind(letter.kind), letter.reason, "", letter.raw, nowhere, utc_now())
+    return [one.value for one in records_of(whole, max_batch_bytes) if one.value is not None]
 
 
 def _new_letters(topic: DeadLetterTopic) -> Listener:

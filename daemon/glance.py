@@ -295,7 +295,9 @@ def _facts(facts: Sequence[Json]) -> list[Row]:
     ]
 
 
-_BAD_NEWS = frozenset({"RunFailed", "RolledBack", "TopicRecreated", "EventsStored"})
+_BAD_NEWS = frozenset(
+    {"RunFailed", "RolledBack", "EventsForgotten", "TopicRecreated", "EventsStored"}
+)
 
 
 def _bar(share: float, style: str) -> Text:

@@ -33,7 +33,16 @@ REJECTED_USES = {
     "unfit": "never learned from: a validator complained, or the same answer was approved",
 }
 """What becomes of a rejected output, where its line learns from such."""
-STATES = ("queued", "sealed", "held", "rejected", "quarantined", "withdrawn", "expired")
+STATES = (
+    "queued",
+    "sealed",
+    "held",
+    "rejected",
+    "quarantined",
+    "withdrawn",
+    "expired",
+    "forgotten",
+)
 
 
 def status(url: str, overview: Json, health: Json) -> None:

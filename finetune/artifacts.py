@@ -163,6 +163,21 @@ class ArtifactStore:
         if model.adapter is not None:
             verify(model.adapter)
 
+    def remove(self, name: str) -> bool:
+        """Delete an artifact for good, for nobody may load it again. False when it is gone.
+
+        Killed in between it leaves what `sweep` removes.
+        """
+        folder = self.path(name)
+        doomed = self._root / f"{_STAGING}removed-{uuid.uuid4().hex}"
+        try:
+            os.rename(folder, doomed)
+        except FileNotFoundError:
+            return False
+        _sync_folder(self._root)
+        shutil.rmtree(doomed)
+        return True
+
     def sweep(self) -> Sequence[str]:
         """Remove what publishing left behind when it was killed; returns the removed names.
 

@@ -17,6 +17,8 @@ class Trigger(StrEnum):
     FLUSH = "flush"
     IMPORT = "import"
     """A dataset file that was brought in, whole."""
+    RETRAIN = "retrain"
+    """What tainted versions had learned, less what was forgotten."""
 
 
 @dataclass(frozen=True)

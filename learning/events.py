@@ -162,10 +162,25 @@ class FeedbackEvent(_Wire):
         return digest(self.model_dump_json(exclude={"event_id"}, exclude_none=True))
 
 
+FORGOTTEN_OUTPUT = (
+    '{ "producer": "forgotten", "task_id": "forgotten", "task_type": "forgotten",'
+    ' "prompt": "", "output": "" }'
+)
+"""What is stored in the place of a forgotten output: an event that says nothing, so that
+whatever reads stored outputs can read it."""
+FORGOTTEN_FEEDBACK = '{ "producer": "forgotten", "task_id": "forgotten", "task_type": "forgotten" }'
+"""The same of feedback."""
+_TOMBSTONES = frozenset({FORGOTTEN_OUTPUT, FORGOTTEN_FEEDBACK})
+
+
 def is_same_body(kind: type[OutputEvent] | type[FeedbackEvent], text: str, stored: str) -> bool:
     """Whether the JSON of two events of a kind says the same: byte for byte, or in all but the
-    spelling and the id."""
-    if text == stored:
+    spelling and the id.
+
+    Whatever comes again under the id of a forgotten event counts as the same: a complaint about
+    the difference would have to keep it.
+    """
+    if text == stored or stored in _TOMBSTONES:
         return True
     read = kind.model_validate_json
     return read(text).content_hash() == read(stored).content_hash()

@@ -247,6 +247,21 @@ class QuarantineReleased:
 
 
 @dataclass(frozen=True)
+class EventsForgotten:
+    """What events and feedback said is gone from the store; their ids stay."""
+
+    forgetting_id: int
+    outputs: int
+    feedback: int
+    dead_letters: int
+    held_out: int
+    """Examples that left the frozen held-out set."""
+    versions: Sequence[str]
+    """LINE@VERSION of those that are tainted by it, and were not before."""
+    actor: str
+
+
+@dataclass(frozen=True)
 class BatchSizeChanged:
     """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
 
@@ -348,6 +363,7 @@ Fact = (
     | Promoted
     | RolledBack
     | QuarantineReleased
+    | EventsForgotten
     | BatchSizeChanged
     | LoopAdapted
     | FeedbackReset

@@ -20,6 +20,8 @@ class EventState(StrEnum):
     EXPIRED = "expired"
     QUARANTINED = "quarantined"
     WITHDRAWN = "withdrawn"
+    FORGOTTEN = "forgotten"
+    """What it said is gone, for ever; its ids stay."""
 
 
 REJECTED_STATES = frozenset({EventState.REJECTED, EventState.WITHDRAWN})
@@ -81,6 +83,8 @@ class VersionState(StrEnum):
     SUPERSEDED = "superseded"
     ROLLED_BACK = "rolled_back"
     REFUSED = "refused"
+    TAINTED = "tainted"
+    """It knows a forgotten event, itself or through its parents: for ever out of use."""
 
 
 class Role(StrEnum):
@@ -137,7 +141,12 @@ _BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
 
 
 def require_event_move(current: EventState, wanted: EventState) -> None:
-    """Raise IllegalMoveError unless an event may go from `current` to `wanted`."""
+    """Raise IllegalMoveError unless an event may go from `current` to `wanted`.
+
+    Any may be forgotten, once.
+    """
+    if wanted is EventState.FORGOTTEN and current is not EventState.FORGOTTEN:
+        return
     if wanted not in _EVENT_MOVES.get(current, frozenset()):
         raise IllegalMoveError("event", current, wanted)
 
@@ -155,6 +164,11 @@ def require_run_move(current: RunState, wanted: RunState) -> None:
 
 
 def require_version_move(current: VersionState, wanted: VersionState) -> None:
-    """Raise IllegalMoveError unless a version may go from `current` to `wanted`."""
+    """Raise IllegalMoveError unless a version may go from `current` to `wanted`.
+
+    Any may turn out to be tainted, once.
+    """
+    if wanted is VersionState.TAINTED and current is not VersionState.TAINTED:
+        return
     if wanted not in _VERSION_MOVES.get(current, frozenset()):
         raise IllegalMoveError("version", current, wanted)

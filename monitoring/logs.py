@@ -21,6 +21,7 @@ from learning.facts import (
     BatchSizeChanged,
     CandidateDecided,
     EventsExpired,
+    EventsForgotten,
     EventsRefused,
     EventsScreened,
     EventsStored,
@@ -173,6 +174,7 @@ BAD_NEWS: Final = (
     RunWaits,
     RunShortOfMoney,
     RolledBack,
+    EventsForgotten,
     ModelShutsDown,
 )
 
@@ -290,6 +292,13 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.count} events that the firewall stopped ({those}) are queued, by"
                 f" {fact.actor}{f': {fact.reason}' if fact.reason else ''}"
+            )
+        case EventsForgotten():
+            tainted = f"; tainted: {', '.join(fact.versions)}" if fact.versions else ""
+            return (
+                f"forgetting {fact.forgetting_id} by {fact.actor}: {fact.outputs} outputs,"
+                f" {fact.feedback} feedback, {fact.dead_letters} dead letters and"
+                f" {fact.held_out} held-out examples are gone{tainted}"
             )
         case BatchSizeChanged():
             return (

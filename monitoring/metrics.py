@@ -25,6 +25,7 @@ from learning.facts import (
     BatchSizeChanged,
     CandidateDecided,
     EventsExpired,
+    EventsForgotten,
     EventsRefused,
     EventsScreened,
     EventsStored,
@@ -338,6 +339,8 @@ class _Counters:
         self._webhooks_refused = counter(
             "learnd_webhooks_refused", "Webhooks that were not taken.", "reason"
         )
+        self._forgotten = counter("learnd_forgotten", "What was forgotten.", "kind")
+        self._tainted = counter("learnd_versions_tainted", "Versions that knew what was forgotten.")
 
     def count(self, fact: Fact) -> None:
         match fact:
@@ -393,6 +396,15 @@ class _Counters:
                 self._rollbacks.labels(fact.line).inc()
             case QuarantineReleased():
                 self._released.inc(fact.count)
+            case EventsForgotten():
+                for kind, n in (
+                    ("output", fact.outputs),
+                    ("feedback", fact.feedback),
+                    ("dead_letter", fact.dead_letters),
+                    ("held_out", fact.held_out),
+                ):
+                    self._forgotten.labels(kind).inc(n)
+                self._tainted.inc(len(fact.versions))
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
             case LoopAdapted():

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.api.ports import DatasetImport, FlushResult, HeldOutImport, NodeGone
+from daemon.api.ports import (
+    Counts,
+    DatasetImport,
+    FlushResult,
+    ForgetOrder,
+    ForgetReport,
+    HeldOutImport,
+    KnowingVersion,
+    LearnedAgain,
+    NodeGone,
+)
 from daemon.store.releases import Which
 from learning.facts import (
     BatchSealed,
@@ -23,7 +33,7 @@ from learning.lifecycle import EventState
 
 @dataclass
 class ScriptedOperations:
-    """Implements daemon.api.ports.Operations; raises `error` instead, when one is set."""
+    """Implements Operations and Forgetter of daemon.api.ports; raises `error`, when one is set."""
 
     error: Exception | None = None
     asked: list[tuple[Any, ...]] = field(default_factory=list)
@@ -74,6 +84,23 @@ class ScriptedOperations:
     async def give_up_node(self, node: str, *, reason: str, actor: str) -> NodeGone:
         self._hear("give_up_node", node, reason, actor)
         return NodeGone(node, ["r-1", "r-2"])
+
+    async def forget(self, order: ForgetOrder, *, actor: str) -> ForgetReport:
+        self._hear("forget", order, actor)
+        sealed = BatchSealed("audio", "b-9", "r-10", "retrain", 0, 0, 2, 7)
+        return ForgetReport(
+            forgetting_id=None if order.dry_run else 3,
+            kind="producer",
+            counts=Counts(outputs=12, feedback=4, dead_letters=1, held_out=2),
+            versions=[KnowingVersion("audio", "1.0.3", "released", was_champion=True)],
+            champions=[RolledBack("audio", "1.0.2", "1.0.3", actor, "forgetting 3")],
+            runs=["r-9"],
+            files=["r-1", "r-2"],
+            pending=["r-9"],
+            artifacts=[],
+            scrubbed=True,
+            learned_again=[LearnedAgain("audio", sealed, "")] if order.retrain else [],
+        )
 
     async def judge(self, event_row_id: int, *, approved: bool, reason: str, actor: str) -> str:
         self._hear("judge", event_row_id, approved, reason, actor)

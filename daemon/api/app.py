@@ -6,14 +6,16 @@ from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
-from daemon.api.ports import MetricsPage, Operations, Probes, SettingOperations
+from daemon.api.ports import Forgetter, MetricsPage, Operations, Probes, SettingOperations
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
     costs,
     dead_letters,
     events,
+    explanations,
     feedback,
     firewall,
+    forget,
     held_out,
     imports,
     intake,
@@ -44,6 +46,7 @@ def create_app(
     views: Views,
     operations: Operations,
     settings: SettingOperations,
+    forgetter: Forgetter,
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
@@ -72,6 +75,8 @@ def create_app(
         nodes.router(operations),
         models.router(views.models, operations),
         lineage.router(views.lineage),
+        explanations.router(views.explanations),
+        forget.router(forgetter),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),
         imports.router(operations),

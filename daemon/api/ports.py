@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from daemon.settings import Setting
+from daemon.store.forgettings import Counts as Counts  # parts of these ports
+from daemon.store.forgettings import KnowingVersion as KnowingVersion
 from daemon.store.imports import EarlierImport as EarlierImport  # a part of these ports
 from daemon.store.queue import HeldOutImport as HeldOutImport  # and this one
 from daemon.store.releases import Which
@@ -205,6 +207,73 @@ class Operations(Protocol):
 
     async def import_held_out(self, rows: bytes, *, task_type: str, actor: str) -> HeldOutImport:
         """Add JSONL rows that a person labelled to the frozen held-out set."""
+        ...
+
+
+@dataclass(frozen=True)
+class ForgetOrder:
+    """What is to be forgotten: exactly one of an event, a producer and a subject."""
+
+    event: str | None = None
+    producer: str | None = None
+    subject: str | None = None
+    reason: str = ""
+    dry_run: bool = False
+    """Only tell what would go."""
+    retrain: bool = False
+    """Learn again what tainted versions had learned, without what was forgotten."""
+    delete_weights: bool = False
+    """Delete the files of the tainted versions too."""
+    scrub_files: bool = False
+    """Write the database's files anew, so that no remains of old rows are left in them."""
+
+
+@dataclass(frozen=True)
+class LearnedAgain:
+    """What is learned again in a line with tainted versions."""
+
+    line: str
+    batch: BatchSealed | None
+    reason: str
+    """Why there is none."""
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What was forgotten, or of a dry run what would be."""
+
+    forgetting_id: int | None
+    """None of a dry run."""
+    kind: str
+    counts: Counts
+    """Rows that something was taken from, by kind."""
+    versions: Sequence[KnowingVersion]
+    """Those that know it, each as it was before."""
+    champions: Sequence[RolledBack]
+    """What became champion in the place of such."""
+    runs: Sequence[str]
+    """Runs that were called off, because they learned from it."""
+    files: Sequence[str]
+    """Runs whose dataset and work folders were removed."""
+    pending: Sequence[str]
+    """Runs whose folders are removed as soon as they are over."""
+    artifacts: Sequence[str]
+    """Weights that were deleted."""
+    scrubbed: bool
+    """Whether what the database's log held was cleared too."""
+    learned_again: Sequence[LearnedAgain]
+
+
+class Forgetter(Protocol):
+    """Forgets what events said."""
+
+    async def forget(self, order: ForgetOrder, *, actor: str) -> ForgetReport:
+        """Forget, or tell what would be forgotten.
+
+        Repeated it changes nothing more; after a crash it goes on where that was. Raises
+        NotFoundError when there is no such event, and StoreUnavailableError: then the same may
+        be asked again.
+        """
         ...
 
 

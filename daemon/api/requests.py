@@ -97,6 +97,29 @@ class PromoteRequest(_Body):
         return self
 
 
+Nameable = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
+"""What the ids of stored events are made of."""
+
+
+class ForgetRequest(_Body):
+    """What is to be forgotten: exactly one of an event, a producer and a subject."""
+
+    event: Nameable | None = Field(None, max_length=400)
+    producer: Name | None = None
+    subject: Nameable | None = Field(None, max_length=256)
+    reason: Reason = ""
+    dry_run: bool = False
+    retrain: bool = False
+    delete_weights: bool = False
+    scrub_files: bool = False
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if [self.event, self.producer, self.subject].count(None) != 2:
+            raise ValueError("name an event, a producer or a subject, and only one of them")
+        return self
+
+
 class CancelRequest(_Body):
     """Why a run is to end."""
 

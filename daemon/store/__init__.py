@@ -12,6 +12,7 @@ from daemon.store.batch_sizes import BatchSizes
 from daemon.store.database import Database
 from daemon.store.digest import Consequence, Digest
 from daemon.store.feedback_dials import FeedbackDials
+from daemon.store.forgettings import Forgettings
 from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
@@ -53,6 +54,7 @@ class Store:
     releases: Releases
     screenings: Screenings
     dials: FeedbackDials
+    forgettings: Forgettings
 
     @classmethod
     async def open(
@@ -134,6 +136,7 @@ class Store:
             Releases(database),
             Screenings(database, ruleset, suspicion),
             FeedbackDials(database, feedback_rules),
+            Forgettings(database, rejected),
         )
 
     async def close(self) -> None:

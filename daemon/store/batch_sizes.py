@@ -290,8 +290,9 @@ def _experience(
         .where(
             runs.c.line == line.name,
             runs.c.state.in_([RunState.DECIDED, RunState.FAILED]),
-            # A file is as large as it is: its run says nothing of the stream.
-            batches.c.trigger != Trigger.IMPORT,
+            # A file is as large as it is, and so is what is trained anew: such a run says
+            # nothing of the stream.
+            batches.c.trigger.not_in([Trigger.IMPORT, Trigger.RETRAIN]),
         )
         .order_by(runs.c.planned_at.desc(), runs.c.id)
         .limit(RUNS_LOOKED_AT)

@@ -7,8 +7,9 @@ takes its lock at BEGIN; PostgreSQL has a pool of them.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ SQLITE_WAL_BYTES = 64 * 2**20
 SQLITE_CACHE_BYTES = 8 * 2**20
 SQLITE_READER_CACHE_BYTES = 2 * 2**20
 READERS = 4
+SCRUB_SECONDS = 10.0
+SCRUB_PAUSE_SECONDS = 0.1
 ATTEMPTS = 5
 """How often a transaction is run that PostgreSQL rolls back for another one's sake."""
 
@@ -113,6 +116,37 @@ class Database:
 
         return guarded
 
+    async def scrub(self, tables: Sequence[str], *, rewrite: bool) -> bool:
+        """Clear what files still hold of rows that were overwritten or deleted.
+
+        SQLite: its log is moved into the file and emptied, and with `rewrite` the file written
+        anew. PostgreSQL: the tables are vacuumed, with `rewrite` written anew. False when others
+        were in the way for SCRUB_SECONDS. Errors as in `write`.
+        """
+        attempts = round(SCRUB_SECONDS / SCRUB_PAUSE_SECONDS)
+        for attempt in range(attempts):
+            work = partial(self._scrub_sqlite, rewrite=rewrite and attempt == 0)
+            if not self.is_sqlite:
+                work = partial(postgresql.vacuum, self._writer, tables, rewrite=rewrite)
+            loop = asyncio.get_running_loop()
+            if await loop.run_in_executor(self._write_threads, _outages_named(work)):
+                return True
+            await asyncio.sleep(SCRUB_PAUSE_SECONDS)
+        return False
+
+    def _scrub_sqlite(self, *, rewrite: bool) -> bool:
+        # Outside of the transaction that a connection of the engine's would begin.
+        connection = self._writer.raw_connection()
+        try:
+            session = connection.driver_connection
+            assert isinstance(session, sqlite3.Connection), "another driver"
+            if rewrite:
+                session.execute("VACUUM")
+            (busy, *_pages) = session.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
+        finally:
+            connection.close()
+
     async def migrate(self) -> None:
         """Bring the schema up to this release's, in one transaction. Errors as in `write`."""
 
@@ -192,6 +226,23 @@ def _repeated(engine: Engine, work: Callable[[Connection], T]) -> T:
                 raise
 
 
+def _outages_named(work: Callable[[], T]) -> Callable[[], T]:
+    """Work outside of a transaction, with the errors of one."""
+
+    def named() -> T:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailableError(f"the database is not available: {error}") from error
+        except DBAPIError as error:
+            if not _is_outage(error):
+                raise
+            said = " ".join(str(error.orig).split())
+            raise StoreUnavailableError(f"the database is not available: {said}") from error
+
+    return named
+
+
 def _is_outage(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         # SQLite reports wrong SQL like an outage; trying again would hide it for ever.
@@ -228,6 +279,8 @@ def _sqlite_engine(url: URL, begin: str, cache_bytes: int) -> Engine:
         connection.execute(f"PRAGMA wal_autocheckpoint = {SQLITE_WAL_BYTES // SQLITE_PAGE_BYTES}")
         connection.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What is overwritten or deleted is overwritten in the file too: forgetting needs it.
+        connection.execute("PRAGMA secure_delete = ON")
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:

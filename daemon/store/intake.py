@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
 
 from daemon.store.arrivals import (
     A,
@@ -28,9 +28,9 @@ from daemon.store.columns import Columns
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.tables import dead_letters, events, feedback, is_one_of, positions
-from learning.clock import EPOCH, Clock
+from learning.clock import EPOCH, Clock, microseconds
 from learning.errors import ConflictError, NotFoundError
-from learning.events import OutputEvent
+from learning.events import FORGOTTEN_FEEDBACK, OutputEvent
 from learning.facts import EventsStored
 from learning.lifecycle import EventState, FeedbackState, require_event_move
 from learning.policy import Verdict, confirms, rejudge
@@ -335,6 +335,9 @@ class Intake:
             for key, output in outputs.items()
             if output is not None and met[key] is FeedbackState.JOINED
         }
+        gone = [one.id for one in outputs.values() if one and one.state == EventState.FORGOTTEN]
+        if gone:
+            forget_feedback(tx, feedback.c.output_id.in_(gone), self._clock())
         for output_id, people in _people_on(tx, joined).items():
             output = joined[output_id]
             moved_to = self._judge_again(tx, output, people, tally)
@@ -390,11 +393,25 @@ def confirm_event(
     record(tx, [Move("event", str(row.id), row.state, row.state, verdict.reason, actor)], now)
 
 
+def forget_feedback(tx: Connection, which: ColumnElement[bool], now: datetime) -> int:
+    """Take from some feedback what it says beside its verdict. Returns of how many."""
+    forgotten = tx.execute(
+        update(feedback)
+        .where(which, feedback.c.payload != FORGOTTEN_FEEDBACK)
+        .values(
+            payload=FORGOTTEN_FEEDBACK,
+            model_version=None,
+            digested_at=func.coalesce(feedback.c.digested_at, microseconds(now)),
+        )
+    )
+    return forgotten.rowcount
+
+
 def _met_by(output: Row[Any] | None) -> FeedbackState:
     """What becomes of feedback, given its output; None: there are several."""
     if output is None:
         return FeedbackState.QUARANTINED
-    if output.state in (EventState.SEALED, EventState.EXPIRED):
+    if output.state in (EventState.SEALED, EventState.EXPIRED, EventState.FORGOTTEN):
         return FeedbackState.LATE
     return FeedbackState.JOINED
 

@@ -63,25 +63,9 @@ class Interventions:
         Raises UnknownRunError and RunIsOverError.
         """
 
-        def transaction(tx: Connection) -> RunCancelled | RunCancelAsked:
-            row = locked_run(tx, run_id)
-            state = RunState(row.state)
-            if state not in UNFINISHED_RUN_STATES:
-                raise RunIsOverError(row)
-            if row.cancel_asked_at is not None:
-                return RunCancelAsked(row.line, run_id, row.cancel_actor, row.cancel_reason)
-            if not state.active and not is_attempt_open(tx, row):
-                cancel_run(tx, row, Cancellation(actor, reason), now)
-                return RunCancelled(row.line, run_id, actor, reason)
-            shown = {"message": f"being cancelled by {actor}"} if state.active else {}
-            tx.execute(
-                update(runs)
-                .where(runs.c.id == run_id)
-                .values(cancel_asked_at=now, cancel_actor=actor, cancel_reason=reason, **shown)
-            )
-            return RunCancelAsked(row.line, run_id, actor, reason)
-
-        return await self._database.write(transaction)
+        return await self._database.write(
+            lambda tx: call_off(tx, locked_run(tx, run_id), reason, actor, now)
+        )
 
     async def resolve(
         self, run_id: str, job_id: str | None, actor: str, now: datetime
@@ -115,3 +99,24 @@ class Interventions:
             return resolved, None
 
         return await self._database.write(transaction)
+
+
+def call_off(
+    tx: Connection, row: Row[Any], reason: str, actor: str, now: datetime
+) -> RunCancelled | RunCancelAsked:
+    """End a run that is locked; see Interventions.cancel. Raises RunIsOverError."""
+    state = RunState(row.state)
+    if state not in UNFINISHED_RUN_STATES:
+        raise RunIsOverError(row)
+    if row.cancel_asked_at is not None:
+        return RunCancelAsked(row.line, row.id, row.cancel_actor, row.cancel_reason)
+    if not state.active and not is_attempt_open(tx, row):
+        cancel_run(tx, row, Cancellation(actor, reason), now)
+        return RunCancelled(row.line, row.id, actor, reason)
+    shown = {"message": f"being cancelled by {actor}"} if state.active else {}
+    tx.execute(
+        update(runs)
+        .where(runs.c.id == row.id)
+        .values(cancel_asked_at=now, cancel_actor=actor, cancel_reason=reason, **shown)
+    )
+    return RunCancelAsked(row.line, row.id, actor, reason)

@@ -109,6 +109,19 @@ def prepare_to_migrate(tx: Connection) -> None:
     take_turns(tx, ["migrate"])
 
 
+def vacuum(engine: Engine, tables: Sequence[str], *, rewrite: bool) -> bool:
+    """Have the server give up the dead rows of some tables; `rewrite` writes them anew, and
+    keeps everybody else out of each meanwhile. True. Raises DBAPIError."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
+        session.exec_driver_sql("SET statement_timeout = 0")
+        try:
+            for table in tables:
+                session.exec_driver_sql(f"VACUUM {'(FULL)' if rewrite else ''} {table}")
+        finally:
+            session.exec_driver_sql(f"SET statement_timeout = '{STATEMENT_SECONDS}s'")
+    return True
+
+
 def copy_rows(tx: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
     """Run a COPY FROM STDIN, which SQLAlchemy has no word for. Raises DBAPIError."""
     import psycopg

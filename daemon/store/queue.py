@@ -386,11 +386,11 @@ def seal_rows(
     actor: str,
     now: datetime,
 ) -> BatchSealed:
-    """Seal queued events, at least one and in the order of their ids, and plan the run.
+    """Seal queued events, in the order of their ids, and plan the run.
 
     Beside them go in what is tried again, what is repeated, and what the line learns from
     `rejected`. The caller has the turn SPLIT, has locked the rows, and has seen to it that
-    they are screened.
+    they are screened. Without an event there must be one to be tried again.
     """
     sequence = _next_sequence(tx, line)
     seed = int.from_bytes(digest(f"{line.name}:{sequence}")[:6])
@@ -556,6 +556,8 @@ def _task_types(tx: Connection, event_ids: Sequence[int]) -> Counter[str]:
 def _store_members(
     tx: Connection, batch_id: str, members: Sequence[_Member], now: datetime
 ) -> None:
+    if not members:
+        return
     tx.execute(
         insert(batch_members),
         [{"batch_id": batch_id, "event_id": m.row.id, "role": m.role} for m in members],

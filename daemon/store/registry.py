@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semver import Version
-from sqlalchemy import Connection, Row, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, literal, or_, select, update
 
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
@@ -58,6 +58,17 @@ class UnknownVersionError(NotFoundError):
 
 class PromotionRefusedError(ConflictError):
     """A version may not become the champion as it was asked."""
+
+
+class TaintedVersionError(ConflictError):
+    """A version knows what was forgotten, and is out of use for ever."""
+
+    def __init__(self, line: str, version: str) -> None:
+        super().__init__(
+            f"{line} {version} is tainted: it knows an event that was forgotten, so it is neither"
+            f" served nor made the champion; `learnd forget --help` tells of --retrain"
+        )
+        self.line, self.version = line, version
 
 
 class NothingToRollBackError(ConflictError):
@@ -122,6 +133,7 @@ class Registry:
             row = find_version(tx, line, version)
             if row.id == champion.row.id:
                 raise PromotionRefusedError(f"{line} {version} is the champion already")
+            _require_clean(row)
             if row.release is not None:
                 raise PromotionRefusedError(
                     f"{line} {version} was released before:"
@@ -154,6 +166,7 @@ class Registry:
                 target = _predecessor(tx, champion)
             else:
                 target = find_version(tx, line, to)
+                _require_clean(target)
                 if target.release is None:
                     raise PromotionRefusedError(
                         f"{line} {to} was never released; `learnd promote` releases it"
@@ -177,7 +190,10 @@ class Registry:
         )
 
     async def loadable(self, line: str, version: str) -> ModelReference:
-        """How to load a version; `version` is a number or "champion"."""
+        """How to load a version; `version` is a number or "champion".
+
+        Raises UnknownLineError, UnknownVersionError, VersionTextError, TaintedVersionError.
+        """
 
         def query(tx: Connection) -> ModelReference:
             row = (
@@ -185,6 +201,7 @@ class Registry:
                 if version == CHAMPION
                 else find_version(tx, line, version)
             )
+            _require_clean(row)
             return reference(row, self._artifacts_dir)
 
         return await self._database.read(query)
@@ -407,6 +424,8 @@ def _leave(
         )
     ).all()
     for row in others:
+        if row.state == VersionState.TAINTED:
+            continue
         if row.id in made_target or (row.id == champion.row.id and row.run_id is None):
             state = VersionState.SUPERSEDED
         elif row.run_id is not None and (
@@ -479,11 +498,11 @@ def _record_alias(
 def _predecessor(tx: Connection, champion: Champion) -> Row[Any]:
     """The version that was champion before this one was first promoted.
 
-    Where that one was rolled back itself, the one before it, and so on.
+    Where that one was rolled back itself, or is tainted, the one before it, and so on.
     """
     line = champion.row.line
     row = _replaced_by(tx, line, champion.row.id)
-    while row is not None and row.state == VersionState.ROLLED_BACK:
+    while row is not None and row.state in (VersionState.ROLLED_BACK, VersionState.TAINTED):
         row = _replaced_by(tx, line, row.id)
     if row is None:
         raise NothingToRollBackError(line, champion.row.release)
@@ -526,3 +545,73 @@ def looks_at(tx: Connection, champion_id: int, candidate_id: int) -> int:
         )
     ).scalar_one()
     return int(others) + 1
+
+
+# --- what was forgotten ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tainted:
+    """Versions that came out of use together, each as it was before, and what replaced those
+    that were champions."""
+
+    rows: Sequence[Row[Any]]
+    replaced: Sequence[RolledBack]
+
+
+def knowing(made_from_it: Select[tuple[int]]) -> Select[tuple[int]]:
+    """The ids of some versions and of all that were trained from them."""
+    found = made_from_it.cte("knowing", recursive=True)
+    child = versions.alias("child")
+    # UNION, not UNION ALL: a version with two knowing ancestors is visited once.
+    found = found.union(select(child.c.id).where(child.c.parent_id == found.c.id))
+    return select(found.c.id)
+
+
+def taint(
+    tx: Connection, knowing_it: Select[tuple[int]], reason: str, actor: str, now: datetime
+) -> Tainted:
+    """Take versions out of use for ever. A champion among them gives way, in this transaction, to
+    the nearest of its ancestors that is clean, or to the declared base of its line."""
+    query = select(versions).where(
+        versions.c.id.in_(knowing_it), versions.c.state != VersionState.TAINTED
+    )
+    lines = sorted({row.line for row in tx.execute(query)})
+    # Whoever moves the alias has its lock first, and then finds the states as they are.
+    champions = [champion_of(tx, line, to_move=True) for line in lines]
+    rows = tx.execute(query.order_by(versions.c.id)).all()
+    for row in rows:
+        _set_state(tx, row, VersionState.TAINTED, reason, actor, now)
+    known = {row.id for row in rows}
+    replaced = [
+        _give_way(tx, champion, reason, actor, now)
+        for champion in champions
+        if champion.row.id in known
+    ]
+    return Tainted(rows, replaced)
+
+
+def _give_way(
+    tx: Connection, champion: Champion, reason: str, actor: str, now: datetime
+) -> RolledBack:
+    line = champion.row.line
+    target = _clean_ancestor(tx, champion.row)
+    if target.state != VersionState.RELEASED:
+        _set_state(tx, target, VersionState.RELEASED, reason, actor, now)
+    _move_alias(tx, champion, target.id, "forget", reason, actor, now)
+    return RolledBack(line, target.release, champion.row.release, actor, reason)
+
+
+def _clean_ancestor(tx: Connection, champion: Row[Any]) -> Row[Any]:
+    for ancestor in lineage_of(tx, champion.id):
+        row = tx.execute(select(versions).where(versions.c.id == ancestor.id)).one()
+        if row.run_id is None or row.state in (VersionState.RELEASED, VersionState.SUPERSEDED):
+            return row
+    # It was trained from a newer base model, which never was a version itself.
+    declared = select(versions).where(versions.c.line == champion.line, versions.c.run_id.is_(None))
+    return tx.execute(declared.order_by(versions.c.id).limit(1)).one()
+
+
+def _require_clean(row: Row[Any]) -> None:
+    if row.state == VersionState.TAINTED:
+        raise TaintedVersionError(row.line, number_of(row))

@@ -170,8 +170,9 @@ def _unnoticed(tx: Connection, task_type: str) -> Iterator[int]:
     has_trained = exists().where(
         batch_members.c.event_id == late.c.output_id, batch_members.c.role == Role.TRAIN
     )
+    is_sealed = exists().where(events.c.id == late.c.output_id, events.c.state == EventState.SEALED)
     yield from tx.execute(
-        select(late.c.output_id).where(has_trained, ~_is_noted(late.c.output_id))
+        select(late.c.output_id).where(has_trained, is_sealed, ~_is_noted(late.c.output_id))
     ).scalars()
 
 

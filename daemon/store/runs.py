@@ -14,7 +14,17 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from daemon.store import registry, spending
@@ -46,6 +56,7 @@ from learning.lifecycle import (
     TRAINING_ROLES,
     UNFINISHED_RUN_STATES,
     BatchState,
+    EventState,
     Role,
     RunState,
     VersionState,
@@ -619,6 +630,11 @@ def cancel_run(tx: Connection, row: Row[Any], asked: Cancellation, now: datetime
     _return_batch(tx, row, ABSTENTIONS, "its run was cancelled", now, actor=asked.actor)
 
 
+def is_forgotten(event_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether an event was forgotten, so that nothing may train on it."""
+    return exists().where(events.c.id == event_id, events.c.state == EventState.FORGOTTEN)
+
+
 def set_attempt(tx: Connection, row: Row[Any], **values: Any) -> None:
     """Note something about a run's latest attempt."""
     tx.execute(
@@ -700,6 +716,7 @@ def _return_batch(
             batch_members.c.batch_id == row.batch_id,
             batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
             n_retries < times,
+            ~is_forgotten(batch_members.c.event_id),
         )
     ).scalars()
     rows = [

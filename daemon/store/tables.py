@@ -387,6 +387,9 @@ Index(
     postgresql_where=dead_letters.c.published_at.is_(None),
 )
 
+FORGOTTEN_LETTER = "forgotten"
+"""The reason of a dead letter whose bytes are gone; its digest stops it from coming again."""
+
 transitions = Table(
     "transitions",
     metadata,
@@ -766,6 +769,49 @@ evaluation_examples = Table(
     UniqueConstraint("task_type", "prompt_key"),
     sqlite_autoincrement=True,
     comment="The frozen held-out set: append-only, never trained.",
+)
+
+forgettings = Table(
+    "forgettings",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("name", Text, comment="Of an event or a producer, whose ids stay; never a subject."),
+    Column("name_digest", _Key, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("delete_weights", Boolean, nullable=False),
+    Column("last_event", BigInteger, nullable=False, comment="What came later is not meant."),
+    Column("last_feedback", BigInteger, nullable=False),
+    Column("last_letter", BigInteger, nullable=False),
+    Column("n_outputs", BigInteger, nullable=False),
+    Column("n_feedback", BigInteger, nullable=False),
+    Column("n_dead_letters", BigInteger, nullable=False),
+    Column("n_held_out", BigInteger, nullable=False),
+    Column("n_versions", BigInteger, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("asked_at", UtcTime, nullable=False),
+    Column("purged_at", UtcTime),
+    Column("complete_at", UtcTime),
+    sqlite_autoincrement=True,
+    comment="What somebody wanted to be forgotten, and how far that is: asked, purged from the"
+    " tables, complete when no file has it either.",
+)
+
+retired_examples = Table(
+    "retired_examples",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("task_type", String(64), nullable=False),
+    Column("event_id", _Id, ForeignKey("events.id")),
+    Column("batch_id", String(32), ForeignKey("batches.id")),
+    Column("source", String(16), nullable=False),
+    Column("forgetting_id", _Id, ForeignKey("forgettings.id"), nullable=False),
+    Column("added_at", UtcTime, nullable=False),
+    Column("retired_at", UtcTime, nullable=False),
+    Index("ix_retired_examples_task_type", "task_type", "retired_at"),
+    comment="What left the frozen held-out set, under the ids that evaluations name: each"
+    " forgetting that retires some makes a revision of the set.",
 )
 
 evaluations = Table(

@@ -21,6 +21,14 @@ from finetune.artifacts import ArtifactError, verify
 
 PRIMARY = {"train", "held_out"}
 MOST_SHOWN = 40
+_FILES_GO = (
+    "select 1 from batch_members m join events e on e.id = m.event_id"
+    " where m.batch_id = ? and e.state = 'forgotten'"
+    " union select 1 from versions where run_id = ? and state = 'tainted'"
+    " union select 1 from retired_examples x join runs r on r.id = ?"
+    " where x.retired_at >= r.planned_at"
+)
+"""Whether a run's files may have had what was forgotten, and were removed."""
 Row = sqlite3.Row
 
 
@@ -88,6 +96,8 @@ def one_primary_role(books: Books) -> Iterator[str]:
     for row in books.rows("select id, state, producer, event_id from events"):
         name = f"event {row['producer']}/{row['event_id']}"
         primary = [role for role in roles[row["id"]] if role in PRIMARY]
+        if row["state"] == "forgotten" and len(primary) <= 1:
+            continue  # whether it was sealed before
         wanted = 1 if row["state"] == "sealed" else 0
         if len(primary) != wanted:
             yield f"{name} is {row['state']} and has the primary roles {primary}"
@@ -111,6 +121,8 @@ def nothing_held_out_trains(books: Books) -> Iterator[str]:
     for row in books.rows("select id, batch_id, attempt from runs"):
         file = books.data_dir / "datasets" / row["id"] / "train.jsonl"
         if not file.exists():
+            if books.rows(_FILES_GO, row["batch_id"], row["id"], row["id"]):
+                continue
             if books.rows(
                 "select 1 from run_attempts where run_id = ? and job_id is not null", row["id"]
             ):
@@ -144,7 +156,9 @@ def rejected_outputs_are_only_learned_from_as_such(books: Books) -> Iterator[str
     ):
         name = f"event {row['producer']}/{row['event_id']}"
         late = "select 1 from feedback where state = 'late' and approved = 0 and output_id = ?"
-        if row["state"] not in ("rejected", "withdrawn") and not books.rows(late, row["id"]):
+        if row["state"] not in ("rejected", "withdrawn", "forgotten") and not books.rows(
+            late, row["id"]
+        ):
             yield f"{name} is {row['state']}, and learned from as rejected"
         if not row["given_back"]:
             under_way[name] += 1
@@ -239,7 +253,8 @@ def histories_have_no_gap(books: Books) -> Iterator[str]:
     last: dict[tuple[str, str], str] = {}
     for row in books.rows("select * from transitions order by id"):
         thing = (row["kind"], row["ref"])
-        if thing in last and row["from_state"] != last[thing]:
+        was_sealed = thing[0] == "event" and row["from_state"] == "sealed"  # told by its batch
+        if thing in last and row["from_state"] != last[thing] and not was_sealed:
             yield f"{thing}: from {row['from_state']} after it became {last[thing]}"
         last[thing] = row["to_state"]
     for kind, table in (("run", "runs"), ("version", "versions")):

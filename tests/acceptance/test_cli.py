@@ -125,6 +125,7 @@ async def serve_past(
     app = create_app(
         views=views,
         operations=operations,
+        forgetter=operations,
         settings=settings_desk(database, lambda: START),
         http_source=http_source(database, lines, lambda: START),
         health=probes,
@@ -228,6 +229,39 @@ async def test_lineage_goes_both_ways(stage: Stage) -> None:
     assert "it judges candidates" in held_out.out
     by_batch = await stage.terminal.type("lineage", stage.made.batches[0])
     assert "held_out 1, train 2" in by_batch.out
+
+
+async def test_forgetting_asks_back_and_tells_what_went(stage: Stage) -> None:
+    mole = ("forget", "--producer", "mole")
+    would = await stage.terminal.type(*mole, "--dry-run")
+    assert "This would be forgotten" in would.out
+    assert "audio@1.0.3" in would.out
+    assert "clean ancestor" in would.out
+    unasked = await stage.terminal.type(*mole)
+    assert unasked.status == ExitStatus.USAGE
+    assert "--yes" in unasked.err
+    done = await stage.terminal.type(*mole, "--retrain", "--reason", "left us", "--yes")
+    assert "audio: 1.0.2 is the champion now, 1.0.3 was." in done.out
+    assert "7 events are learned again" in done.out
+    assert "The files of r-9 go as soon as" in done.out
+    (kind, order, actor) = stage.operations.asked[-1]
+    assert (kind, order.producer, order.retrain, order.reason) == (
+        "forget",
+        "mole",
+        True,
+        "left us",
+    )
+    assert actor.startswith("cli")
+    both = await stage.terminal.type(*mole, "--subject", "x", "--yes")
+    assert both.status == ExitStatus.USAGE
+
+
+async def test_an_event_is_explained(stage: Stage) -> None:
+    told = await stage.terminal.type("explain", str(stage.made.old))
+    assert "took it to train" in told.out
+    assert "4 versions know it: audio@1.0.3 (champion)" in told.out
+    found = (await stage.terminal.type("explain", str(stage.made.old), "--json")).json
+    assert found["lineage"]["n_known_by"] == 4
 
 
 async def test_events_are_listed_and_shown(stage: Stage) -> None:

@@ -41,6 +41,9 @@ ELSEWHERE = {
     "Intake.rewind": "a recreated topic: tests/acceptance/test_kafka_source.py",
     "Queue.try_to_write": "changes nothing, and only after half a minute without events",
     "Interventions.resolve": "needs a provider without lookup: tests/contract/test_runner.py",
+    "Forgettings.purge_feedback": "of a producer only: tests/contract/test_forgetting.py",
+    "Forgettings.purge_letters": "of a producer only: tests/contract/test_forgetting.py",
+    "Forgettings.retrain": "one transaction, asked for again: tests/contract/test_forgetting.py",
     "Intake.receipts": "an answer that is never sent: tests/acceptance/test_http_intake.py",
     "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
 }
@@ -192,6 +195,22 @@ def roll_back(here: Installation) -> None:
     )
 
 
+def forget(here: Installation) -> None:
+    """An event that a version learned from; what a crash interrupted before is asked for again."""
+    begun = "select name from forgettings where state = 'asked'"
+    learned = (
+        "select e.producer || '/' || e.event_id as name from events e"
+        " join batch_members m on m.event_id = e.id join runs r on r.batch_id = m.batch_id"
+        " where e.state = 'sealed' and m.role = 'train' and r.state = 'decided' order by e.id desc"
+    )
+
+    def name() -> str | None:
+        return next((row.name for row in (*here.rows(begun), *here.rows(learned))), None)
+
+    if here.wait_until("an event that a version learned from", name):
+        here.daemon.post("/v1/forget", {"event": name(), "reason": "asked for"})
+
+
 def tell(here: Installation) -> None:
     """The webhook that the life before this one may have stored already."""
     headers = KEY.sign("wh_1", datetime.now(UTC), event())
@@ -222,6 +241,8 @@ SCENES: Mapping[str, Scene] = {
     "BatchSizes.set_by_hand": Scene(release_size),
     "BatchSizes.follow_settings": Scene(environment={"LEARND_QUEUE__BATCH_SIZE": "25"}),
     "Intake.replay": Scene(replay, {"LEARND_POLICY__UNKNOWN_TASK_TYPES": "accept"}),
+    "Forgettings.": Scene(forget),
+    "forgotten files removed": Scene(forget),
     "Interventions.cancel": CANCEL,
     "Runs.cancel": CANCEL,
     "job cancelled": CANCEL,

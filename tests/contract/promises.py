@@ -14,12 +14,14 @@ from daemon.store import replay
 from daemon.store.registry import CHAMPION
 from daemon.store.runs import ABSTENTIONS
 from daemon.store.tables import (
+    FORGOTTEN_LETTER,
     alias_history,
     aliases,
     batch_members,
     batches,
     dead_letters,
     evaluation_examples,
+    evaluations,
     events,
     feedback,
     feedback_dials,
@@ -28,9 +30,11 @@ from daemon.store.tables import (
     firewall_bands,
     firewall_kinds,
     firewall_stops,
+    forgettings,
     model_lines,
     rejected_outputs,
     replay_memory,
+    retired_examples,
     returned_events,
     run_attempts,
     runs,
@@ -43,7 +47,14 @@ from daemon.store.tables import (
 )
 from learning.budget import Basis
 from learning.dials import NOTICEABLE, Dial, faded, rests_at
-from learning.events import OutputEvent, answer_text, group_key, prompt_key
+from learning.events import (
+    FORGOTTEN_FEEDBACK,
+    FORGOTTEN_OUTPUT,
+    OutputEvent,
+    answer_text,
+    group_key,
+    prompt_key,
+)
 from learning.feedback import FeedbackRules
 from learning.lifecycle import (
     LEARNED_ROLES,
@@ -77,6 +88,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_screenings(tx),
         *_wrong_firewall(tx),
         *_wrong_dials(tx),
+        *_wrong_forgetting(tx),
     ]
 
 
@@ -121,6 +133,8 @@ def _wrong_primary_roles(tx: Connection) -> Iterator[str]:
         ).scalars()
     )
     for row in tx.execute(select(events.c.id, events.c.state)):
+        if row.state == EventState.FORGOTTEN and primary[row.id] <= 1:
+            continue  # whether it was sealed before
         expected = 1 if row.state == EventState.SEALED else 0
         if primary[row.id] != expected:
             yield f"event {row.id} is {row.state} with {primary[row.id]} primary roles"
@@ -132,7 +146,9 @@ def _trained_on_the_exam(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(batch_members.c.event_id, batch_members.c.role)):
         roles[row.event_id].add(row.role)
     rows = {row.id: row for row in tx.execute(select(events))}
-    trained = {id for id in roles if roles[id] & LEARNED_ROLES}
+    trained = {
+        id for id in roles if roles[id] & LEARNED_ROLES and rows[id].state != EventState.FORGOTTEN
+    }
     for id in trained:
         if Role.HELD_OUT in roles[id]:
             yield f"event {id} is held out and trains"
@@ -221,6 +237,8 @@ def _wrong_champions(tx: Connection) -> Iterator[str]:
             released[row.line].append(row.id)
         for number in {row.release, row.candidate} - {None}:
             numbers[row.line, number] += 1
+        if row.state == VersionState.TAINTED:
+            continue  # whichever of both it was
         if (row.release is None) != (row.state in (VersionState.CANDIDATE, VersionState.REFUSED)):
             yield f"version {row.id} is {row.state} with the number {row.release}"
     for line, version_id in champions.items():
@@ -256,6 +274,8 @@ def _incomplete_history(tx: Connection) -> Iterator[str]:
         if (kind, ref) not in current:
             continue
         for before, after in pairwise(taken):
+            if kind == "event" and after.from_state == EventState.SEALED:
+                continue  # that it was sealed is told by batch_members
             if before.to_state != after.from_state:
                 gap = f"from {before.to_state} to {after.from_state}"
                 yield f"{kind} {ref}: the step {gap} is missing"
@@ -281,16 +301,19 @@ def _wrong_batches(tx: Connection) -> Iterator[str]:
     for batch_id in made:
         if states[batch_id] != BatchState.SPENT:
             yield f"batch {batch_id} made a version and is {states[batch_id]}"
+    tainted = {batch_id for batch_id, state in made.items() if state == VersionState.TAINTED}
+    n_tainted: Counter[int] = Counter()
     uses: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for row in tx.execute(select(batch_members.c.event_id, batch_members.c.role)):
+    for row in tx.execute(select(batch_members)):
+        n_tainted[row.event_id] += row.batch_id in tainted
         uses[row.event_id][row.role] += 1
     for event_id, roles in uses.items():
-        if roles[Role.RETRY] > ABSTENTIONS:
+        if roles[Role.RETRY] > ABSTENTIONS + n_tainted[event_id]:
             yield f"event {event_id} was retried {roles[Role.RETRY]} times"
         if roles.keys() & (TRAINING_ROLES - PRIMARY_ROLES) and not roles[Role.TRAIN]:
             yield f"event {event_id} is used again and has never trained"
     for row in tx.execute(select(returned_events)):
-        if states[row.batch_id] != BatchState.RETURNED:
+        if states[row.batch_id] != BatchState.RETURNED and row.batch_id not in tainted:
             yield f"event {row.event_id} is returned from a batch that is {states[row.batch_id]}"
 
 
@@ -323,6 +346,8 @@ def _wrong_lessons(tx: Connection) -> Iterator[str]:
                     yield f"event {member.event_id} is {member.role}, and has a better answer"
                 continue
             event = rows[member.event_id]
+            if event.state == EventState.FORGOTTEN:
+                continue
             uses[event.id] += 1
             if batch_id not in returned:
                 unsettled[event.id].append(batch_id)
@@ -331,6 +356,8 @@ def _wrong_lessons(tx: Connection) -> Iterator[str]:
             if member.preferred_id is None:
                 continue
             better = rows[member.preferred_id]
+            if better.state == EventState.FORGOTTEN:
+                continue
             if members[better.id].role not in TRAINING_ROLES:
                 yield f"event {better.id} is the better answer, and does not train"
             one, other = (_learned(tx, row) for row in (event, better))
@@ -367,6 +394,7 @@ def _wrong_memory(tx: Connection) -> Iterator[str]:
         .where(
             batch_members.c.role.in_([Role.TRAIN, Role.RETRY]),
             versions.c.release.is_not(None),
+            events.c.state != EventState.FORGOTTEN,
         )
     ):
         made_a_version[row.event_id].add(row.batch_id)
@@ -481,3 +509,62 @@ def _wrong_dials(tx: Connection) -> Iterator[str]:
         most = a_day / rules.min_producers if move.producer else a_day
         if move.moved > most + 1e-9:
             yield f"{move.producer or 'all'} moved {move.dial} by {move.moved} on a day"
+
+
+def _wrong_forgetting(tx: Connection) -> Iterator[str]:
+    """What is forgotten says nothing, is used nowhere, and whatever knows it is out of use: P5."""
+    gone = set(
+        tx.execute(select(events.c.id).where(events.c.state == EventState.FORGOTTEN)).scalars()
+    )
+    for row in tx.execute(select(events).where(events.c.state == EventState.FORGOTTEN)):
+        if row.payload != FORGOTTEN_OUTPUT or row.subject or row.model_version:
+            yield f"event {row.id} is forgotten, and still says something"
+    for row in tx.execute(select(feedback).where(feedback.c.output_id.in_(gone))):
+        if row.payload != FORGOTTEN_FEEDBACK:
+            yield f"feedback {row.id} on a forgotten event says something"
+    for row in tx.execute(select(dead_letters).where(dead_letters.c.reason == FORGOTTEN_LETTER)):
+        if row.raw:
+            yield f"dead letter {row.id} is forgotten, and has bytes"
+    for table in (replay_memory, returned_events, evaluation_examples, rejected_outputs):
+        used = set(tx.execute(select(table.c.event_id)).scalars()) & gone
+        if used:
+            yield f"{sorted(used)} are forgotten, and in {table.name}"
+    retired = set(tx.execute(select(retired_examples.c.id)).scalars())
+    frozen = set(tx.execute(select(evaluation_examples.c.id)).scalars())
+    if retired & frozen:
+        yield f"examples {sorted(retired & frozen)} are retired, and judge"
+    for row in tx.execute(select(evaluations.c.id, evaluations.c.scores)):
+        unknown = set(row.scores.get("examples", ())) - retired - frozen
+        if retired and unknown:
+            yield f"evaluation {row.id} names examples {sorted(unknown)}, which nobody knows"
+
+    parents = {row.id: row for row in tx.execute(select(versions))}
+    learned = {
+        row.run_id
+        for row in tx.execute(
+            select(runs.c.id.label("run_id"))
+            .join(batch_members, batch_members.c.batch_id == runs.c.batch_id)
+            .where(batch_members.c.event_id.in_(gone), batch_members.c.role.in_(LEARNED_ROLES))
+        )
+    }
+
+    def knows(version: Any) -> bool:
+        while version is not None:
+            if version.run_id in learned:
+                return True
+            version = parents.get(version.parent_id)
+        return False
+
+    know = {id for id, version in parents.items() if knows(version)}
+    tainted = {id for id, version in parents.items() if version.state == VersionState.TAINTED}
+    if know - tainted:
+        yield f"versions {sorted(know - tainted)} know a forgotten event, and are not tainted"
+    under_way = select(forgettings.c.id).where(forgettings.c.state == "asked")
+    if tainted - know and tx.execute(under_way).first() is None:
+        yield f"versions {sorted(tainted - know)} are tainted, and know no forgotten event"
+    served = set(tx.execute(select(aliases.c.version_id)).scalars())
+    if served & know:
+        yield f"versions {sorted(served & know)} know a forgotten event, and are served"
+    for row in tx.execute(select(runs).where(runs.c.id.in_(learned))):
+        if RunState(row.state).active and row.cancel_asked_at is None:
+            yield f"run {row.id} is {row.state}, and trains on a forgotten event"

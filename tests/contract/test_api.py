@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from consumers.pressure import Pressure
 from daemon.api.app import LONGEST_BODY_BYTES, OPEN_PATHS, create_app
+from daemon.api.ports import ForgetOrder
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.store.database import Database
@@ -90,6 +91,7 @@ def app(
     return create_app(
         views=views,
         operations=operations,
+        forgetter=operations,
         settings=settings_desk(database, lambda: START),
         http_source=http_source(database, LINES, lambda: START),
         health=probes,
@@ -320,6 +322,15 @@ async def test_lineage_takes_every_kind_of_id(
     assert (await client.get(f"/v1/lineage/{text}")).json()["kind"] == kind
 
 
+async def test_an_event_is_explained_by_either_of_its_names(
+    client: httpx.AsyncClient, made: Generations
+) -> None:
+    found = (await client.get("/v1/explanations/studio/e-3")).json()
+    event = found["lineage"]["event"]
+    assert event["event_id"] == "e-3"
+    assert found == (await client.get(f"/v1/explanations/{event['id']}")).json()
+
+
 async def test_lineage_of_a_batch_and_of_its_run_is_one(
     client: httpx.AsyncClient, made: Generations
 ) -> None:
@@ -338,6 +349,7 @@ async def test_lineage_of_a_batch_and_of_its_run_is_one(
         ("/v1/models/game/versions", "learnd versions"),
         ("/v1/models/audio/versions/9.9.9", "learnd versions audio"),
         ("/v1/lineage/what", "LINE@VERSION"),
+        ("/v1/explanations/what", "PRODUCER/EVENT_ID"),
     ],
 )
 async def test_what_is_not_there_is_answered_with_how_to_find_what_is(
@@ -457,6 +469,24 @@ async def test_operations_are_asked_as_they_were_told(
         ("judge", 5, False, "rude", "cli:me"),
         ("give_up_node", "alpha", "its disk burnt", "cli:me"),
     ]
+
+
+async def test_what_is_to_be_forgotten_is_passed_on(
+    client: httpx.AsyncClient, operations: ScriptedOperations
+) -> None:
+    body = {"producer": "mole", "reason": "it left", "retrain": True, "dry_run": True}
+    answer = await client.post("/v1/forget", json=body, headers={"X-Actor": "cli:me"})
+    assert answer.json()["counts"]["outputs"] == 12
+    order = ForgetOrder(producer="mole", reason="it left", retrain=True, dry_run=True)
+    assert operations.asked == [("forget", order, "cli:me")]
+
+
+@pytest.mark.parametrize("body", [{}, {"producer": "mole", "event": "1"}, {"producer": "a b"}])
+async def test_one_thing_at_a_time_is_forgotten(
+    client: httpx.AsyncClient, operations: ScriptedOperations, body: dict[str, str]
+) -> None:
+    assert (await client.post("/v1/forget", json=body)).status_code == 422
+    assert operations.asked == []
 
 
 async def test_the_name_of_an_actor_is_cut_to_what_a_history_can_hold(

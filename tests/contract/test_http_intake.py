@@ -111,6 +111,7 @@ def serve(store: Store, clock: StoppedClock, tmp_path: Path) -> Serve:
         app = create_app(
             views=views,
             operations=ScriptedOperations(),
+            forgetter=ScriptedOperations(),
             settings=settings_desk(store.database, clock),
             http_source=http_source(
                 store.database,

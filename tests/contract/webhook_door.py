@@ -152,6 +152,7 @@ def _app(
     return create_app(
         views=views,
         operations=ScriptedOperations(),
+        forgetter=ScriptedOperations(),
         settings=settings_desk(store.database, clock),
         http_source=http_source(store.database, lines, clock),
         facts=RecentFacts(clock),

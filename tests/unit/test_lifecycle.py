@@ -30,7 +30,7 @@ EVENT_MOVES = {
     ("held", "quarantined"),
     ("quarantined", "queued"),
     ("quarantined", "rejected"),
-}
+} | {(state.value, "forgotten") for state in EventState if state is not EventState.FORGOTTEN}
 BATCH_MOVES = {
     ("sealed", "running"),
     ("sealed", "returned"),
@@ -71,7 +71,7 @@ VERSION_MOVES = {
     ("superseded", "rolled_back"),
     ("rolled_back", "released"),
     ("rolled_back", "superseded"),
-}
+} | {(state.value, "tainted") for state in VersionState if state is not VersionState.TAINTED}
 
 Require = Callable[[Any, Any], None]
 

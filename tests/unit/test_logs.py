@@ -12,6 +12,7 @@ from learning.facts import (
     BatchSealed,
     CandidateDecided,
     EventsExpired,
+    EventsForgotten,
     EventsRefused,
     EventsScreened,
     EventsStored,
@@ -78,6 +79,11 @@ FACTS: list[tuple[Fact, str]] = [
     (
         QuarantineReleased(7, "web", "trigger", None, more=False, actor="me", reason="ours"),
         "7 events that the firewall stopped (rule trigger, of web) are queued, by me: ours",
+    ),
+    (
+        EventsForgotten(3, 12, 4, 1, 2, ["audio@1.0.3"], "ann"),
+        "forgetting 3 by ann: 12 outputs, 4 feedback, 1 dead letters and 2 held-out examples are"
+        " gone; tainted: audio@1.0.3",
     ),
     (
         ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),

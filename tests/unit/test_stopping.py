@@ -87,6 +87,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         files=None,
         sealer=idle,
         digester=idle,
+        forgotten_files=idle,
         runner=idle,
         follower=idle,
         feedback_follower=idle,

@@ -13,6 +13,7 @@ from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
 from daemon.store.views.events import Events
+from daemon.store.views.explanations import Explanations
 from daemon.store.views.feedback import FeedbackLoop
 from daemon.store.views.firewall import Firewalls
 from daemon.store.views.lineage import Lineages
@@ -39,6 +40,7 @@ class Views:
     runs: Runs
     models: Models
     lineage: Lineages
+    explanations: Explanations
     positions: StoredPositions
     batch_sizes: BatchSizes
     costs: CostBooks
@@ -68,6 +70,7 @@ class Views:
             runs=Runs(database),
             models=Models(database, artifacts_dir),
             lineage=Lineages(database),
+            explanations=Explanations(database),
             positions=StoredPositions(database),
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from daemon.store.database import Database
-from daemon.store.tables import dead_letters
+from daemon.store.tables import FORGOTTEN_LETTER, dead_letters
 from daemon.store.views.paging import Page, newest
 
 SHOWN_BYTES = 64 * 1024
@@ -68,7 +68,9 @@ class DeadLetters:
             if reason is not None:
                 conditions.append(dead_letters.c.reason == reason)
             if replayed is not None:
-                is_open = dead_letters.c.replayed_at.is_(None)
+                is_open = dead_letters.c.replayed_at.is_(None) & (
+                    dead_letters.c.reason != FORGOTTEN_LETTER
+                )
                 conditions.append(~is_open if replayed else is_open)
             rows = newest(tx, select(*_WITHOUT_RAW), dead_letters.c.id, conditions, before, limit)
             return Page([_summary(row) for row in rows.items], rows.next)

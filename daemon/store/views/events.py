@@ -197,7 +197,7 @@ def _detail(tx: Connection, row: Row[Any]) -> EventDetail:
     ).first()
     return EventDetail(
         summary=summary_of(row),
-        payload=json.loads(row.payload),
+        payload=json.loads(row.payload) if row.state != EventState.FORGOTTEN else {},
         approved=row.approved,
         subject=row.subject,
         model_version=row.model_version,

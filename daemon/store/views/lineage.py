@@ -17,7 +17,7 @@ from sqlalchemy import CTE, ColumnElement, Connection, Row, func, literal, selec
 
 from daemon.store.database import Database
 from daemon.store.names import is_event
-from daemon.store.registry import number_of
+from daemon.store.registry import knowing, number_of
 from daemon.store.tables import (
     batch_members,
     batches,
@@ -39,14 +39,15 @@ from learning.lifecycle import LEARNED_ROLES, Role
 MOST_VERSIONS = 500
 """How many versions one answer lists, the newest first; the count is always of all."""
 
+EVENT_FORMS = "EVENT_ID (a number) or PRODUCER/EVENT_ID"
 FORMS = "EVENT_ID (a number), PRODUCER/EVENT_ID, b-BATCH, r-RUN, or LINE@VERSION"
 
 
 class UnreadableIdError(NotFoundError):
-    """A text is none of the ids that have a lineage."""
+    """A text is none of the ids that were asked for."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(f"{text!r} has no lineage: give {FORMS}")
+    def __init__(self, text: str, what: str, forms: str) -> None:
+        super().__init__(f"{text!r} is no id of {what}: give {forms}")
         self.text = text
 
 
@@ -198,13 +199,15 @@ class Lineages:
         """
         return await self._database.read(lambda tx: _lineage(tx, text, after, limit))
 
+    async def event_name(self, text: str) -> str:
+        """An event as PRODUCER/EVENT_ID. Raises UnreadableIdError and NotFoundError."""
+        row = await self._database.read(lambda tx: event_row(tx, text))
+        return f"{row.producer}/{row.event_id}"
+
 
 def _lineage(tx: Connection, text: str, after: int | None, limit: int) -> Lineage:
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        return _of_event(tx, events.c.id == int(text), text)
-    if "/" in text:
-        producer, _, event_id = text.partition("/")
-        return _of_event(tx, is_event(tx, producer, event_id), text)
+    if _names_an_event(text):
+        return lineage_of_event(tx, event_row(tx, text))
     if "@" in text:
         line, _, version = text.partition("@")
         return _of_version(tx, version_row(tx, line, version), after, limit)
@@ -212,16 +215,33 @@ def _lineage(tx: Connection, text: str, after: int | None, limit: int) -> Lineag
         return _of_batch(tx, batches.c.id == text, text, after, limit)
     if text.startswith("r-"):
         return _of_batch(tx, runs.c.id == text, text, after, limit)
-    raise UnreadableIdError(text)
+    raise UnreadableIdError(text, "anything that has a lineage", FORMS)
 
 
 # --- forward --------------------------------------------------------------------------
 
 
-def _of_event(tx: Connection, wanted: ColumnElement[bool], text: str) -> EventLineage:
+def _names_an_event(text: str) -> bool:
+    return "/" in text or re.fullmatch(r"[0-9]{1,18}", text) is not None
+
+
+def event_row(tx: Connection, text: str) -> Row[Any]:
+    """An event by its row id or as PRODUCER/EVENT_ID.
+
+    Raises UnreadableIdError, and NotFoundError when there is no such event.
+    """
+    if not _names_an_event(text):
+        raise UnreadableIdError(text, "an event", EVENT_FORMS)
+    producer, slash, event_id = text.partition("/")
+    wanted = is_event(tx, producer, event_id) if slash else events.c.id == int(text)
     row = tx.execute(select(events).where(wanted)).first()
     if row is None:
         raise NotFoundError(f"no event {text}; `learnd events list` shows what is stored")
+    return row
+
+
+def lineage_of_event(tx: Connection, row: Row[Any]) -> EventLineage:
+    """Forward from a row of the events table."""
     worse = _worse_than(tx, row.id)
     uses = [
         Use(
@@ -294,14 +314,11 @@ def _versions_that_know(tx: Connection, event_row_id: int) -> tuple[Sequence[Kno
         )
     )
     direct = set(tx.execute(made_from_it).scalars())
-    knowing = made_from_it.cte("knowing", recursive=True)
-    child = versions.alias("child")
-    # UNION, not UNION ALL: a version with two knowing ancestors is visited once.
-    knowing = knowing.union(select(child.c.id).where(child.c.parent_id == knowing.c.id))
-    n_known_by = tx.execute(select(func.count()).select_from(knowing)).scalar_one()
+    knowing_it = knowing(made_from_it)
+    n_known_by = tx.execute(select(func.count()).select_from(knowing_it.subquery())).scalar_one()
     rows = tx.execute(
         select(versions)
-        .where(versions.c.id.in_(select(knowing.c.id)))
+        .where(versions.c.id.in_(knowing_it))
         .order_by(versions.c.id.desc())
         .limit(MOST_VERSIONS)
     ).all()

@@ -955,3 +955,70 @@ def upgrade() -> None:
     with op.batch_alter_table("feedback_effects", schema=None) as batch_op:
         batch_op.create_index("ix_feedback_effects_feedback", ["feedback_id"], unique=False)
         batch_op.create_index("ix_feedback_effects_task_type", ["task_type", "id"], unique=False)
+    op.create_table(
+        "forgettings",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column(
+            "name",
+            sa.Text(),
+            nullable=True,
+            comment="Of an event or a producer, whose ids stay; never a subject.",
+        ),
+        sa.Column("name_digest", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("delete_weights", sa.Boolean(), nullable=False),
+        sa.Column(
+            "last_event", sa.BigInteger(), nullable=False, comment="What came later is not meant."
+        ),
+        sa.Column("last_feedback", sa.BigInteger(), nullable=False),
+        sa.Column("last_letter", sa.BigInteger(), nullable=False),
+        sa.Column("n_outputs", sa.BigInteger(), nullable=False),
+        sa.Column("n_feedback", sa.BigInteger(), nullable=False),
+        sa.Column("n_dead_letters", sa.BigInteger(), nullable=False),
+        sa.Column("n_held_out", sa.BigInteger(), nullable=False),
+        sa.Column("n_versions", sa.BigInteger(), nullable=False),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("asked_at", sa.BigInteger(), nullable=False),
+        sa.Column("purged_at", sa.BigInteger(), nullable=True),
+        sa.Column("complete_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_forgettings")),
+        sqlite_autoincrement=True,
+        comment="What somebody wanted to be forgotten, and how far that is: asked, purged from the"
+        " tables, complete when no file has it either.",
+    )
+    op.create_table(
+        "retired_examples",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("batch_id", sa.String(length=32), nullable=True),
+        sa.Column("source", sa.String(length=16), nullable=False),
+        sa.Column(
+            "forgetting_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("added_at", sa.BigInteger(), nullable=False),
+        sa.Column("retired_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["batch_id"], ["batches.id"], name=op.f("fk_retired_examples_batch_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["events.id"], name=op.f("fk_retired_examples_event_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["forgetting_id"], ["forgettings.id"], name=op.f("fk_retired_examples_forgetting_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_retired_examples")),
+        comment="What left the frozen held-out set, under the ids that evaluations name: each"
+        " forgetting that retires some makes a revision of the set.",
+    )
+    with op.batch_alter_table("retired_examples", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_retired_examples_task_type", ["task_type", "retired_at"], unique=False
+        )
