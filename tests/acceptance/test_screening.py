@@ -45,9 +45,7 @@ def outputs() -> list[bytes]:
 
 
 @pytest.fixture
-def settings(
-    kafka_broker: KafkaBroker, topic_names: Callable[[str], str]
-) -> dict[str, Any]:
+def settings(kafka_broker: KafkaBroker, topic_names: Callable[[str], str]) -> dict[str, Any]:
     """Of a daemon whose topic holds the outputs already."""
     topic, feedback = topic_names("outputs"), topic_names("feedback")
     for name in (topic, feedback):
