@@ -4,7 +4,7 @@ The same daemon then runs in simulation mode: everything happens up to the launc
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,13 @@ def outputs() -> list[bytes]:
 
 
 @pytest.fixture
-def settings(
-    kafka_broker: KafkaBroker, topic_names: Callable[[str], str]
-) -> Iterator[dict[str, Any]]:
+def settings(kafka_broker: KafkaBroker, topic_names: Callable[[str], str]) -> dict[str, Any]:
     """Of a daemon whose topic holds the outputs already."""
     topic, feedback = topic_names("outputs"), topic_names("feedback")
     for name in (topic, feedback):
         kafka_broker.create_topic(name)
     kafka_broker.produce(topic, outputs())
-    yield {
+    return {
         "kafka": {
             "bootstrap_servers": kafka_broker.bootstrap,
             "group_id": topic_names("learnd"),

@@ -15,6 +15,7 @@ from daemon.operations import DaemonOperations
 from daemon.screening import RulesInForce, Screening
 from daemon.store import Store
 from daemon.store.tables import evaluation_examples, screenings
+from daemon.store.views.events import Events, ScreeningFinding
 from finetune.artifacts import ArtifactStore
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
@@ -193,6 +194,22 @@ async def test_a_daemon_that_ends_half_way_keeps_what_was_screened(screener: Scr
         await screening
     assert len(await drive.rows(screenings)) >= 50
     assert set((await drive.states()).values()) == {"queued"}
+
+
+async def test_an_event_tells_what_came_of_its_screening(screener: Screener) -> None:
+    events = Events(screener.drive.store.database)
+    await screener.drive.send(output("a", output="ask ann@corp.de"))
+    event = await screener.drive.event("a")
+    before = await events.one(event.id)
+    assert before is not None
+    assert before.screening is None
+    await screener.clear()
+    after = await events.one(event.id)
+    assert after is not None
+    assert after.screening is not None
+    assert after.screening.outcome == "scrubbed"
+    assert after.screening.findings == [ScreeningFinding("pii", "1 e-mail address", True)]
+    assert after.screening.cost.keys() == {"secrets", "pii", "naughty", "next"}
 
 
 async def test_changed_rules_look_again_at_what_is_still_queued(screener: Screener) -> None:
