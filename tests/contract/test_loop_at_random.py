@@ -33,17 +33,28 @@ from hypothesis.stateful import (
 from semver import Version
 from sqlalchemy import Connection, Row, select
 
+from daemon.api.ports import ForgetOrder
+from daemon.forgetting import DaemonForgetter
+from daemon.forgotten_files import ForgottenFiles
 from daemon.store import Store
 from daemon.store.database import Database, sqlite_url
-from daemon.store.registry import NothingToRollBackError, PromotionRefusedError
-from daemon.store.tables import evaluation_examples, events, runs, versions
+from daemon.store.forgettings import Counts
+from daemon.store.registry import (
+    NothingToRollBackError,
+    PromotionRefusedError,
+    TaintedVersionError,
+)
+from daemon.store.tables import evaluation_examples, events, retired_examples, runs, versions
+from daemon.store.views.lineage import Lineages
+from finetune.artifacts import ArtifactStore
 from learning.batching import Trigger
 from learning.budget import Price, Quote, Use
 from learning.errors import ConflictError, IllegalMoveError
 from learning.events import OutputEvent, prompt_key
 from learning.gate import Outcome, Refusal
 from learning.judge import Judge
-from learning.lifecycle import UNFINISHED_RUN_STATES, EventState, RunState
+from learning.lifecycle import UNFINISHED_RUN_STATES, EventState, RunState, VersionState
+from learning.lines import ModelLines
 from learning.policy import Policy, Verdict
 from learning.ports import ChampionMovedError, Duel
 from learning.sampling import ReplayStrategy, SplitRules
@@ -99,6 +110,7 @@ def arrivals(draw: st.DrawFn) -> Any:
         approved=draw(st.sampled_from([True, True, True, None, False])),
         confidence=draw(st.none() | st.sampled_from([0.1, 0.7, 0.95])),
         split_group=draw(st.none() | st.sampled_from(["alice", "bob"])),
+        subject=draw(st.none() | st.sampled_from(["carol", "dave"])),
     )
 
 
@@ -118,6 +130,7 @@ class Seen:
 
     broken: Sequence[str] = ()
     frozen: tuple[Row[Any], ...] = ()
+    retired: frozenset[int] = frozenset()
     run_states: frozenset[str] = frozenset()
     n_queued_by_type: Counter[str] = field(default_factory=Counter)
 
@@ -133,6 +146,7 @@ def _look(tx: Connection) -> Seen:
     return Seen(
         broken_promises(tx),
         tuple(tx.execute(select(evaluation_examples).order_by(evaluation_examples.c.id))),
+        frozenset(tx.execute(select(retired_examples.c.id)).scalars()),
         frozenset(tx.execute(select(runs.c.state).distinct()).scalars()),
         Counter(tx.execute(queued).scalars()),
     )
@@ -149,6 +163,19 @@ class LoopAtRandom(RuleBasedStateMachine):
         clock = StoppedClock()
         self.store = self.do(Store.open(url, artifacts_dir=path, judge=AUTO, clock=clock))
         self.drive = Driver(self.store, clock, quote=A_EURO)
+        configured = ModelLines([LINE, ARCADE])
+        artifacts, forgettings = ArtifactStore(path / "artifacts"), self.store.forgettings
+        nowhere = path / "runs"
+        files = ForgottenFiles(forgettings, artifacts, configured, nowhere, nowhere, clock)
+        self.forgetter = DaemonForgetter(
+            self.store,
+            Lineages(self.store.database),
+            files,
+            configured,
+            lambda _: SplitRules(),
+            lambda _: None,
+            clock,
+        )
         self.position = self.do(self.store.intake.claim("test", [("topic", 0)]))[0]
         self.sent = 0
         self.duels: dict[str, Duel] = {}
@@ -317,6 +344,8 @@ class LoopAtRandom(RuleBasedStateMachine):
         row = data.draw(st.sampled_from(rows))
         try:
             promoted = self.do(self.drive.promote(row.candidate or row.release))
+        except TaintedVersionError:
+            assert row.state == VersionState.TAINTED
         except PromotionRefusedError:
             assert row.release is not None
         else:
@@ -329,17 +358,37 @@ class LoopAtRandom(RuleBasedStateMachine):
         rows = self.do(
             self.drive.rows(versions, versions.c.line == line.name, versions.c.release.is_not(None))
         )
+        tainted = {row.release for row in rows if row.state == VersionState.TAINTED}
         to = None if default else data.draw(st.sampled_from([row.release for row in rows]))
         before = self.do(self.drive.champion())
         try:
             done = self.do(self.drive.rollback(to))
         except NothingToRollBackError:
             assert default
+        except TaintedVersionError:
+            assert to in tainted
         except PromotionRefusedError:
             assert to == before
         else:
             assert done.left == before
+            assert done.version not in tainted
             assert to is None or done.version == to
+
+    @rule(data=st.data(), subject=st.sampled_from([None, None, "carol"]), retrain=st.booleans())
+    def forget(self, data: st.DataObject, subject: str | None, retrain: bool) -> None:
+        rows = self.do(self.drive.rows(events))
+        if not rows:
+            return
+        event = None if subject else str(data.draw(st.sampled_from(rows)).id)
+        order = ForgetOrder(event=event, subject=subject, retrain=retrain)
+        would = self.do(self.forgetter.forget(replace(order, dry_run=True), actor="ann"))
+        done = self.do(self.forgetter.forget(order, actor="ann"))
+        assert done.counts.outputs == would.counts.outputs
+        assert done.counts.held_out == would.counts.held_out
+        assert done.versions == would.versions
+        again = self.do(self.forgetter.forget(order, actor="ann"))
+        assert again.counts == Counts(0, 0, 0, 0)
+        assert not any(one.batch for one in again.learned_again)
 
     # --- what must hold ----------------------------------------------------------------
 
@@ -353,7 +402,8 @@ class LoopAtRandom(RuleBasedStateMachine):
     def every_promise_holds(self) -> None:
         before, self.seen = self.seen, self.do(self.store.database.read(_look))
         assert self.seen.broken == []
-        assert self.seen.frozen[: len(before.frozen)] == before.frozen, "it only grows"
+        kept = tuple(row for row in before.frozen if row.id not in self.seen.retired)
+        assert self.seen.frozen[: len(kept)] == kept, "it only grows, but by forgetting"
 
 
 @pytest.fixture
