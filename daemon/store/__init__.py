@@ -16,6 +16,7 @@ from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
 from daemon.store.leases import Leases, Tenancy
 from daemon.store.outbox import Outbox
+from daemon.store.over_time import FeedbackCounter, OverTime
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
@@ -46,6 +47,7 @@ class Store:
     setting_changes: SettingChanges
     webhooks: Webhooks
     digest: Digest
+    over_time: OverTime
 
     @classmethod
     async def open(
@@ -110,7 +112,8 @@ class Store:
             Imports(intake, rejected),
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
-            Digest(database, consequences),
+            Digest(database, [FeedbackCounter(), *consequences]),
+            OverTime(database),
         )
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select
 
 from daemon.store.bookkeeping import Move, record
-from daemon.store.intake import Appended, Intake
+from daemon.store.intake import IMPORT, Appended, Intake
 from daemon.store.queue import seal_rows
 from daemon.store.rejected import RejectedOutputs
 from daemon.store.split_sides import SPLIT
@@ -23,8 +23,6 @@ from learning.lifecycle import BatchState, EventState
 from learning.lines import ModelLine
 from learning.ports import Block, JudgedOutput
 from learning.sampling import SplitRules
-
-SOURCE = "import"
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Imports:
             return StoredImport(appended.stored, batch, added, duplicates, reused, earlier)
 
         # The turn comes first: whoever seals has it before the rows, too.
-        return await self._intake.append_unknown(Block(SOURCE, outputs=rows), SPLIT, seal)
+        return await self._intake.append_unknown(Block(IMPORT, outputs=rows), SPLIT, seal)
 
 
 def _earlier(tx: Connection, line: ModelLine, source: DatasetSource) -> EarlierImport | None:
