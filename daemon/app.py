@@ -45,7 +45,13 @@ from daemon.installation import (
 )
 from daemon.kafka import kafka_connection
 from daemon.live_settings import LiveSettings
-from daemon.loops import FeedbackDigester, Sealer, expire_held, watch_pressure
+from daemon.loops import (
+    FeedbackDigester,
+    Sealer,
+    expire_held,
+    fold_old_hours,
+    watch_pressure,
+)
 from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
@@ -135,6 +141,7 @@ class Daemon:
                 tasks.create_task(self.runner.run(), name="runner"),
                 tasks.create_task(self.sealer.run(), name="sealer"),
                 tasks.create_task(self.digester.run(), name="digest"),
+                tasks.create_task(fold_old_hours(self.store, utc_now), name="statistics"),
                 tasks.create_task(
                     expire_held(self.store, self.live.policy, self.announcer, utc_now),
                     name="expiry",
@@ -305,6 +312,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             size_rules=live.size_rules,
             clock=utc_now,
             budget=live.budget,
+            policy=live.policy,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
         shutdowns = ShutdownWatch(
@@ -339,7 +347,14 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
-                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+                metrics,
+                views.overview,
+                source,
+                probes,
+                files,
+                views.costs,
+                shutdowns.look,
+                views.statistics,
             ),
             facts=recent,
             trainer=host.condition,

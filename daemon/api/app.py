@@ -58,7 +58,7 @@ def create_app(
     for router in (
         probes.router(health, metrics),
         intake.router(http_source),
-        queue.router(views.overview, views.batch_sizes, operations, trainer),
+        queue.router(views.overview, views.batch_sizes, views.statistics, operations, trainer),
         events.router(views.events, operations),
         runs.router(views.runs, operations),
         costs.router(views.costs),

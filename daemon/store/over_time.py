@@ -7,8 +7,9 @@ everything stay equal to counts of everything, and the tables stay small for eve
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, and_, case, delete, func, select
@@ -108,16 +109,9 @@ def look_over_time(tx: Connection, window: Window) -> Looked:
     stretches: dict[str, defaultdict[str, Activity]] = {
         name: defaultdict(Activity) for name in ("ever", "recent", "earlier")
     }
-    for table, made in (
-        (outputs_over_time, lambda row: Activity(outputs=_counts(OutputCounts, row))),
-        (feedback_over_time, lambda row: Activity(feedback=_counts(FeedbackCounts, row))),
-        (
-            engagement_over_time,
-            lambda row: Activity(engagement={row.metric: _counts(Moments, row)}),
-        ),
-    ):
+    for table in TABLES:
         for row in tx.execute(_sums(table, window)):
-            told = made(row)
+            told = _activity(table, row)
             if row.stretch != "ever":
                 stretches[row.stretch][row.task_type] += told
             stretches["ever"][row.task_type] += told
@@ -135,6 +129,14 @@ def activity_since(tx: Connection, since: datetime) -> Activity:
         for table in (outputs_over_time, feedback_over_time)
     )
     return Activity(_counts(OutputCounts, outputs), _counts(FeedbackCounts, opinions))
+
+
+def _activity(table: Table, row: Row[Any]) -> Activity:
+    if table is outputs_over_time:
+        return Activity(outputs=_counts(OutputCounts, row))
+    if table is feedback_over_time:
+        return Activity(feedback=_counts(FeedbackCounts, row))
+    return Activity(engagement={row.metric: _counts(Moments, row)})
 
 
 def _sums(table: Table, window: Window) -> Any:
@@ -158,7 +160,8 @@ def _sum_of(table: Table, name: str) -> Any:
 
 def _counts(form: type[Any], row: Row[Any]) -> Any:
     """PostgreSQL gives sums of whole numbers as Decimal."""
-    return form(**{one.name: one.type(getattr(row, one.name)) for one in fields(form)})
+    values = {name: getattr(row, name) for name in form.__dataclass_fields__}
+    return form(**{k: int(v) if isinstance(v, Decimal) else v for k, v in values.items()})
 
 
 def _fold(tx: Connection, table: Table, span: str, into: str, *, before: datetime) -> int:

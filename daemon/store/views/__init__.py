@@ -18,11 +18,13 @@ from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
+from daemon.store.views.statistics import StatisticsBooks
 from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
 from learning.clock import Clock
 from learning.lines import ModelLines
+from learning.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Views:
     batch_sizes: BatchSizes
     costs: CostBooks
     webhooks: Webhooks
+    statistics: StatisticsBooks
 
     @classmethod
     def of(
@@ -51,10 +54,12 @@ class Views:
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
         budget: Callable[[], Budget] = Budget,
+        policy: Callable[[], Policy] = Policy,
     ) -> Self:
         """The views of a database."""
+        overviews = Overviews(database, lines, wanted_held_out, clock, size_rules)
         return cls(
-            overview=Overviews(database, lines, wanted_held_out, clock, size_rules),
+            overview=overviews,
             events=Events(database),
             dead_letters=DeadLetters(database),
             runs=Runs(database),
@@ -64,4 +69,5 @@ class Views:
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),
             webhooks=Webhooks(database),
+            statistics=StatisticsBooks(database, overviews, policy, clock),
         )
