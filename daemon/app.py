@@ -30,6 +30,7 @@ from consumers.rate_limit import RateLimit
 from consumers.reader_process import ReaderProcess
 from consumers.reading import COLLECT_AFTER
 from consumers.wire import Limits
+from daemon.adapting import Adapter
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
@@ -59,6 +60,7 @@ from daemon.recent_facts import RecentFacts
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
+from daemon.store.knobs import Knobs
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
@@ -119,6 +121,7 @@ class Daemon:
     sealer: Sealer
     digester: FeedbackDigester
     runner: Runner
+    adapter: Adapter
     follower: SettingsFollower
     shutdowns: ShutdownWatch
     job_hints: JobHints
@@ -147,6 +150,7 @@ class Daemon:
                     name="expiry",
                 ),
                 tasks.create_task(self.follower.run(), name="settings"),
+                tasks.create_task(self.adapter.run(), name="adaptation"),
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
@@ -320,6 +324,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         settled = (sealer.size_anew, runner.wake, preflight.wake, shutdowns.wake)
         follower = SettingsFollower(live, store, announcer, utc_now, settled)
+        desk = SettingsDesk(live, store.setting_changes, announcer, utc_now)
+        adapter = Adapter(Knobs(database), desk, live, utc_now)
         probes = DaemonProbes(
             views.overview,
             source,
@@ -343,7 +349,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 utc_now,
                 judge,
             ),
-            settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
+            settings=desk,
+            adaptation=adapter.thoughts,
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
@@ -375,6 +382,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             sealer=sealer,
             digester=digester,
             runner=runner,
+            adapter=adapter,
             follower=follower,
             shutdowns=shutdowns,
             job_hints=job_hints,

@@ -1,6 +1,6 @@
 """Put the API together from its collaborators."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI
 
@@ -28,11 +28,17 @@ from daemon.api.routes import settings as settings_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 from daemon.webhooks import WebhookIntake
+from learning.adaptation import Thought
 from learning.ports import TrainerCondition
 
 LONGEST_BODY_BYTES = 1024 * 1024
 OPEN_PATHS = probes.OPEN_PATHS | {webhooks.PATH}
 """Addresses that need no token; a webhook has its signature."""
+
+
+async def no_thoughts() -> Sequence[Thought]:
+    """Of a daemon whose settings do not adapt."""
+    return ()
 
 
 def create_app(
@@ -47,6 +53,7 @@ def create_app(
     token: str,
     trainer: Callable[[], TrainerCondition | None] = lambda: None,
     webhook_intake: WebhookIntake | None = None,
+    adaptation: Callable[[], Awaitable[Sequence[Thought]]] = no_thoughts,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but OPEN_PATHS needs the token.
@@ -69,7 +76,7 @@ def create_app(
         held_out.router(operations),
         imports.router(operations),
         facts_route.router(facts),
-        settings_route.router(settings),
+        settings_route.router(settings, adaptation),
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
     ):
