@@ -45,7 +45,6 @@ class Daemon:
     def threshold(self) -> float:
         return self.live.policy().feedback_threshold
 
-    @property
     def auto_approves(self) -> bool:
         return self.live.policy().enable_auto_approval
 
@@ -153,13 +152,13 @@ async def test_sure_outputs_that_people_approve_switch_auto_approval_on_until_th
     await drive.send(*judged("a", 100, 2, confidence=0.98))
     done = await daemon.adapt()
     assert done is not None
-    assert daemon.auto_approves
+    assert daemon.auto_approves()
     assert "the average confidence of 302 outputs is 0.987, above 0.95" in done.reason
 
     drive.wait(hours=1)
     await drive.send(*judged("b", 20, 60, confidence=0.98))
     changes = [await daemon.adapt(), await daemon.adapt()]
-    assert not daemon.auto_approves
+    assert not daemon.auto_approves()
     assert daemon.threshold == 0.8
     reasons = [change.reason for change in changes if change is not None]
     assert [reason[:36] for reason in reasons] == [
