@@ -31,6 +31,7 @@ from consumers.reader_process import ReaderProcess
 from consumers.reading import COLLECT_AFTER
 from consumers.screening.process import ProcessLimits, ScreeningProcess
 from consumers.wire import Limits
+from daemon.adapting import Adapter
 from daemon.announcer import Announcer, Listener
 from daemon.api.app import create_app
 from daemon.api.server import ApiServer, listen
@@ -51,7 +52,13 @@ from daemon.installation import (
 from daemon.kafka import kafka_connection
 from daemon.learner import Learner
 from daemon.live_settings import LiveSettings
-from daemon.loops import FeedbackDigester, Sealer, expire_held, watch_pressure
+from daemon.loops import (
+    FeedbackDigester,
+    Sealer,
+    expire_held,
+    fold_old_hours,
+    watch_pressure,
+)
 from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
 from daemon.probes import DaemonMetrics, DaemonProbes
@@ -63,6 +70,7 @@ from daemon.store import Store
 from daemon.store.feedback_effects import FeedbackEffects
 from daemon.store.firewall import Firewall
 from daemon.store.forgettings import Letter
+from daemon.store.knobs import Knobs
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
@@ -127,6 +135,7 @@ class Daemon:
     digester: FeedbackDigester
     forgotten_files: ForgottenFiles
     runner: Runner
+    adapter: Adapter
     follower: SettingsFollower
     feedback_follower: FeedbackFollower
     shutdowns: ShutdownWatch
@@ -151,12 +160,14 @@ class Daemon:
                 tasks.create_task(self.sealer.run(), name="sealer"),
                 tasks.create_task(self.digester.run(), name="digest"),
                 tasks.create_task(self.forgotten_files.run(), name="forgotten files"),
+                tasks.create_task(fold_old_hours(self.store, utc_now), name="statistics"),
                 tasks.create_task(
                     expire_held(self.store, self.live.policy, self.announcer, utc_now),
                     name="expiry",
                 ),
                 tasks.create_task(self.follower.run(), name="settings"),
                 tasks.create_task(self.feedback_follower.run(), name="feedback"),
+                tasks.create_task(self.adapter.run(), name="adaptation"),
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
@@ -356,6 +367,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         settled = (sealer.size_anew, runner.wake, preflight.wake, shutdowns.wake)
         follower = SettingsFollower(live, store, announcer, utc_now, settled)
+        desk = SettingsDesk(live, store.setting_changes, announcer, utc_now)
+        adapter = Adapter(Knobs(database), desk, live, utc_now)
         probes = DaemonProbes(
             views.overview,
             source,
@@ -386,7 +399,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             lines=lines,
             operations=operations,
             settings=desk,
-            overviews=views.overview,
+            statistics=views.statistics,
+            feedback_rules=live.feedback_rules,
+            clock=utc_now,
             sealer=sealer,
             digester=digester,
             generation=Generation(store.registry, host, _chat_model(settings)),
@@ -407,6 +422,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             ),
             settings=desk,
             learner=learner,
+            adaptation=adapter.thoughts,
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
@@ -419,6 +435,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 shutdowns.look,
                 views.firewall,
                 live.bars,
+                views.statistics,
             ),
             facts=recent,
             trainer=host.condition,
@@ -441,6 +458,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             digester=digester,
             forgotten_files=forgotten_files,
             runner=runner,
+            adapter=adapter,
             follower=follower,
             feedback_follower=feedback_follower,
             shutdowns=shutdowns,

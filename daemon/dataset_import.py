@@ -17,7 +17,7 @@ from typing import Any
 
 from consumers.reading import Reader
 from consumers.wire import STANDARD_LIMITS, Undecodable
-from daemon.store.imports import SOURCE
+from daemon.store.intake import IMPORT
 from finetune.datasets.dataset_file import DatasetFile, GoodRow, Reading
 from finetune.datasets.flaws import BadLine, DatasetFileError
 from finetune.datasets.formats import Example, Kind
@@ -168,7 +168,7 @@ def _judged(
     identity = _identity(fields, task_type)
     raw = json.dumps(
         {
-            "producer": SOURCE,
+            "producer": IMPORT,
             "event_id": identity,
             "task_id": identity,
             **fields,
@@ -176,7 +176,7 @@ def _judged(
         },
         ensure_ascii=False,  # what is escaped would be longer than it was in the file
     ).encode()
-    origin = Origin(SOURCE, order.file[-256:], 0, number)
+    origin = Origin(IMPORT, order.file[-256:], 0, number)
     output = reader.arrival(EventKind.OUTPUT, raw, origin, received_at)
     if isinstance(output, Undecodable):
         return f"{output.reason}: {output.detail}"

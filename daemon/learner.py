@@ -19,12 +19,16 @@ from daemon.generation import Generation
 from daemon.loops import FeedbackDigester, Sealer
 from daemon.operations import UnknownTaskTypeError
 from daemon.store import Store
+from daemon.store.feedback_dials import StoredEffect
 from daemon.store.setting_changes import SettingChange
-from daemon.store.views.overview import Overviews, Stats
+from daemon.store.views.statistics import LearningStats, StatisticsBooks
+from learning.clock import Clock
 from learning.errors import ConflictError, LearningError
+from learning.feedback import FeedbackRules
 from learning.lifecycle import EventState
 from learning.lines import ModelLine, ModelLines
 from learning.ports import ID_REUSED, EventKind, JobFailedError, Origin, Receipt
+from learning.styles import style_sentence
 
 SOURCE = "api"
 PRODUCER = "api"
@@ -105,6 +109,8 @@ class FeedbackProcessed:
     event_id: str
     state: str
     """A learning.lifecycle.FeedbackState: `waiting` when its output is not here yet."""
+    adaptations: Sequence[StoredEffect]
+    """What it changed, by name and with the reason, and which of its wishes were not followed."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,9 @@ class Learner:
         lines: ModelLines,
         operations: Operations,
         settings: SettingOperations,
-        overviews: Overviews,
+        statistics: StatisticsBooks,
+        feedback_rules: Callable[[], FeedbackRules],
+        clock: Clock,
         sealer: Sealer,
         digester: FeedbackDigester,
         generation: Generation,
@@ -173,7 +181,9 @@ class Learner:
         self._lines = lines
         self._operations = operations
         self._settings = settings
-        self._overviews = overviews
+        self._statistics = statistics
+        self._feedback_rules = feedback_rules
+        self._clock = clock
         self._sealer = sealer
         self._digester = digester
         self._generation = generation
@@ -275,7 +285,8 @@ class Learner:
         receipt = await self._store_event(EventKind.FEEDBACK, event)
         while await self._digester.digest_some():
             pass
-        return FeedbackProcessed(receipt.row_id, event_id, receipt.state)
+        result = await self._store.dials.effects_of(receipt.row_id)
+        return FeedbackProcessed(receipt.row_id, event_id, receipt.state, result.adaptations)
 
     async def process_task(
         self,
@@ -288,12 +299,16 @@ class Learner:
     ) -> TaskProcessed:
         """Have a model answer, and process its answer as an output that nobody judged.
 
-        The champion of the line answers, or the model at `remote.llm_endpoint`. Raises
+        It is asked in the style that feedback has led to (docs/feedback.md). The champion of the line answers, or the model at `remote.llm_endpoint`. Raises
         UnknownTaskTypeError, NobodyAnswersError and JobFailedError, and as `process_output`.
         """
         line = self._line(task_type)
-        system = line.system_prompts.get(task_type)
-        messages = [{"role": "system", "content": system}] if system is not None else []
+        style = style_sentence(
+            await self._store.dials.style_of(task_type, self._clock()),
+            self._feedback_rules().moods,
+        )
+        system = " ".join(filter(None, [line.system_prompts.get(task_type), style]))
+        messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
         generated = await self._generation.answer(line, messages, max_new_tokens=max_new_tokens)
         text, confidence = generated.answer
@@ -346,9 +361,9 @@ class Learner:
             failed=failed,
         )
 
-    async def get_stats(self) -> Stats:
-        """Queue, active and completed runs, champions."""
-        return await self._overviews.stats()
+    async def get_stats(self) -> LearningStats:
+        """Queue, runs and champions, what was learned lately, feedback, and recommendations."""
+        return await self._statistics.look()
 
     async def update_learning_config(
         self, changes: Mapping[str, Any], *, reason: str = "", actor: str = PRODUCER

@@ -36,6 +36,7 @@ EXPIRE_SECONDS = 60.0
 STORE_RETRY_SECONDS = 2.0
 COUNT_SECONDS = 1.0
 STORE_QUIET_SECONDS = 30.0
+FOLD_SECONDS = 3_600.0
 DIGEST_SECONDS = 2.0
 """How often feedback is looked for that another daemon stored; this one's wakes the digester."""
 DIGEST_PAUSE_SECONDS = 0.2
@@ -223,3 +224,13 @@ async def expire_held(
             if count:
                 announce(EventsExpired(count))
         await asyncio.sleep(EXPIRE_SECONDS)
+
+
+async def fold_old_hours(store: Store, clock: Clock) -> None:
+    """Make days of the old hours that statistics are kept by, until cancelled."""
+    while True:
+        try:
+            await store.over_time.fold(clock())
+        except StoreUnavailableError as error:
+            log.warning("store unavailable", loop="statistics", error=str(error))
+        await asyncio.sleep(FOLD_SECONDS)

@@ -13,6 +13,7 @@ from daemon.shutdowns import Shutdown
 from daemon.store.views.costs import CostBooks, Costs
 from daemon.store.views.firewall import Firewalls
 from daemon.store.views.overview import Overview, Overviews
+from daemon.store.views.statistics import LearningStats, StatisticsBooks
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
 from learning.ports import EventKind, StoreUnavailableError
@@ -20,6 +21,7 @@ from monitoring.health import Check, HealthReport, Measurements, all_ok, assess,
 from monitoring.metrics import (
     CapHealth,
     ChampionLoss,
+    LearningHealth,
     LineCosts,
     LineHealth,
     Metrics,
@@ -186,8 +188,10 @@ class DaemonMetrics:
         shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
         firewall: Firewalls | None = None,
         bars: Callable[[], Mapping[str, float]] = dict,
+        statistics: StatisticsBooks | None = None,
     ) -> None:
         self._bars = bars
+        self._statistics = statistics
         self._metrics = metrics
         self._overviews = overviews
         self._source = source
@@ -203,6 +207,7 @@ class DaemonMetrics:
             overview = await self._overviews.look()
             costs = await self._books.look() if self._books is not None else None
             stopped = await self._firewall.ever() if self._firewall is not None else {}
+            stats = await self._statistics.look() if self._statistics is not None else None
             days_left = {(one.model, one.line): one.days_left for one in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
@@ -211,6 +216,8 @@ class DaemonMetrics:
             taken = replace(now, shutdown_days=days_left, stopped=stopped)
             if costs is not None:
                 taken = snapshot_of_costs(taken, costs)
+            if stats is not None:
+                taken = snapshot_of_statistics(taken, stats)
         self._metrics.show(
             replace(taken, lag=self._lag(), file_lag=self._file_lag(), bars=self._bars())
         )
@@ -237,11 +244,11 @@ def _orphans(overview: Overview) -> Check:
 
 def measurements(overview: Overview) -> Measurements:
     """What health is judged by."""
-    outputs = _outputs_by_state(overview)
-    runs = overview.runs_by_state
+    lately, runs = overview.judged_lately, overview.runs_by_state
     return Measurements(
-        accepted=outputs[EventState.QUEUED] + outputs[EventState.SEALED],
-        rejected=outputs[EventState.REJECTED] + outputs[EventState.WITHDRAWN],
+        approved=lately.approved,
+        rejected=lately.rejected,
+        since=lately.since,
         runs_succeeded=runs.get(RunState.DECIDED, 0),
         runs_failed=runs.get(RunState.FAILED, 0),
     )
@@ -277,7 +284,7 @@ def snapshot(overview: Overview, *, ready: bool) -> Snapshot:
             if line.champion is not None and line.champion_since is not None
         ],
         losses=list(_losses(overview)),
-        success_rate=success_rate(measured.accepted, measured.rejected),
+        success_rate=success_rate(measured.approved, measured.rejected),
         fine_tune_success_rate=success_rate(measured.runs_succeeded, measured.runs_failed),
     )
 
@@ -299,6 +306,24 @@ def snapshot_of_costs(taken: Snapshot, costs: Costs) -> Snapshot:
     )
 
 
+def snapshot_of_statistics(taken: Snapshot, stats: LearningStats) -> Snapshot:
+    """A snapshot that shows what the last day's outputs and feedback were like."""
+    return replace(
+        taken,
+        learning=[
+            LearningHealth(
+                task_type,
+                one.recent.by_people.success_rate,
+                one.recent.avg_confidence,
+                one.recent.avg_rating,
+            )
+            for task_type, one in stats.learning.by_task_type.items()
+        ],
+        issues=[(one.task_type, one.name) for one in stats.feedback.common_issues],
+        recommendations=Counter(one.rule for one in stats.recommendations),
+    )
+
+
 def _losses(overview: Overview) -> list[ChampionLoss]:
     """Both sides of each line's last comparison."""
     return [
@@ -311,10 +336,3 @@ def _losses(overview: Overview) -> list[ChampionLoss]:
         )
         if loss is not None
     ]
-
-
-def _outputs_by_state(overview: Overview) -> Counter[str]:
-    totals: Counter[str] = Counter()
-    for statistics in overview.outputs.values():
-        totals.update(statistics.states)
-    return totals

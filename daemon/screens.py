@@ -56,7 +56,7 @@ def status(url: str, overview: Json, health: Json) -> None:
             ("daemon", url),
             ("healthy", "yes" if health["healthy"] else f"no: {'; '.join(complaints(health))}"),
             *(("warning", warning) for warning in warnings(health)),
-            ("outputs accepted", _rate(health["metrics"]["success_rate"])),
+            ("approved by people", _rate(health["metrics"]["success_rate"])),
             ("queued", f"{queued} events{age}"),
             (
                 "runs",
@@ -98,7 +98,7 @@ def complaints(health: Json) -> Sequence[str]:
     """Why a daemon is not healthy, one sentence each."""
     low = [
         f"{name} {_rate(part['success_rate'])}, needed > {_rate(part['threshold'])}"
-        for name, part in (("outputs accepted", health["metrics"]), ("runs", health["finetune"]))
+        for name, part in (("approved by people", health["metrics"]), ("runs", health["finetune"]))
         if part["success_rate"] is not None and part["success_rate"] <= part["threshold"]
     ]
     bad = [f"{name}: {one['detail']}" for name, one in health["checks"].items() if not one["ok"]]

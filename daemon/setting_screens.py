@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from daemon.exit_status import ExitStatus
-from daemon.printing import Column, number, say, show_table, when, words
+from daemon.printing import Column, number, say, show_table, text_of, when, words
 from learning.errors import LearningError
 
 Json = Any
@@ -105,3 +105,23 @@ def _value(value: Any) -> str:
     if value is None:
         return AS_CONFIGURED
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def adaptation(found: Sequence[Json]) -> None:
+    """The answer of /v1/settings/adaptation."""
+    show_table(
+        [Column("setting"), Column("next"), Column("cause"), words("because")],
+        [
+            (
+                one["key"],
+                "stays" if one["step"] is None else _step(one["step"]["value"]),
+                one["cause"],
+                one["reason"],
+            )
+            for one in found
+        ],
+    )
+
+
+def _step(value: Any) -> str:
+    return "goes back" if value is None else f"becomes {text_of(value)}"

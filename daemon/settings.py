@@ -40,6 +40,7 @@ from finetune.remote.chat_service import ChatLimits
 from finetune.remote.http_mapping import FineTuneEndpoint, HttpMapping
 from finetune.remote.openai_settings import OpenAIRules
 from finetune.trainer.protocol import TrainingSettings
+from learning.adaptation import AdaptationRules
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules
 from learning.budget import Budget, Caps, Price
@@ -157,6 +158,7 @@ Topic = Annotated[
 Topics = Annotated[tuple[Topic, ...], BeforeValidator(_listed), Field(min_length=1)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$", max_length=2_000)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
+AdaptingKey = Literal["policy.feedback_threshold", "policy.enable_auto_approval"]
 Day = Annotated[date, BeforeValidator(_day)]
 ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
 """Goes into a header. White space around it, as at the end of a file, is no part of it."""
@@ -330,6 +332,7 @@ class PolicySettings(_Section):
             "hold_days",
             "learn_from_rejected",
             "learning_rate",
+            "adaptive",
         }
     )
 
@@ -343,6 +346,66 @@ class PolicySettings(_Section):
     unknown_task_types: Literal["dead_letter", "accept"] = "dead_letter"
     learn_from_rejected: bool = False
     """Whether rejected outputs go into batches, to be learned from by dpo or kto."""
+    adaptive: bool = True
+    """Whether auto-approval and its bar follow what people say; see learning.adaptation."""
+
+
+class AdaptationSettings(_Section):
+    """When settings adapt by themselves, and how far; see learning.adaptation."""
+
+    changeable = frozenset(
+        {
+            "low_success",
+            "good_success",
+            "raised_threshold",
+            "high_confidence",
+            "fading_confidence",
+            "min_judged",
+            "min_confidences",
+            "window_hours",
+            "dwell_hours",
+            "respect_days",
+            "max_changes_a_day",
+            "pinned",
+            "every_seconds",
+        }
+    )
+
+    low_success: Share = 0.7
+    """Below it policy.feedback_threshold goes up."""
+    good_success: Share = 0.8
+    """From it on, once proven, it goes back."""
+    raised_threshold: Share = 0.8
+    high_confidence: Share = 0.95
+    """Above it auto-approval goes on, if people agree."""
+    fading_confidence: Share = 0.9
+    """Below it auto-approval goes off again."""
+    min_judged: int = Field(50, ge=1, le=1_000_000)
+    """Verdicts of people that are needed."""
+    min_confidences: int = Field(100, ge=1, le=1_000_000)
+    window_hours: float = Field(24.0, ge=1, le=168, allow_inf_nan=False)
+    dwell_hours: float = Field(6.0, ge=0, le=8_760, allow_inf_nan=False)
+    respect_days: float = Field(7.0, ge=0, le=3_650, allow_inf_nan=False)
+    """So long a setting is left alone that a person changed or took back."""
+    max_changes_a_day: int = Field(4, ge=0, le=100)
+    pinned: Annotated[tuple[AdaptingKey, ...], BeforeValidator(_listed)] = ()
+    """Settings that never adapt."""
+    every_seconds: float = Field(60.0, ge=0.1, le=86_400.0, allow_inf_nan=False)
+    """How often it is thought over."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for low, high in (
+            ("low_success", "good_success"),
+            ("fading_confidence", "high_confidence"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise PydanticCustomError(
+                    "adaptation",
+                    "{low} is above {high}: what goes one way there would go back at once",
+                    {"low": low, "high": high},
+                )
+        return self
 
 
 class FeedbackSettings(_Section):
@@ -1044,6 +1107,7 @@ class Settings(BaseSettings):
     intake: IntakeSettings = IntakeSettings()
     policy: PolicySettings = PolicySettings()
     feedback: FeedbackSettings = FeedbackSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
     queue: QueueSettings = QueueSettings()
     screening: ScreeningSettings = ScreeningSettings()
     firewall: FirewallSettings = FirewallSettings()
@@ -1141,6 +1205,25 @@ class Settings(BaseSettings):
     def feedback_rules(self) -> FeedbackRules:
         """What feedback may change, as the core knows it."""
         return FeedbackRules(learning_rate=self.policy.learning_rate, **self.feedback.model_dump())
+
+    def adaptation_rules(self) -> AdaptationRules:
+        """When settings adapt and how far, as the core knows it."""
+        own = self.adaptation
+        return AdaptationRules(
+            enabled=self.policy.adaptive,
+            low_success=own.low_success,
+            good_success=own.good_success,
+            raised_threshold=own.raised_threshold,
+            high_confidence=own.high_confidence,
+            fading_confidence=own.fading_confidence,
+            min_judged=own.min_judged,
+            min_confidences=own.min_confidences,
+            window=timedelta(hours=own.window_hours),
+            dwell=timedelta(hours=own.dwell_hours),
+            respect=timedelta(days=own.respect_days),
+            max_changes_a_day=own.max_changes_a_day,
+            pinned=frozenset(own.pinned),
+        )
 
     def batch_rules(self) -> BatchRules:
         """When a queue becomes a batch, as the core knows it."""

@@ -26,6 +26,8 @@ class EventState(StrEnum):
 
 REJECTED_STATES = frozenset({EventState.REJECTED, EventState.WITHDRAWN})
 """Somebody said no before it was sealed, so that it has no primary role and never will."""
+APPROVED_STATES = frozenset({EventState.QUEUED, EventState.SEALED})
+"""It may be learned from: that is a verdict when an output comes into one of them from outside."""
 
 
 class FeedbackState(StrEnum):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from learning.statistics import ENOUGH_JUDGED
+
 HEALTHY_SUCCESS_RATE = 0.7
 HEALTHY_FINE_TUNE_SUCCESS = 0.8
 
@@ -25,12 +27,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the loop did so far, in counts since the first start."""
+    """What people said of outputs lately, and what became of all runs so far."""
 
-    accepted: int = 0
-    """Outputs that may train: queued or sealed."""
+    approved: int = 0
+    """Verdicts of people, each on an output."""
     rejected: int = 0
-    """Outputs that somebody rejected, before or after they were queued."""
+    since: datetime | None = None
+    """From when on verdicts count."""
     runs_succeeded: int = 0
     runs_failed: int = 0
 
@@ -61,9 +64,13 @@ def assess(measured: Measurements, checks: Sequence[Check], now: datetime) -> He
     """Healthy: no bad finding, success rate > 0.7 and fine-tune success > 0.8.
 
     A rate without data counts as healthy and is told as None, so that an idle daemon is
-    not reported as a failing one, nor as a perfect one.
+    not reported as a failing one, nor as a perfect one. That of outputs needs ENOUGH_JUDGED
+    verdicts: one "no" in the morning is no illness.
     """
-    outputs = success_rate(measured.accepted, measured.rejected)
+    judged = measured.approved + measured.rejected
+    outputs = (
+        success_rate(measured.approved, measured.rejected) if judged >= ENOUGH_JUDGED else None
+    )
     runs = success_rate(measured.runs_succeeded, measured.runs_failed)
     return HealthReport(
         healthy=all_ok(checks)
@@ -72,8 +79,10 @@ def assess(measured: Measurements, checks: Sequence[Check], now: datetime) -> He
         metrics={
             "success_rate": outputs,
             "threshold": HEALTHY_SUCCESS_RATE,
-            "accepted": measured.accepted,
+            "approved": measured.approved,
             "rejected": measured.rejected,
+            "needed": ENOUGH_JUDGED,
+            "since": measured.since,
         },
         finetune={
             "success_rate": runs,

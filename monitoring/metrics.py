@@ -100,6 +100,16 @@ class CapHealth:
 
 
 @dataclass(frozen=True)
+class LearningHealth:
+    """What the last day's outputs of a task type were like; None without enough data."""
+
+    task_type: str
+    success_rate: float | None
+    confidence: float | None
+    rating: float | None
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is so at this moment; everything that a counter cannot say."""
 
@@ -129,6 +139,11 @@ class Snapshot:
     """Days left of the models whose end is known, by model and the line that uses it."""
     stopped: Mapping[str, int] = field(default_factory=dict)
     """Events that the firewall stopped since the beginning, by rule; of all daemons together."""
+    learning: Sequence[LearningHealth] = ()
+    issues: Sequence[tuple[str, str]] = ()
+    """Found in the feedback, by task type and name."""
+    recommendations: Mapping[str, int] = field(default_factory=dict)
+    """By rule."""
     success_rate: float | None = None
     fine_tune_success_rate: float | None = None
 
@@ -525,7 +540,27 @@ class _Gauges:
             "line",
         )
         self._success = gauge(
-            "learnd_success_ratio", "Outputs that may train, of those that were judged."
+            "learnd_success_ratio", "Approved of those that people judged, in the last day."
+        )
+        self._type_success = gauge(
+            "learnd_recent_success_ratio", "The same of one task type.", "task_type"
+        )
+        self._confidence = gauge(
+            "learnd_recent_confidence_mean",
+            "Mean stated confidence of the last day's outputs.",
+            "task_type",
+        )
+        self._rating = gauge(
+            "learnd_recent_rating_mean", "Mean rating of the last day, 1 to 5.", "task_type"
+        )
+        self._issues = gauge(
+            "learnd_feedback_issues",
+            "1 for what the last day's feedback shows.",
+            "task_type",
+            "issue",
+        )
+        self._advice = gauge(
+            "learnd_recommendations", "Advice that `learnd stats` has now.", "rule"
         )
         self._fine_tune_success = gauge(
             "learnd_fine_tune_success_ratio", "Runs that were decided, of those that ended."
@@ -551,6 +586,11 @@ class _Gauges:
             self._left,
             self._short,
             self._shutdown,
+            self._type_success,
+            self._confidence,
+            self._rating,
+            self._issues,
+            self._advice,
         )
 
     def set(self, snapshot: Snapshot) -> None:
@@ -593,6 +633,14 @@ class _Gauges:
             self._short.labels(line_name).set(n)
         for (model, line_name), days in snapshot.shutdown_days.items():
             self._shutdown.labels(model, line_name).set(days)
+        for learned in snapshot.learning:
+            self._type_success.labels(learned.task_type).set(_or_nan(learned.success_rate))
+            self._confidence.labels(learned.task_type).set(_or_nan(learned.confidence))
+            self._rating.labels(learned.task_type).set(_or_nan(learned.rating))
+        for task_type, issue in snapshot.issues:
+            self._issues.labels(task_type, issue).set(1)
+        for rule, n in snapshot.recommendations.items():
+            self._advice.labels(rule).set(n)
         # Without data a rate is not a number, which no alert rule compares with anything.
         self._success.set(_or_nan(snapshot.success_rate))
         self._fine_tune_success.set(_or_nan(snapshot.fine_tune_success_rate))

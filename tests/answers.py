@@ -106,7 +106,7 @@ def health(*, healthy: bool = True, **details: str) -> dict[str, Any]:
         checks[name] = {"name": name, "ok": False, "detail": detail}
     return {
         "healthy": healthy and not details,
-        "metrics": {"success_rate": 0.9, "threshold": 0.7, "accepted": 9, "rejected": 1},
+        "metrics": {"success_rate": 0.9, "threshold": 0.7, "approved": 9, "rejected": 1},
         "finetune": {"success_rate": 1.0, "threshold": 0.8, "succeeded": 3, "failed": 0},
         "timestamp": AT,
         "checks": checks,

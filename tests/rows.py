@@ -94,8 +94,8 @@ class Past:
             **columns,
         }
         tally = Tally()
-        tally.add("output", task_type, state, confidence)
-        tally.write(self._tx)
+        tally.arrive(task_type, state, [confidence], by_human=bool(row["by_human"]))
+        tally.write(self._tx, self.now)
         return self._insert(events, row)
 
     def joined_feedback(self, output_id: int, *, approved: bool) -> int:
@@ -126,7 +126,7 @@ class Past:
         n = self._next()
         tally = Tally()
         tally.add("dead_letter", "output", reason)
-        tally.write(self._tx)
+        tally.write(self._tx, self.now)
         row = {
             "kind": "output",
             "reason": reason,

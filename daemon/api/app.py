@@ -1,6 +1,6 @@
 """Put the API together from its collaborators."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI
 
@@ -34,11 +34,17 @@ from daemon.learner import Learner
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 from daemon.webhooks import WebhookIntake
+from learning.adaptation import Thought
 from learning.ports import TrainerCondition
 
 LONGEST_BODY_BYTES = 1024 * 1024
 OPEN_PATHS = probes.OPEN_PATHS | {webhooks.PATH}
 """Addresses that need no token; a webhook has its signature."""
+
+
+async def no_thoughts() -> Sequence[Thought]:
+    """Of a daemon whose settings do not adapt."""
+    return ()
 
 
 def create_app(
@@ -55,6 +61,7 @@ def create_app(
     trainer: Callable[[], TrainerCondition | None] = lambda: None,
     webhook_intake: WebhookIntake | None = None,
     learner: Learner | None = None,
+    adaptation: Callable[[], Awaitable[Sequence[Thought]]] = no_thoughts,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but OPEN_PATHS needs the token.
@@ -66,7 +73,7 @@ def create_app(
     for router in (
         probes.router(health, metrics),
         intake.router(http_source),
-        queue.router(views.overview, views.batch_sizes, operations, trainer),
+        queue.router(views.overview, views.batch_sizes, views.statistics, operations, trainer),
         events.router(views.events, operations),
         firewall.router(views.firewall, operations),
         runs.router(views.runs, operations),
@@ -81,7 +88,7 @@ def create_app(
         held_out.router(operations),
         imports.router(operations),
         facts_route.router(facts),
-        settings_route.router(settings),
+        settings_route.router(settings, adaptation),
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
         *([learner_route.router(learner)] if learner is not None else []),

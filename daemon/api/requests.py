@@ -1,6 +1,7 @@
 """What a request may say: strict models, unknown fields and parameters refused."""
 
 import re
+from datetime import timedelta
 from typing import Annotated, Self
 
 from fastapi import Depends, Header, Path
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 from daemon.learner import MAX_NEW_TOKENS, PRODUCER
 from daemon.store.releases import MOST_RELEASED
 from daemon.store.views.costs import CostsBy
+from daemon.store.views.statistics import LONGEST as LONGEST_WINDOW
 from learning.events import Confidence, Identifier, LongText, Name, Number, ShortText
 from learning.firewall import Rule
 from learning.lifecycle import EventState, RunState
@@ -287,6 +289,25 @@ class CostsQuery(_Paged):
 
     limit: int = Field(30, ge=1, le=LARGEST_PAGE)
     by: CostsBy = CostsBy.DAY
+
+
+class StatsQuery(_Query):
+    """Over which time, so many hours (24h) or days (7d), and of which task type."""
+
+    window: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}[hd]$")] = "24h"
+    task_type: Name | None = None
+
+    @property
+    def length(self) -> timedelta:
+        """The window's."""
+        n = int(self.window[:-1])
+        return timedelta(hours=n) if self.window.endswith("h") else timedelta(days=n)
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        if not timedelta(hours=1) <= self.length <= LONGEST_WINDOW:
+            raise ValueError(f"a window is from 1h to {LONGEST_WINDOW.days}d")
+        return self
 
 
 class WebhooksQuery(PageQuery):

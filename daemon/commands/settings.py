@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from daemon.commands.asking import (
+    Answer,
     AsJson,
     Config,
     DataDir,
     Limit,
     Reason,
     Url,
+    asks,
     connected,
     key_values,
     settings_of,
 )
 
 if TYPE_CHECKING:
+    from daemon.client import Client
     from daemon.offline_settings import OfflineSettings
 
 T = TypeVar("T")
@@ -132,6 +135,15 @@ def history(
         with connected(url, config, data_dir) as daemon:
             listed = list(daemon.pages("/v1/settings/history", limit, key=key))
     show_json(listed) if as_json else setting_screens.history(listed)
+
+
+@commands.command()
+@asks
+def adaptation(daemon: "Client") -> Answer:
+    """Show the settings that adapt by themselves, and why each changes or does not."""
+    from daemon import setting_screens
+
+    return daemon.get("/v1/settings/adaptation"), setting_screens.adaptation
 
 
 @commands.command()

@@ -18,6 +18,7 @@ from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
 from daemon.store.leases import Leases, Tenancy
 from daemon.store.outbox import Outbox
+from daemon.store.over_time import FeedbackCounter, OverTime
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
 from daemon.store.rejected import RejectedOutputs
@@ -55,6 +56,7 @@ class Store:
     screenings: Screenings
     dials: FeedbackDials
     forgettings: Forgettings
+    over_time: OverTime
 
     @classmethod
     async def open(
@@ -132,11 +134,12 @@ class Store:
             Imports(intake, rejected, ruleset),
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
-            Digest(database, consequences),
+            Digest(database, [FeedbackCounter(), *consequences]),
             Releases(database),
             Screenings(database, ruleset, suspicion),
             FeedbackDials(database, feedback_rules),
             Forgettings(database, rejected),
+            OverTime(database),
         )
 
     async def close(self) -> None:

@@ -298,7 +298,7 @@ def _store_stops(
     tally = Tally()
     for row_id, stop in stops.items():
         tally.add(FIREWALL, looks[row_id].task_type, stop.rule)
-    tally.write(tx)
+    tally.write(tx, now)
 
 
 def _forget_oldest(tx: Connection, task_type: str, remembered: int) -> None:

@@ -484,7 +484,7 @@ class Forgettings:
                 if emptied.rowcount:
                     tally.move("dead_letter", letter.kind, letter.reason, FORGOTTEN_LETTER)
                     _add(tx, wanted, Counts(0, 0, 1, 0))
-            tally.write(tx)
+            tally.write(tx, now)
 
         await self._database.write(transaction)
 
@@ -734,7 +734,7 @@ def _bury(tx: Connection, wanted: Forgetting, rows: Sequence[Row[Any]], now: dat
     tally = Tally()
     for row in rows:
         tally.move(EventKind.OUTPUT, row.task_type, row.state, EventState.FORGOTTEN, row.confidence)
-    tally.write(tx)
+    tally.write(tx, now)
     tx.execute(
         update(events)
         .where(events.c.id.in_([row.id for row in rows]))

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select
 
 from daemon.store.bookkeeping import Move, record
-from daemon.store.intake import Appended, Intake
+from daemon.store.intake import IMPORT, Appended, Intake
 from daemon.store.queue import seal_rows
 from daemon.store.rejected import RejectedOutputs
 from daemon.store.screenings import Ruleset, note_import, without_rules
@@ -26,8 +26,6 @@ from learning.lines import ModelLine
 from learning.ports import Block, JudgedOutput
 from learning.sampling import SplitRules
 from learning.screening import Screened
-
-SOURCE = "import"
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class Imports:
             return StoredImport(appended.stored, batch, added, duplicates, reused, earlier)
 
         # The turn comes first: whoever seals has it before the rows, too.
-        return await self._intake.append_unknown(Block(SOURCE, outputs=rows), SPLIT, seal)
+        return await self._intake.append_unknown(Block(IMPORT, outputs=rows), SPLIT, seal)
 
 
 def _note_screenings(

@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 INTAKE = "intake"
 """The actor of the moves that an arrival causes."""
+IMPORT = "import"
+"""The source of the rows of dataset files."""
 
 
 class UnknownDeadLetterError(NotFoundError):
@@ -272,15 +274,18 @@ class Intake:
         new_letters = _insert_dead_letters(tx, letters)
 
         tally = Tally()
-        groups: defaultdict[tuple[str, str], list[float | None]] = defaultdict(list)
+        groups: defaultdict[tuple[str, str, bool], list[float | None]] = defaultdict(list)
         for key, confidence in zip(
-            zip(outputs.new["task_type"], outputs.new["state"], strict=True),
+            zip(*(outputs.new[name] for name in ("task_type", "state", "by_human")), strict=True),
             outputs.new["confidence"],
             strict=True,
         ):
             groups[key].append(confidence)
-        for (task_type, state), confidences in groups.items():
-            tally.add_all(EventKind.OUTPUT, task_type, state, confidences)
+        for (task_type, state, by_human), confidences in groups.items():
+            if source == IMPORT:  # people chose a file's rows: they say nothing of the stream
+                tally.add_all(EventKind.OUTPUT, task_type, state, confidences)
+            else:
+                tally.arrive(task_type, state, confidences, by_human=by_human)
         for task_type in received.new["task_type"]:
             tally.add(EventKind.FEEDBACK, task_type, FeedbackState.WAITING)
         # Of two transactions that store the two sides at once neither would see the other's.
@@ -288,14 +293,11 @@ class Intake:
         met, rejudged = self._join(tx, (outputs.new, received.new), tally)
         for letter in new_letters:
             tally.add("dead_letter", letter.kind, letter.reason)
-        tally.write(tx)
+        tally.write(tx, self._clock())
         self._arrivals.finish(tx)
         stored = EventsStored(
             source=source,
-            outputs={
-                (task_type, EventState(state)): len(confidences)
-                for (task_type, state), confidences in groups.items()
-            },
+            outputs=_by_state(groups),
             feedback=Counter(
                 (task.task_type, met.get(task, FeedbackState.WAITING))
                 for task in _tasks(received.new)
@@ -351,7 +353,7 @@ class Intake:
         verdict = self._judge(OutputEvent.model_validate_json(output.payload), people)
         current = EventState(output.state)
         if confirms(current, output.by_human, verdict):
-            confirm_event(tx, output, verdict, INTAKE, self._clock())
+            confirm_event(tx, output, verdict, INTAKE, self._clock(), tally)
             return None
         wanted = rejudge(current, verdict)
         if wanted is None:
@@ -380,17 +382,34 @@ def move_event(
         )
     )
     record(tx, [Move("event", str(row.id), row.state, verdict.state, verdict.reason, actor)], now)
-    tally.move(EventKind.OUTPUT, row.task_type, row.state, verdict.state, row.confidence)
+    tally.move(
+        EventKind.OUTPUT,
+        row.task_type,
+        row.state,
+        verdict.state,
+        row.confidence,
+        by_human=verdict.by_human,
+    )
 
 
 def confirm_event(
-    tx: Connection, row: Row[Any], verdict: Verdict, actor: str, now: datetime
+    tx: Connection, row: Row[Any], verdict: Verdict, actor: str, now: datetime, tally: Tally
 ) -> None:
     """Note that a person stands behind an event, which stays in the state that it is in."""
     tx.execute(
         update(events).where(events.c.id == row.id).values(reason=verdict.reason, by_human=True)
     )
     record(tx, [Move("event", str(row.id), row.state, row.state, verdict.reason, actor)], now)
+    tally.confirm(row.task_type)
+
+
+def _by_state(
+    groups: Mapping[tuple[str, str, bool], Sequence[float | None]],
+) -> Mapping[tuple[str, EventState], int]:
+    counts: Counter[tuple[str, EventState]] = Counter()
+    for (task_type, state, _), confidences in groups.items():
+        counts[task_type, EventState(state)] += len(confidences)
+    return counts
 
 
 def forget_feedback(tx: Connection, which: ColumnElement[bool], now: datetime) -> int:

@@ -224,7 +224,7 @@ class Queue:
                     now,
                     tally,
                 )
-            tally.write(tx)
+            tally.write(tx, now)
             return len(rows)
 
         total = expired = await self._database.write(transaction)
@@ -249,8 +249,10 @@ class Queue:
             if row is None:
                 raise UnknownEventError(event_row_id)
             current = EventState(row.state)
+            tally = Tally()
             if confirms(current, row.by_human, verdict):
-                confirm_event(tx, row, verdict, actor, now)
+                confirm_event(tx, row, verdict, actor, now, tally)
+                tally.write(tx, now)
                 return current
             wanted = (
                 EventState.QUEUED  # an operator's yes also releases what a validator stopped
@@ -259,10 +261,9 @@ class Queue:
             )
             if wanted is None:
                 raise VerdictRefusedError(event_row_id, row.state)
-            tally = Tally()
             decided = Verdict(wanted, verdict.reason, verdict.by_human)
             move_event(tx, row, decided, actor, now, tally)
-            tally.write(tx)
+            tally.write(tx, now)
             if wanted is EventState.QUEUED:
                 release(tx, event_row_id, now)
             return wanted
@@ -580,7 +581,7 @@ def _store_members(
             .where(events.c.id.in_(ids[start : start + CHUNK]))
             .values(state=EventState.SEALED, state_since=now)
         )
-    tally.write(tx)
+    tally.write(tx, now)
 
 
 def _freeze(

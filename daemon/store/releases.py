@@ -96,7 +96,7 @@ class Releases:
                     .where(firewall_stops.c.event_id == row.id)
                     .values(released_at=now)
                 )
-            tally.write(tx)
+            tally.write(tx, now)
             looks = {
                 row.id: Looks.of(
                     OutputEvent.model_validate_json(row.payload),

@@ -141,7 +141,7 @@ class Screenings:
                 if reason and row.state == EventState.QUEUED:
                     stopped = Verdict(EventState.QUARANTINED, reason, row.by_human)
                     move_event(tx, row, stopped, SCREENING, now, tally)
-            tally.write(tx)
+            tally.write(tx, now)
             return _told(rows, found, suspects)
 
         return await self._database.write(transaction)

@@ -8,6 +8,7 @@ one primary role in one batch, P2) and `one_active_run` (a line works on one run
 import re
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -347,6 +348,63 @@ tallies = Table(
     PrimaryKeyConstraint("kind", "task_type", "state"),
     comment="Running counts of events (kind output, feedback, dead_letter), so that no page"
     " and no probe has to count rows.",
+)
+
+# --- what happened when (daemon/store/over_time.py) -------------------------------------
+
+
+def _stretch(*more: str) -> tuple[Column[Any] | PrimaryKeyConstraint, ...]:
+    """What a count is of: a task type, and a stretch of time: an hour, a day, or all before."""
+    keys = ("task_type", *more, "span", "since")
+    return (
+        Column("task_type", String(64), nullable=False),
+        *(Column(name, String(64), nullable=False) for name in more),
+        Column("span", String(8), nullable=False),
+        Column("since", UtcTime, nullable=False),
+        PrimaryKeyConstraint(*keys),
+    )
+
+
+outputs_over_time = Table(
+    "outputs_over_time",
+    metadata,
+    *_stretch(),
+    Column("outputs", BigInteger, nullable=False),
+    Column("confidence_sum", Float, nullable=False),
+    Column("confidence_n", BigInteger, nullable=False),
+    Column("approved", BigInteger, nullable=False, comment="By a person."),
+    Column("rejected", BigInteger, nullable=False, comment="By a person."),
+    Column("auto_approved", BigInteger, nullable=False),
+    comment="Outputs that arrived and verdicts that were given, by hour; hours become days, and"
+    " days one row. Without the rows of dataset files.",
+)
+
+feedback_over_time = Table(
+    "feedback_over_time",
+    metadata,
+    *_stretch(),
+    Column("n", BigInteger, nullable=False),
+    Column("yes", BigInteger, nullable=False),
+    Column("no", BigInteger, nullable=False),
+    Column("late_yes", BigInteger, nullable=False, comment="The first about a sealed output."),
+    Column("late_no", BigInteger, nullable=False, comment="The first about a sealed output."),
+    *(Column(f"rated_{stars}", BigInteger, nullable=False) for stars in range(1, 6)),
+    Column("sure", BigInteger, nullable=False, comment="Verdicts on outputs that were sure."),
+    Column("sure_no", BigInteger, nullable=False),
+    Column("unsure", BigInteger, nullable=False, comment="Verdicts on outputs that were not."),
+    Column("unsure_yes", BigInteger, nullable=False),
+    comment="What digested feedback said, by the hour in which it came; kept as outputs_over_time.",
+)
+
+engagement_over_time = Table(
+    "engagement_over_time",
+    metadata,
+    *_stretch("metric"),
+    Column("n", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
+    Column("squares", Float, nullable=False),
+    comment="Sums of the engagement metrics of digested feedback, on a logarithmic scale; of"
+    " each task type the first few names. Kept as outputs_over_time.",
 )
 
 positions = Table(

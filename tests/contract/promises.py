@@ -20,6 +20,7 @@ from daemon.store.tables import (
     batch_members,
     batches,
     dead_letters,
+    engagement_over_time,
     evaluation_examples,
     evaluations,
     events,
@@ -27,11 +28,13 @@ from daemon.store.tables import (
     feedback_dials,
     feedback_effects,
     feedback_moves,
+    feedback_over_time,
     firewall_bands,
     firewall_kinds,
     firewall_stops,
     forgettings,
     model_lines,
+    outputs_over_time,
     rejected_outputs,
     replay_memory,
     retired_examples,
@@ -50,6 +53,7 @@ from learning.dials import NOTICEABLE, Dial, faded, rests_at
 from learning.events import (
     FORGOTTEN_FEEDBACK,
     FORGOTTEN_OUTPUT,
+    FeedbackEvent,
     OutputEvent,
     answer_text,
     group_key,
@@ -57,6 +61,7 @@ from learning.events import (
 )
 from learning.feedback import FeedbackRules
 from learning.lifecycle import (
+    APPROVED_STATES,
     LEARNED_ROLES,
     PRIMARY_ROLES,
     REJECTED_STATES,
@@ -76,6 +81,8 @@ def broken_promises(tx: Connection) -> list[str]:
     """Every promise that does not hold, in words; empty when all do."""
     return [
         *_wrong_counts(tx),
+        *_wrong_output_flows(tx),
+        *_wrong_feedback_counts(tx),
         *_wrong_primary_roles(tx),
         *_trained_on_the_exam(tx),
         *_wrong_feedback(tx),
@@ -123,6 +130,78 @@ def _wrong_counts(tx: Connection) -> Iterator[str]:
             kept_sum - confidence_sum
         ) > 1e-6:
             yield f"tally of {key} is {kept.get(key)}, counted {counted.get(key)}"
+
+
+def _wrong_output_flows(tx: Connection) -> Iterator[str]:
+    """What came and was said by hour, summed up, against every event and its history."""
+    steps: defaultdict[str, list[Any]] = defaultdict(list)
+    for row in tx.execute(
+        select(transitions).where(transitions.c.kind == "event").order_by(transitions.c.id)
+    ):
+        steps[row.ref].append(row)
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    confidence: defaultdict[str, float] = defaultdict(float)
+    for row in tx.execute(select(events)):
+        flow, taken = counted[row.task_type], steps[str(row.id)]
+        moves = [(step.from_state, step.to_state) for step in taken]
+        if row.source != "import":
+            flow.update(outputs=1, confidence_n=int(row.confidence is not None))
+            confidence[row.task_type] += row.confidence or 0.0
+            moves = [(None, taken[0].from_state if taken else row.state), *moves]
+        for before, after in moves:
+            was_confirmed = before == after == EventState.QUEUED
+            if after in REJECTED_STATES:
+                flow["rejected"] += 1
+            elif after in APPROVED_STATES and (before not in APPROVED_STATES or was_confirmed):
+                flow["approvals"] += 1
+    kept: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in tx.execute(select(outputs_over_time)):
+        kept[row.task_type].update(
+            outputs=row.outputs,
+            confidence_n=row.confidence_n,
+            rejected=row.rejected,
+            approvals=row.approved + row.auto_approved,
+        )
+        confidence[row.task_type] -= row.confidence_sum
+    for task_type in counted.keys() | kept.keys():
+        one, other = +counted[task_type], +kept[task_type]
+        if one != other or abs(confidence[task_type]) > 1e-6:
+            yield f"over time {task_type} had {other}, counted {one}"
+
+
+def _wrong_feedback_counts(tx: Connection) -> Iterator[str]:
+    """What feedback said by hour, summed up, against all that was digested."""
+    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    told: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    late_no: set[int] = set()
+    for row in tx.execute(select(feedback).where(feedback.c.digested_at.is_not(None))):
+        said = FeedbackEvent.model_validate_json(row.payload)
+        of_type = counted[row.task_type]
+        of_type["n"] += 1
+        if said.approved is not None:
+            of_type["yes" if said.approved else "no"] += 1
+        if said.feedback.user_rating is not None:
+            of_type[f"rated_{said.feedback.user_rating}"] += 1
+        if row.state == FeedbackState.LATE and said.approved is False:
+            of_type["late_no"] += row.output_id not in late_no
+            late_no.add(row.output_id)
+        told[row.task_type].update(said.feedback.engagement_metrics.keys())
+    kept: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    names = ("n", "yes", "no", "late_no", *(f"rated_{stars}" for stars in range(1, 6)))
+    for row in tx.execute(select(feedback_over_time)):
+        kept[row.task_type].update({name: getattr(row, name) for name in names})
+    for task_type in counted.keys() | kept.keys():
+        if (one := +counted[task_type]) != (other := +kept[task_type]):
+            yield f"feedback of {task_type} over time was {other}, counted {one}"
+    for row in tx.execute(
+        select(
+            engagement_over_time.c.task_type,
+            engagement_over_time.c.metric,
+            func.sum(engagement_over_time.c.n).label("n"),
+        ).group_by(engagement_over_time.c.task_type, engagement_over_time.c.metric)
+    ):
+        if row.n > told[row.task_type][row.metric]:
+            yield f"{row.metric} of {row.task_type} was told {row.n} times, that is too often"
 
 
 def _wrong_primary_roles(tx: Connection) -> Iterator[str]:

@@ -239,7 +239,8 @@ async def test_health_has_the_shape_of_op2(
     source.stuck = {("learnd.outputs", 2): 17}
     health = (await client.get("/healthz")).json()
     assert set(health) == {"healthy", "metrics", "finetune", "timestamp", "checks"}
-    assert health["metrics"]["success_rate"] == 1.0
+    assert health["metrics"]["success_rate"] is None
+    assert (health["metrics"]["approved"], health["metrics"]["needed"]) == (6, 20)
     assert health["finetune"]["success_rate"] == 1.0
     assert not health["healthy"]
     assert "learnd.outputs[2] at offset 17" in health["checks"]["partitions"]["detail"]
@@ -269,12 +270,44 @@ async def test_statistics_have_the_shape_of_qb1(
     client: httpx.AsyncClient, made: Generations
 ) -> None:
     stats = (await client.get("/v1/stats")).json()
-    assert set(stats) == {"queue", "active", "completed", "models"}
+    of_qb1 = {name: stats[name] for name in ("queue", "active", "completed", "models")}
     assert set(stats["queue"]) == {"total", "by_type"}
     assert set(stats["active"]) == {"total", "jobs"}
     assert set(stats["completed"]) == {"total", "success_rate", "jobs"}
     assert stats["models"] == {"audio": "v1.0.3"}
-    assert (await client.get("/v1/status")).json()["stats"] == stats
+    assert (await client.get("/v1/status")).json()["stats"] == of_qb1
+
+
+async def test_statistics_have_the_shape_of_lp7(
+    client: httpx.AsyncClient, made: Generations
+) -> None:
+    stats = (await client.get("/v1/stats", params={"window": "7d"})).json()
+    learned = stats["learning"]
+    assert (learned["outputs"], learned["approved"], learned["rejected"]) == (6, 6, 0)
+    assert (learned["finetune_jobs"], learned["success_rate"]) == (4, None)
+    assert learned["avg_confidence"] == pytest.approx(0.9)
+    assert learned["by_task_type"]["audio"]["outputs"] == 6
+    assert learned["last_updated"].startswith("2026-05-04T12:")
+    told = stats["feedback"]
+    assert set(told) == {"total", "recent", "avg_rating", "common_issues", "improvement_trends"}
+    assert {one["direction"] for one in told["improvement_trends"]} == {"too little data"}
+    assert stats["recommendations"] == []
+
+
+async def test_statistics_are_told_of_one_task_type_that_is_known(
+    client: httpx.AsyncClient, made: Generations, database: Database
+) -> None:
+    await database.write(lambda tx: Past(tx).event(task_type="coding"))
+    stats = (await client.get("/v1/stats", params={"task_type": "coding"})).json()
+    assert (stats["learning"]["outputs"], [*stats["learning"]["by_task_type"]]) == (1, ["coding"])
+    assert "`learnd stats`" in problem_of(
+        await client.get("/v1/stats", params={"task_type": "poems"}), 404
+    )
+
+
+@pytest.mark.parametrize("window", ["0h", "1w", "h", "181d", "-1d", ""])
+async def test_a_window_is_some_hours_or_days(client: httpx.AsyncClient, window: str) -> None:
+    problem_of(await client.get("/v1/stats", params={"window": window}), 422)
 
 
 async def test_lists_come_in_pages(client: httpx.AsyncClient, made: Generations) -> None:

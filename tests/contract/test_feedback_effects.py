@@ -36,6 +36,7 @@ from tests.builders import JUDGE, output
 from tests.builders import feedback as said
 from tests.contract.driver import LINE, Driver, StoppedClock
 from tests.contract.promises import broken_promises
+from tests.screening import no_screening
 
 LINES = ModelLines([LINE])
 RULES = FeedbackRules()
@@ -280,6 +281,7 @@ def operations_on(drive: Driver, facts: list[Fact]) -> DaemonOperations:
         facts.append,
         drive.clock,
         JUDGE,
+        no_screening(drive.store, drive.clock),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -519,7 +520,7 @@ async def test_a_failure_at_the_end_of_a_block_leaves_nothing_of_it(
     before = await everything(store.database)
     arrived = block(output(), said("held"), dead_letter(), move=step(claimed, 4))
 
-    def fail(self: Tally, tx: Connection) -> None:
+    def fail(self: Tally, tx: Connection, now: datetime) -> None:
         raise OperationalError("INSERT", {}, Exception("database or disk is full"))
 
     with monkeypatch.context() as patch:
@@ -538,7 +539,7 @@ async def test_whatever_else_goes_wrong_passes_through_and_leaves_nothing(
 ) -> None:
     before = await everything(store.database)
 
-    def fail(self: Tally, tx: Connection) -> None:
+    def fail(self: Tally, tx: Connection, now: datetime) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Tally, "write", fail)
@@ -649,7 +650,7 @@ async def test_a_failed_replay_leaves_the_dead_letter_as_it_was(
     await store.intake.append(block(dead_letter()))
     before = await everything(store.database)
 
-    def fail(self: Tally, tx: Connection) -> None:
+    def fail(self: Tally, tx: Connection, now: datetime) -> None:
         raise OperationalError("INSERT", {}, Exception("locked"))
 
     with monkeypatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -780,9 +781,9 @@ async def test_many_expire_in_several_transactions(
     written: list[Tally] = []
     write = Tally.write
 
-    def noted(self: Tally, tx: Connection) -> None:
+    def noted(self: Tally, tx: Connection, now: datetime) -> None:
         written.append(self)
-        write(self, tx)
+        write(self, tx, now)
 
     monkeypatch.setattr(Tally, "write", noted)
     await drive.send(*outputs(range(7), approved=None))

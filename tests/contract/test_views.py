@@ -57,7 +57,7 @@ async def test_statistics_have_the_shape_of_qb1(database: Database, views: Views
         tx.run(tx.batch({made.lost: "retry"}), state="failed", error="out_of_memory")
 
     await database.write(lambda tx: fill(Past(tx)))
-    stats = await views.overview.stats()
+    stats = (await views.overview.look()).stats
     assert stats.queue.total == 3
     assert stats.queue.by_type == {"game": 2, "website": 1}
     assert stats.active.total == 1

@@ -119,7 +119,7 @@ def test_low_rates_are_told_like_checks() -> None:
     ill = health(healthy=False)
     ill["metrics"]["success_rate"] = 0.4
 
-    assert shown(glance(health=ill))[2] == "! outputs accepted 40%, needed > 70%"
+    assert shown(glance(health=ill))[2] == "! approved by people 40%, needed > 70%"
 
 
 def test_a_check_that_has_something_to_say_is_heard() -> None:

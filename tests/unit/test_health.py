@@ -18,12 +18,13 @@ def test_without_data_a_daemon_is_healthy_and_says_that_it_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "rejected", "healthy"), [(71, 29, True), (70, 30, False), (0, 1, False)]
+    ("approved", "rejected", "healthy"),
+    [(71, 29, True), (70, 30, False), (0, 20, False), (0, 19, True)],
 )
-def test_more_than_seven_in_ten_outputs_must_be_accepted(
-    accepted: int, rejected: int, healthy: bool
+def test_people_must_approve_more_than_seven_in_ten_once_they_judged_enough(
+    approved: int, rejected: int, healthy: bool
 ) -> None:
-    assert assess(Measurements(accepted=accepted, rejected=rejected), [], NOW).healthy is healthy
+    assert assess(Measurements(approved=approved, rejected=rejected), [], NOW).healthy is healthy
 
 
 @pytest.mark.parametrize(

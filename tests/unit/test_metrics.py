@@ -32,7 +32,7 @@ from learning.facts import (
 from learning.lifecycle import EventState, FeedbackState
 from learning.ports import TrainerCondition, TrainerState
 from learning.screening import ScreeningOutcome
-from monitoring.metrics import ChampionLoss, LineHealth, Metrics, Snapshot
+from monitoring.metrics import ChampionLoss, LearningHealth, LineHealth, Metrics, Snapshot
 
 SINCE = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -173,6 +173,9 @@ def test_a_snapshot_sets_the_gauges(metrics: Metrics) -> None:
             file_lag={"feedback": (70, 2.5)},
             lines=[LineHealth("audio", "1.0.1", SINCE, 16, 32)],
             losses=[ChampionLoss("audio", "1.0.1", 0.4)],
+            learning=[LearningHealth("audio", 0.8, 0.95, 4.5)],
+            issues=[("audio", "many_rejections")],
+            recommendations={"flush": 2},
             success_rate=0.9,
         )
     )
@@ -191,6 +194,11 @@ def test_a_snapshot_sets_the_gauges(metrics: Metrics) -> None:
         ("learnd_held_out_examples_wanted", {"line": "audio"}, 32),
         ("learnd_held_out_loss", {"line": "audio", "version": "1.0.1"}, 0.4),
         ("learnd_success_ratio", {}, 0.9),
+        ("learnd_recent_success_ratio", {"task_type": "audio"}, 0.8),
+        ("learnd_recent_confidence_mean", {"task_type": "audio"}, 0.95),
+        ("learnd_recent_rating_mean", {"task_type": "audio"}, 4.5),
+        ("learnd_feedback_issues", {"task_type": "audio", "issue": "many_rejections"}, 1),
+        ("learnd_recommendations", {"rule": "flush"}, 2),
     ]:
         assert value(metrics, name, **labels) == wanted, name
     rate = value(metrics, "learnd_fine_tune_success_ratio")

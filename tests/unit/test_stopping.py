@@ -44,6 +44,13 @@ class Idle:
     def webhooks(self) -> "Idle":
         return self
 
+    @property
+    def over_time(self) -> "Idle":
+        return self
+
+    async def fold(self, now: object) -> int:
+        return 0
+
     async def count_waiting(self) -> int:
         return 0
 
@@ -88,6 +95,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         sealer=idle,
         digester=idle,
         forgotten_files=idle,
+        adapter=idle,
         runner=idle,
         follower=idle,
         feedback_follower=idle,

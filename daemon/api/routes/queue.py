@@ -3,16 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from daemon.api.ports import FlushResult, Operations
 from daemon.api.problems import OF_A_CHANGE, problems_of
-from daemon.api.requests import Actor, BatchSizeRequest, FlushRequest
+from daemon.api.requests import Actor, BatchSizeRequest, FlushRequest, StatsQuery
 from daemon.api.v1 import v1_router
 from daemon.store.batch_sizes import LineBatchSize
 from daemon.store.views.batch_sizes import BatchSizeDetail, BatchSizes
-from daemon.store.views.overview import Overview, Overviews, Stats
+from daemon.store.views.overview import Overview, Overviews
+from daemon.store.views.statistics import LearningStats, StatisticsBooks
 from learning.errors import NotFoundError
 from learning.facts import BatchSizeChanged
 from learning.ports import TrainerCondition
@@ -29,6 +31,7 @@ class Status(Overview):
 def router(
     overviews: Overviews,
     sizes: BatchSizes,
+    statistics: StatisticsBooks,
     operations: Operations,
     trainer: Callable[[], TrainerCondition | None],
 ) -> APIRouter:
@@ -40,10 +43,10 @@ def router(
         """Everything that goes on."""
         return Status(**vars(await overviews.look()), trainer=trainer())
 
-    @routes.get("/stats")
-    async def stats() -> Stats:
-        """Queue, active and completed runs, champions."""
-        return await overviews.stats()
+    @routes.get("/stats", responses=problems_of(HTTPStatus.NOT_FOUND))
+    async def stats(query: Annotated[StatsQuery, Query()]) -> LearningStats:
+        """Queue, runs and champions, what was learned, what feedback says, and what to do."""
+        return await statistics.look(query.length, query.task_type)
 
     @routes.post("/queue/flush", responses=problems_of(*OF_A_CHANGE))
     async def flush(request: FlushRequest, actor: Actor) -> Sequence[FlushResult]:

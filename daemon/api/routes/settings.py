@@ -1,5 +1,6 @@
 """Settings: what holds, what was changed at run time, and changing it."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,10 +12,13 @@ from daemon.api.requests import Actor, SettingHistoryQuery, SettingsRequest, Und
 from daemon.api.v1 import v1_router
 from daemon.store.setting_changes import SettingChange
 from daemon.store.views.paging import Page
+from learning.adaptation import Thought
 
 
-def router(operations: SettingOperations) -> APIRouter:
-    """Look, change, undo, history."""
+def router(
+    operations: SettingOperations, thoughts: Callable[[], Awaitable[Sequence[Thought]]]
+) -> APIRouter:
+    """Look, change, undo, history, and what adapts by itself."""
     routes = v1_router("/settings", "settings", HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
     @routes.get("")
@@ -46,5 +50,10 @@ def router(operations: SettingOperations) -> APIRouter:
     ) -> Page[SettingChange, int]:
         """The changes that were made at run time, newest first."""
         return await operations.history(key=query.key, before=query.before, limit=query.limit)
+
+    @routes.get("/adaptation")
+    async def adaptation() -> Sequence[Thought]:
+        """What this daemon thinks now of each setting that adapts, and what holds it."""
+        return await thoughts()
 
     return routes

@@ -21,6 +21,7 @@ from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
+from daemon.store.views.statistics import StatisticsBooks
 from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
@@ -47,6 +48,7 @@ class Views:
     webhooks: Webhooks
     firewall: Firewalls
     feedback: FeedbackLoop
+    statistics: StatisticsBooks
 
     @classmethod
     def of(
@@ -63,8 +65,9 @@ class Views:
         feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
     ) -> Self:
         """The views of a database."""
+        overviews = Overviews(database, lines, wanted_held_out, clock, size_rules)
         return cls(
-            overview=Overviews(database, lines, wanted_held_out, clock, size_rules),
+            overview=overviews,
             events=Events(database),
             dead_letters=DeadLetters(database),
             runs=Runs(database),
@@ -77,4 +80,5 @@ class Views:
             webhooks=Webhooks(database),
             firewall=Firewalls(database, clock),
             feedback=FeedbackLoop(database, lines, policy, feedback_rules, clock),
+            statistics=StatisticsBooks(database, overviews, policy, clock),
         )

@@ -6,7 +6,7 @@ No row of a table that grows with the stream is counted: intake keeps the counts
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 from daemon.store.batch_sizes import LineBatchSize, as_configured, sizes_of
 from daemon.store.database import Database
 from daemon.store.dialect import database_time
+from daemon.store.over_time import activity_since, hour_of
 from daemon.store.registry import CHAMPION
 from daemon.store.tables import (
     aliases,
@@ -36,6 +37,7 @@ from learning.lines import ModelLines
 from learning.ports import EventKind
 
 LAST_JOBS = 10
+LATELY = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,15 @@ class LineStatus:
 
 
 @dataclass(frozen=True)
+class JudgedLately:
+    """Verdicts of people, on whatever task type."""
+
+    since: datetime
+    approved: int
+    rejected: int
+
+
+@dataclass(frozen=True)
 class Overview:
     """Everything that `learnd status` shows."""
 
@@ -136,6 +147,7 @@ class Overview:
 
     oldest_queued_seconds: float
     """Age of the oldest queued event; 0 when nothing waits."""
+    judged_lately: JudgedLately
 
 
 class Overviews:
@@ -157,13 +169,10 @@ class Overviews:
 
     async def look(self) -> Overview:
         """Everything at once."""
-        return await self._database.read(self._look)
+        return await self._database.read(self.look_at)
 
-    async def stats(self) -> Stats:
-        """The statistics of QB1 alone."""
-        return (await self.look()).stats
-
-    def _look(self, tx: Connection) -> Overview:
+    def look_at(self, tx: Connection) -> Overview:
+        """The same in a transaction, beside what else is read in it."""
         now = self._clock()
         counts = _Tallies(tx)
         queued = counts.queued()
@@ -197,6 +206,7 @@ class Overviews:
                 ((now - since).total_seconds() for since in oldest.values()),
                 default=0.0,
             ),
+            judged_lately=_judged_lately(tx, hour_of(now - LATELY)),
         )
 
     def _line_statuses(
@@ -295,6 +305,11 @@ class _Tallies:
             if row.kind == "dead_letter":
                 found[row.state] += row.n
         return dict(found)
+
+
+def _judged_lately(tx: Connection, since: datetime) -> JudgedLately:
+    found = activity_since(tx, since)
+    return JudgedLately(since, found.approved, found.rejected)
 
 
 def _oldest_queued(tx: Connection, task_types: Sequence[str]) -> dict[str, datetime]:

@@ -278,6 +278,67 @@ def upgrade() -> None:
         " and no probe has to count rows.",
     )
     op.create_table(
+        "outputs_over_time",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("span", sa.String(length=8), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("outputs", sa.BigInteger(), nullable=False),
+        sa.Column("confidence_sum", sa.Float(), nullable=False),
+        sa.Column("confidence_n", sa.BigInteger(), nullable=False),
+        sa.Column("approved", sa.BigInteger(), nullable=False, comment="By a person."),
+        sa.Column("rejected", sa.BigInteger(), nullable=False, comment="By a person."),
+        sa.Column("auto_approved", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("task_type", "span", "since", name=op.f("pk_outputs_over_time")),
+        comment="Outputs that arrived and verdicts that were given, by hour; hours become days, and"
+        " days one row. Without the rows of dataset files.",
+    )
+    op.create_table(
+        "feedback_over_time",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("span", sa.String(length=8), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.Column("yes", sa.BigInteger(), nullable=False),
+        sa.Column("no", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "late_yes", sa.BigInteger(), nullable=False, comment="The first about a sealed output."
+        ),
+        sa.Column(
+            "late_no", sa.BigInteger(), nullable=False, comment="The first about a sealed output."
+        ),
+        sa.Column("rated_1", sa.BigInteger(), nullable=False),
+        sa.Column("rated_2", sa.BigInteger(), nullable=False),
+        sa.Column("rated_3", sa.BigInteger(), nullable=False),
+        sa.Column("rated_4", sa.BigInteger(), nullable=False),
+        sa.Column("rated_5", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "sure", sa.BigInteger(), nullable=False, comment="Verdicts on outputs that were sure."
+        ),
+        sa.Column("sure_no", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "unsure", sa.BigInteger(), nullable=False, comment="Verdicts on outputs that were not."
+        ),
+        sa.Column("unsure_yes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("task_type", "span", "since", name=op.f("pk_feedback_over_time")),
+        comment="What digested feedback said, by the hour in which it came; kept as"
+        " outputs_over_time.",
+    )
+    op.create_table(
+        "engagement_over_time",
+        sa.Column("task_type", sa.String(length=64), nullable=False),
+        sa.Column("metric", sa.String(length=64), nullable=False),
+        sa.Column("span", sa.String(length=8), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.Column("total", sa.Float(), nullable=False),
+        sa.Column("squares", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "task_type", "metric", "span", "since", name=op.f("pk_engagement_over_time")
+        ),
+        comment="Sums of the engagement metrics of digested feedback, on a logarithmic scale; of"
+        " each task type the first few names. Kept as outputs_over_time.",
+    )
+    op.create_table(
         "transitions",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
