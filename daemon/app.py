@@ -52,6 +52,7 @@ from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
+from daemon.simulations import Simulations
 from daemon.store import Store
 from daemon.store.leases import Tenancy
 from daemon.store.setting_changes import SettingChanges
@@ -336,6 +337,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 judge,
             ),
             settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
+            simulations=Simulations(lambda: live.now, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(

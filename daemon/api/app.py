@@ -6,7 +6,13 @@ from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
-from daemon.api.ports import MetricsPage, Operations, Probes, SettingOperations
+from daemon.api.ports import (
+    MetricsPage,
+    Operations,
+    Probes,
+    SettingOperations,
+    SimulationOperations,
+)
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
     costs,
@@ -25,6 +31,7 @@ from daemon.api.routes import (
 )
 from daemon.api.routes import facts as facts_route
 from daemon.api.routes import settings as settings_route
+from daemon.api.routes import simulations as simulations_route
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
 from daemon.webhooks import WebhookIntake
@@ -40,6 +47,7 @@ def create_app(
     views: Views,
     operations: Operations,
     settings: SettingOperations,
+    simulations: SimulationOperations,
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
@@ -70,6 +78,7 @@ def create_app(
         imports.router(operations),
         facts_route.router(facts),
         settings_route.router(settings),
+        simulations_route.router(simulations),
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
     ):

@@ -116,6 +116,24 @@ class UndoRequest(_Body):
         return self
 
 
+TimeText = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z:.+-]+$")
+]
+"""A time with its zone, or how long ago: `7d`."""
+
+
+class SimulationRequest(_Body):
+    """Which stretch of the record to replay, and under which settings."""
+
+    since: TimeText = "7d"
+    until: TimeText | None = None
+    settings: dict[SettingKey, JsonValue] = Field(default_factory=dict, max_length=64)
+    line: Name | None = None
+    task_type: Name | None = None
+    run_seconds: float = Field(300.0, gt=0, le=31_536_000, allow_inf_nan=False)
+    """How long a run lasts, in a line that has none on record."""
+
+
 class NodeGoneRequest(_Body):
     """Why a node is given up."""
 

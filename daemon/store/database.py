@@ -185,14 +185,14 @@ def _repeated(engine: Engine, work: Callable[[Connection], T]) -> T:
         except DBAPIError as error:
             if attempt < ATTEMPTS and postgresql.was_rolled_back(error):
                 attempt += 1
-            elif _is_outage(error):
+            elif is_outage(error):
                 said = " ".join(str(error.orig).split())
                 raise StoreUnavailableError(f"the database is not available: {said}") from error
             else:
                 raise
 
 
-def _is_outage(error: DBAPIError) -> bool:
+def is_outage(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         # SQLite reports wrong SQL like an outage; trying again would hide it for ever.
         code = getattr(error.orig, "sqlite_errorcode", None)

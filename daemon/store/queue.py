@@ -57,7 +57,7 @@ from learning.lifecycle import (
     require_batch_move,
 )
 from learning.lines import ModelLine
-from learning.policy import Verdict, confirms, rejudge
+from learning.policy import Verdict, confirms, rejudge_by_hand
 from learning.ports import EventKind
 from learning.preferences import Objective
 from learning.sampling import (
@@ -226,11 +226,7 @@ class Queue:
             if confirms(current, row.by_human, verdict):
                 confirm_event(tx, row, verdict, actor, now)
                 return current
-            wanted = (
-                EventState.QUEUED  # an operator's yes also releases what a validator stopped
-                if current is EventState.QUARANTINED and verdict.state is EventState.QUEUED
-                else rejudge(current, verdict)
-            )
+            wanted = rejudge_by_hand(current, verdict)
             if wanted is None:
                 raise VerdictRefusedError(event_row_id, row.state)
             tally = Tally()
