@@ -329,6 +329,9 @@ class _Replay:
         self._newest = 0
         self._early: dict[int, list[Said]] = {}
         """Feedback whose output is still to come."""
+        self._said: dict[int, list[Said]] = {}
+        """Feedback that came together, by its output: it is taken into account at once."""
+        self._said_at: int | None = None
         self._held: deque[Fate] = deque()
         self._closing: list[tuple[int, int]] = []
         """When the record closes an event, and which."""
@@ -359,6 +362,8 @@ class _Replay:
 
     def take(self, one: Recorded) -> None:
         """What was recorded next."""
+        if self._said_at not in (None, one.at) or (self._said and not isinstance(one, Said)):
+            self._join()
         if one.at > self._next:
             self._advance(one.at)
         self._now = max(self._now, one.at)
@@ -369,6 +374,7 @@ class _Replay:
 
     def finish(self) -> Report:
         """Nothing else was recorded."""
+        self._join()
         self._advance(self._until)
         self._now = max(self._now, self._until)
         for event in self._fates.values():
@@ -430,14 +436,14 @@ class _Replay:
         if event.recorded in _FINAL:
             heapq.heappush(self._closing, (event.closed_at, event.id))
         self._entered(event)
-        for said in self._early.pop(event.id, ()):
-            self._apply(event, said)
+        if early := self._early.pop(event.id, None):
+            self._apply(event, early)
 
     def _hear(self, said: Said) -> None:
         self._feedback += 1
-        event = self._fates.get(said.output)
-        if event is not None:
-            self._apply(event, said)
+        if said.output in self._fates:
+            self._said.setdefault(said.output, []).append(said)
+            self._said_at = said.at
         elif said.output > self._newest:
             self._early.setdefault(said.output, []).append(said)
 
@@ -479,9 +485,17 @@ class _Replay:
 
     # --- what follows ------------------------------------------------------------------
 
-    def _apply(self, event: Fate, said: Said) -> None:
-        if not said.late:
-            event.control_people = _with(event.control_people, said.approved)
+    def _join(self) -> None:
+        """Feedback that came together meets its outputs."""
+        for output, said in self._said.items():
+            self._apply(self._fates[output], said)
+        self._said.clear()
+        self._said_at = None
+
+    def _apply(self, event: Fate, said: Sequence[Said]) -> None:
+        in_time = [one for one in said if not one.late]
+        if in_time:
+            event.control_people = _with(event.control_people, in_time)
             if event.control_people:
                 verdict = _again(event, event.control_people, event.stopped, self._today)
                 if confirms(event.control, event.control_by_human, verdict):
@@ -490,7 +504,7 @@ class _Replay:
                     event.control, event.control_by_human = moved, verdict.by_human
         if not event.is_open:
             return  # as feedback that is late
-        event.people = _with(event.people, said.approved)
+        event.people = _with(event.people, said)
         if event.people:
             verdict = _again(event, event.people, event.findings, self._policy)
             self._move(event, verdict, rejudge(event.state, verdict))
@@ -682,8 +696,11 @@ def _again(
     return judge(Evidence(event.stated, event.confidence, people), findings, policy)
 
 
-def _with(people: tuple[bool, ...], approved: bool | None) -> tuple[bool, ...]:
-    return people if approved is None or approved in people else (*people, approved)
+def _with(people: tuple[bool, ...], said: Sequence[Said]) -> tuple[bool, ...]:
+    for one in said:
+        if one.approved is not None and one.approved not in people:
+            people = (*people, one.approved)
+    return people
 
 
 def _agree(event: Fate, hold: timedelta) -> bool:
