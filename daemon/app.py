@@ -337,7 +337,6 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 judge,
             ),
             settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
-            simulations=Simulations(lambda: live.now, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
@@ -346,6 +345,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             facts=recent,
             trainer=host.condition,
             webhook_intake=_webhook_intake(settings, store, announcer),
+            simulations=Simulations(lambda: live.now, utc_now),
             token=token,
             version=version("learnd"),
         )

@@ -47,7 +47,6 @@ def create_app(
     views: Views,
     operations: Operations,
     settings: SettingOperations,
-    simulations: SimulationOperations,
     http_source: HttpSource,
     health: Probes,
     metrics: MetricsPage,
@@ -55,11 +54,12 @@ def create_app(
     token: str,
     trainer: Callable[[], TrainerCondition | None] = lambda: None,
     webhook_intake: WebhookIntake | None = None,
+    simulations: SimulationOperations | None = None,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but OPEN_PATHS needs the token.
 
-    Without `webhook_intake` no webhook is received.
+    Without `webhook_intake` no webhook is received, without `simulations` nothing is simulated.
     """
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
@@ -78,12 +78,13 @@ def create_app(
         imports.router(operations),
         facts_route.router(facts),
         settings_route.router(settings),
-        simulations_route.router(simulations),
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
     ):
         # `include_router` makes each route a second time: half the time of a start.
         app.router.routes.extend(router.routes)
+    if simulations is not None:
+        app.router.routes.extend(simulations_route.router(simulations).routes)
     answer_errors(app)
     # The last one added is asked first.
     app.add_middleware(
