@@ -65,7 +65,7 @@ def heading(found: Json) -> Iterator[str]:
 def heads(found: Json) -> tuple[str, str, str]:
     """Over the columns of `compared`."""
     recorded = found["source"] == Source.RECORD
-    return "did happen" if recorded else "today's settings", "would have", "difference"
+    return "did happen" if recorded else "today", "would have", "difference"
 
 
 def compared(sides: Json, currency: str) -> list[Row]:
@@ -75,13 +75,17 @@ def compared(sides: Json, currency: str) -> list[Row]:
         *((kind.value, before[kind], after[kind]) for kind in Became),
         ("batches", _total(before["batches"]), _total(after["batches"])),
         *(
-            (f"  by {trigger}", before["batches"].get(trigger, 0), after["batches"].get(trigger, 0))
+            (
+                f"batches by {trigger}",
+                before["batches"].get(trigger, 0),
+                after["batches"].get(trigger, 0),
+            )
             for trigger in Trigger
         ),
-        ("events in them", before["sealed"], after["sealed"]),
-        ("  to train", before["trained"], after["trained"]),
-        ("  held out", before["held_out"], after["held_out"]),
-        ("  repeated beside", before["repeated"], after["repeated"]),
+        ("events in batches", before["sealed"], after["sealed"]),
+        ("events to train", before["trained"], after["trained"]),
+        ("events held out", before["held_out"], after["held_out"]),
+        ("repeated beside them", before["repeated"], after["repeated"]),
         ("runs launched", before["launched"], after["launched"]),
     ]
     found = [

@@ -103,7 +103,7 @@ def soon(minutes: float = 1) -> datetime:
 
 
 def test_a_higher_bar_moves_the_event_between_the_two_bars_and_no_other() -> None:
-    recorded = [
+    recorded: list[Recorded] = [
         output(1, confidence=0.95),
         output(2, confidence=0.8),
         output(3, EventState.HELD, confidence=0.6),
@@ -132,7 +132,7 @@ def test_what_a_validator_stopped_stays_stopped_and_a_new_finding_stops() -> Non
 
 def test_feedback_joins_later_in_time_whichever_came_first() -> None:
     early = Said(at(seconds=1), 2, True, late=False)
-    recorded = [
+    recorded: list[Recorded] = [
         output(1, EventState.SEALED, stated=None, closed_at=at(minutes=30)),
         Said(at(seconds=5), 1, True, late=False),
         output(2, EventState.SEALED, seconds=9, stated=None, closed_at=at(minutes=30)),
@@ -144,7 +144,7 @@ def test_feedback_joins_later_in_time_whichever_came_first() -> None:
 
 
 def test_a_no_after_an_earlier_seal_is_late_and_before_a_later_one_withdraws() -> None:
-    recorded = [
+    recorded: list[Recorded] = [
         *(output(n, EventState.SEALED, closed_at=at(seconds=30)) for n in (1, 2, 3)),
         output(4, EventState.WITHDRAWN, seconds=1, closed_at=at(seconds=20)),
         Said(at(seconds=20), 4, False, late=False),
@@ -160,7 +160,7 @@ def test_a_no_after_an_earlier_seal_is_late_and_before_a_later_one_withdraws() -
 
 
 def test_a_held_event_expires_after_its_time_and_feedback_is_late_then() -> None:
-    recorded = [
+    recorded: list[Recorded] = [
         output(1, EventState.SEALED, stated=None, closed_at=at(hours=5)),
         Said(at(hours=4), 1, True, late=False),
         output(2, EventState.HELD, stated=None),
@@ -175,7 +175,7 @@ def test_a_held_event_expires_after_its_time_and_feedback_is_late_then() -> None
 
 
 def test_a_verdict_by_hand_is_given_again() -> None:
-    recorded = [
+    recorded: list[Recorded] = [
         output(1, EventState.SEALED, stated=None, closed_at=at(hours=1)),
         output(2, EventState.QUEUED, stopped=("x",), findings=("x",)),
         output(3, EventState.WITHDRAWN, closed_at=at(seconds=2)),
@@ -190,7 +190,7 @@ def test_a_verdict_by_hand_is_given_again() -> None:
 def test_an_event_from_before_stands_as_it_stood_and_is_not_judged_anew() -> None:
     carried = Carried(EventState.QUEUED, at(minutes=-5), by_human=True, people=())
     held = Carried(EventState.HELD, at(days=-6), by_human=False, people=())
-    recorded = [
+    recorded: list[Recorded] = [
         output(1, confidence=0.75, carried=carried),
         output(2, EventState.EXPIRED, stated=None, carried=held, closed_at=at(days=0.99)),
     ]
@@ -273,7 +273,7 @@ def test_an_operators_flush_is_repeated_and_an_imported_file_comes_again() -> No
     def batched(seconds: float, trigger: Trigger) -> Batched:
         return Batched(at(seconds=seconds), "coding", trigger, 2, 0, 0, 60.0, True, Decimal(0))
 
-    recorded = [output(1), output(2), batched(5, Trigger.FLUSH), batched(6, Trigger.IMPORT)]
+    recorded: list[Recorded] = [output(1), output(2), batched(5, Trigger.FLUSH), batched(6, Trigger.IMPORT)]
     report = replay(recorded, until=soon(2))
     assert report.total.recorded.batches == {"flush": 1, "import": 1}
     assert report.total.simulated.batches == {"flush": 1, "import": 1}
