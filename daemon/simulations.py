@@ -5,10 +5,11 @@ it, bounded in events and in time.
 """
 
 import asyncio
+import io
 import json
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -16,10 +17,12 @@ from pydantic import TypeAdapter
 from daemon.api.ports import SimulationAnswer
 from daemon.settings import Settings
 from daemon.simulating import Order, SimulationError, order
+from daemon.simulation_file import simulate_file
 from learning.clock import Clock
 from learning.errors import ConflictError, LearningError, NotFoundError
 from learning.ports import StoreUnavailableError
 
+DEFAULT_SINCE: Final = "7d"
 MOST_EVENTS: Final = 2_000_000
 MOST_SECONDS: Final = 120.0
 
@@ -73,18 +76,34 @@ class Simulations:
         self,
         values: Mapping[str, Any],
         *,
-        since: str,
+        events: Sequence[Mapping[str, Any]] | None = None,
+        since: str | None,
         until: str | None,
         line: str | None,
         task_type: str | None,
         run_seconds: float,
     ) -> SimulationAnswer:
         """See daemon.api.ports.SimulationOperations."""
+        settings, now = self._settings(), self._clock()
+        if events is not None:
+            # They are few: a request is short.
+            return await asyncio.to_thread(
+                simulate_file,
+                io.BytesIO(b"\n".join(json.dumps(event).encode() for event in events)),
+                settings,
+                values,
+                now=now,
+                since=since,
+                until=until,
+                line=line,
+                task_type=task_type,
+                run_seconds=run_seconds,
+            )
         told = order(
-            self._settings(),
+            settings,
             values,
-            now=self._clock(),
-            since=since,
+            now=now,
+            since=DEFAULT_SINCE if since is None else since,
             until=until,
             line=line,
             task_type=task_type,

@@ -90,7 +90,8 @@ class Source(StrEnum):
     RECORD = "record"
     """What the daemon stored; beside the simulation stands what did happen."""
     FILE = "file"
-    """Events in a file; beside the simulation stands what the settings of today would do."""
+    """Events in a file, or sent along; beside the simulation stands what the settings of today
+    would do."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class SimulationOperations(Protocol):
         self,
         values: Mapping[str, Any],
         *,
-        since: str,
+        events: Sequence[Mapping[str, Any]] | None,
+        since: str | None,
         until: str | None,
         line: str | None,
         task_type: str | None,
@@ -131,6 +133,7 @@ class SimulationOperations(Protocol):
     ) -> SimulationAnswer:
         """Replay what was recorded in a stretch of time under other settings; changes nothing.
 
+        With `events` those, and not the record: beside stands what the settings of today would do.
         Raises LearningError: NotFoundError for a key, a line or a task type that is none,
         ConflictError while another simulation runs or when it takes too long, SettingsError for a
         value that is wrong, SimulationError for a stretch that is none or too long.

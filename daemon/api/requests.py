@@ -123,10 +123,13 @@ TimeText = Annotated[
 
 
 class SimulationRequest(_Body):
-    """Which stretch of the record to replay, and under which settings."""
+    """What to replay, and under which settings: a stretch of the record, or these events."""
 
-    since: TimeText = "7d"
+    since: TimeText | None = None
+    """Of the record: 7 days ago, without one. Of events: all of them."""
     until: TimeText | None = None
+    events: list[dict[str, JsonValue]] | None = Field(None, min_length=1, max_length=5_000)
+    """Outputs and feedback, as producers send them."""
     settings: dict[SettingKey, JsonValue] = Field(default_factory=dict, max_length=64)
     line: Name | None = None
     task_type: Name | None = None

@@ -110,6 +110,11 @@ def test_a_record_from_kafka_is_replayed_and_nothing_is_changed(
             ({"until": "1h"}, 200),
         ):
             assert learnd.post("/v1/simulations", body).status_code == status, body
+        sent = {"events": [output_of(1, 0.8), output_of(2, 0.95), {"junk": 1}]}
+        tried = learnd.post("/v1/simulations", {**sent, "settings": {"policy.min_confidence": 0.9}})
+        total = tried.json()["report"]["total"]
+        assert (total["recorded"]["accepted"], total["simulated"]["accepted"]) == (2, 1)
+        assert tried.json()["left_out"]["n_refused"] == 1
         assert everything(learnd.database) == before
 
         assert learnd.stop().status == 0

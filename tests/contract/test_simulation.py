@@ -1,5 +1,6 @@
 """Simulations of histories that the real store made: both databases, driven as a daemon drives."""
 
+import asyncio
 import hashlib
 import random
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from daemon.api.ports import SimulationAnswer
 from daemon.loops import Sealer
 from daemon.settings import Settings
 from daemon.simulating import SimulationError, order, perform
+from daemon.simulations import SimulationRunsError, Simulations, SimulationTooLongError
 from daemon.store.database import address_of, sqlite_url
 from daemon.store.read_only import NothingStoredError, OtherSchemaError, opened
 from daemon.store.setting_changes import SettingChanges
@@ -307,6 +309,33 @@ async def test_one_line_or_task_type_is_simulated_alone(drive: Driver, settings:
 async def test_an_import_is_no_part_of_the_stream(drive: Driver, settings: Settings) -> None:
     empty = simulated(drive, settings).report
     assert (empty.arrived, empty.carried, empty.feedback) == (0, 0, 0)
+
+
+async def test_a_daemon_runs_one_at_a_time_and_not_for_ever(
+    drive: Driver, settings: Settings
+) -> None:
+    await drive.send(output())
+    drive.wait(seconds=1)
+    asked: dict[str, Any] = {
+        "since": "1h",
+        "until": None,
+        "line": None,
+        "task_type": None,
+        "run_seconds": 300.0,
+    }
+    simulations = Simulations(lambda: settings, drive.clock)
+    first = asyncio.create_task(simulations.simulate({}, **asked))
+    await asyncio.sleep(0)
+    with pytest.raises(SimulationRunsError):
+        await simulations.simulate({}, **asked)
+    assert (await first).report.arrived == 1
+
+    hasty = Simulations(lambda: settings, drive.clock, most_seconds=0.001)
+    with pytest.raises(SimulationTooLongError):
+        await hasty.simulate({}, **asked)
+    narrow = Simulations(lambda: settings, drive.clock, most_events=0)
+    with pytest.raises(SimulationError, match="about 1 events"):
+        await narrow.simulate({}, **asked)
 
 
 async def test_more_than_a_daemon_replays_is_refused(drive: Driver, settings: Settings) -> None:

@@ -273,7 +273,8 @@ def test_an_operators_flush_is_repeated_and_an_imported_file_comes_again() -> No
     def batched(seconds: float, trigger: Trigger) -> Batched:
         return Batched(at(seconds=seconds), "coding", trigger, 2, 0, 0, 60.0, True, Decimal(0))
 
-    recorded: list[Recorded] = [output(1), output(2), batched(5, Trigger.FLUSH), batched(6, Trigger.IMPORT)]
+    flush, imported = batched(5, Trigger.FLUSH), batched(6, Trigger.IMPORT)
+    recorded: list[Recorded] = [output(1), output(2), flush, imported]
     report = replay(recorded, until=soon(2))
     assert report.total.recorded.batches == {"flush": 1, "import": 1}
     assert report.total.simulated.batches == {"flush": 1, "import": 1}

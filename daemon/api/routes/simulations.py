@@ -16,9 +16,10 @@ def router(operations: SimulationOperations) -> APIRouter:
 
     @routes.post("", responses=problems_of(*OF_A_CHANGE))
     async def simulate(request: SimulationRequest) -> SimulationAnswer:
-        """Replay a stretch of the record; nothing is changed."""
+        """Replay a stretch of the record, or events that are sent along; nothing is changed."""
         return await operations.simulate(
             request.settings,
+            events=request.events,
             since=request.since,
             until=request.until,
             line=request.line,
