@@ -8,21 +8,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from daemon.api.ports import SettingTried, SimulationAnswer, Source
 from daemon.changeable import known_path
 from daemon.exit_status import ExitStatus
 from daemon.live_settings import with_values
 from daemon.settings import KeyPath, Settings, leaves
-from daemon.store.read_only import opened
-from daemon.store.views.recorded import Examiner, Record, Stretch
 from learning.errors import ConflictError, LearningError, NotFoundError
 from learning.events import OutputEvent
 from learning.lines import ModelLine
 from learning.simulated_line import Configuration
-from learning.simulation import Past, simulate
+from learning.simulation import Past, Stretch, simulate
 from learning.validators import complaints, installed
+
+if TYPE_CHECKING:
+    from daemon.store.views.recorded import Examiner
 
 SECTIONS: Final[Mapping[str, Sequence[str]]] = {
     "policy": (
@@ -141,6 +142,10 @@ def perform(told: Order) -> SimulationAnswer:
 
     Raises NothingStoredError, OtherSchemaError, StoreUnavailableError and SimulationError.
     """
+    # Only here: the daemon, which orders, does without their megabyte.
+    from daemon.store.read_only import opened
+    from daemon.store.views.recorded import Record
+
     with opened(told.url) as database:
         record = Record(database.read, told.stretch, _examiner(told), list(told.today.lines))
         if told.most_events is not None and record.size > told.most_events:
@@ -251,7 +256,9 @@ def _shown(values: Mapping[KeyPath, Any], path: KeyPath) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _examiner(told: Order) -> Examiner:
+def _examiner(told: Order) -> "Examiner":
+    from daemon.store.views.recorded import Examiner
+
     today, simulated = (installed(most) for most in told.longest_output)
 
     def asked_today(event: OutputEvent) -> Sequence[str]:

@@ -78,6 +78,15 @@ def became(state: EventState) -> Became:
     return Became(state)
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of time, and of which task types; None is all."""
+
+    since: datetime
+    until: datetime
+    task_types: frozenset[str] | None = None
+
+
 # --- what is recorded ---------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ from learning.lifecycle import LEARNED_ROLES, PRIMARY_ROLES, EventState, Feedbac
 from learning.lines import ModelLine
 from learning.policy import Evidence, judge
 from learning.simulated_line import NEVER, Configuration, LinePast, PastRun
-from learning.simulation import Batched, Carried, Output, Past, Recorded, Ruled, Said
+from learning.simulation import Batched, Carried, Output, Past, Recorded, Ruled, Said, Stretch
 
 T = TypeVar("T")
 
@@ -77,15 +77,6 @@ class Reads(Protocol):
     """Runs a query in a short transaction that only reads."""
 
     def __call__(self, query: Callable[[Connection], T], /) -> T: ...
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A stretch of time, and of which task types; None is all."""
-
-    since: datetime
-    until: datetime
-    task_types: frozenset[str] | None = None
 
 
 class Examiner:
