@@ -66,6 +66,7 @@ from daemon.recent_facts import RecentFacts
 from daemon.screening import RulesInForce, Screening
 from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
+from daemon.simulations import Simulations
 from daemon.store import Store
 from daemon.store.feedback_effects import FeedbackEffects
 from daemon.store.firewall import Firewall
@@ -440,6 +441,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             facts=recent,
             trainer=host.condition,
             webhook_intake=_webhook_intake(settings, store, announcer),
+            simulations=Simulations(lambda: live.now, utc_now),
             token=token,
             version=version("learnd"),
         )

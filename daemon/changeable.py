@@ -51,14 +51,18 @@ def changeable_path(key: str, settings: Settings) -> KeyPath:
 
     Raises UnknownSettingError, with what was meant perhaps, and FixedSettingError.
     """
-    path = _path(key, settings)
-    if path is None:
-        raise UnknownSettingError(key, _meant(key, settings))
+    path = _known_path(key, settings)
     if not is_changeable(path):
         raise _fixed(key, path, settings)
     require_no_secret(path, None, settings)
-    if path[0] == "lines" and settings.model_lines().get(path[1]) is None:
-        raise UnknownSettingError(key, f"there is no model line {path[1]!r}; lines are configured")
+    _require_line(key, path, settings)
+    return path
+
+
+def known_path(key: str, settings: Settings) -> KeyPath:
+    """The place of any setting. Raises UnknownSettingError, with what was meant perhaps."""
+    path = _known_path(key, settings)
+    _require_line(key, path, settings)
     return path
 
 
@@ -67,6 +71,18 @@ def require_no_secret(path: KeyPath, value: Any, settings: Settings) -> None:
     for place, _ in leaves({path[-1]: value}, path[:-1]):
         if may_be_secret(place):
             raise _secret(".".join(place), path, settings)
+
+
+def _known_path(key: str, settings: Settings) -> KeyPath:
+    path = _path(key, settings)
+    if path is None:
+        raise UnknownSettingError(key, _meant(key, settings))
+    return path
+
+
+def _require_line(key: str, path: KeyPath, settings: Settings) -> None:
+    if path[0] == "lines" and settings.model_lines().get(path[1]) is None:
+        raise UnknownSettingError(key, f"there is no model line {path[1]!r}; lines are configured")
 
 
 def _path(key: str, settings: Settings) -> KeyPath | None:

@@ -299,8 +299,9 @@ class Learner:
     ) -> TaskProcessed:
         """Have a model answer, and process its answer as an output that nobody judged.
 
-        It is asked in the style that feedback has led to (docs/feedback.md). The champion of the line answers, or the model at `remote.llm_endpoint`. Raises
-        UnknownTaskTypeError, NobodyAnswersError and JobFailedError, and as `process_output`.
+        It is asked in the style that feedback has led to (docs/feedback.md). The champion of
+        the line answers, or the model at `remote.llm_endpoint`. Raises UnknownTaskTypeError,
+        NobodyAnswersError and JobFailedError, and as `process_output`.
         """
         line = self._line(task_type)
         style = style_sentence(

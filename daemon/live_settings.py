@@ -205,6 +205,20 @@ def overlaid(given: Settings, stored: Mapping[KeyPath, StoredSetting]) -> Settin
     return settings_from(*_tree(given, stored)) if stored else given
 
 
+def with_values(settings: Settings, values: Mapping[KeyPath, Any]) -> Settings:
+    """Settings as they would be with other values; None is as if it were not set.
+
+    Raises SettingsError: every fault in words.
+    """
+    tree, sources = _tree(settings, {})
+    for path, value in values.items():
+        _put(tree, path, value)
+        if value is None:
+            _take(tree, path)
+        sources[path] = "simulated"
+    return settings_from(tree, sources)
+
+
 def source_of(stored: StoredSetting) -> str:
     """Who set it, when and why, as `learnd check` shows where a value comes from."""
     why = f": {stored.reason}" if stored.reason else ""
@@ -223,6 +237,12 @@ def _tree(
         below = leaves({path[-1]: one.value}, path[:-1])
         sources |= dict.fromkeys((leaf for leaf, _ in below), source_of(one))
     return tree, sources
+
+
+def _take(tree: dict[str, Any], path: KeyPath) -> None:
+    for name in path[:-1]:
+        tree = tree[name]
+    del tree[path[-1]]
 
 
 def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:

@@ -164,6 +164,13 @@ def rejudge(current: EventState, verdict: Verdict) -> EventState | None:
     return None
 
 
+def rejudge_by_hand(current: EventState, verdict: Verdict) -> EventState | None:
+    """The same for an operator's verdict, whose "yes" also releases what a validator stopped."""
+    if current is EventState.QUARANTINED and verdict.state is EventState.QUEUED:
+        return EventState.QUEUED
+    return rejudge(current, verdict)
+
+
 def confirms(current: EventState, by_human: bool, verdict: Verdict) -> bool:
     """Whether a person's "yes" now stands behind an output that was queued without one.
 

@@ -6,7 +6,14 @@ from fastapi import FastAPI
 
 from consumers.http_source import HttpSource
 from daemon.api.guard import LimitBody, PlainAddress, RequireToken, SecureHeaders
-from daemon.api.ports import Forgetter, MetricsPage, Operations, Probes, SettingOperations
+from daemon.api.ports import (
+    Forgetter,
+    MetricsPage,
+    Operations,
+    Probes,
+    SettingOperations,
+    SimulationOperations,
+)
 from daemon.api.problems import answer_errors
 from daemon.api.routes import (
     costs,
@@ -30,6 +37,7 @@ from daemon.api.routes import (
 from daemon.api.routes import facts as facts_route
 from daemon.api.routes import learner as learner_route
 from daemon.api.routes import settings as settings_route
+from daemon.api.routes import simulations as simulations_route
 from daemon.learner import Learner
 from daemon.recent_facts import RecentFacts
 from daemon.store.views import Views
@@ -62,11 +70,13 @@ def create_app(
     webhook_intake: WebhookIntake | None = None,
     learner: Learner | None = None,
     adaptation: Callable[[], Awaitable[Sequence[Thought]]] = no_thoughts,
+    simulations: SimulationOperations | None = None,
     version: str = "0",
 ) -> FastAPI:
     """The application. Everything but OPEN_PATHS needs the token.
 
     Without `webhook_intake` no webhook is received, without `learner` nothing is processed by call.
+    Without `webhook_intake` no webhook is received, without `simulations` nothing is simulated.
     """
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
@@ -95,6 +105,8 @@ def create_app(
     ):
         # `include_router` makes each route a second time: half the time of a start.
         app.router.routes.extend(router.routes)
+    if simulations is not None:
+        app.router.routes.extend(simulations_route.router(simulations).routes)
     answer_errors(app)
     # The last one added is asked first.
     app.add_middleware(

@@ -5,6 +5,7 @@ Only shapes and promises; the daemon's real ones are handed to `create_app`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from daemon.settings import Setting
@@ -27,6 +28,7 @@ from learning.facts import (
     RunCancelAsked,
     RunCancelled,
 )
+from learning.simulation import Report
 from monitoring.health import Check, HealthReport
 
 
@@ -76,6 +78,72 @@ class SettingsNow:
     settings: Sequence[Setting]
     fault: str
     """Why those of this revision do not hold in this daemon; empty when they do."""
+
+
+@dataclass(frozen=True)
+class SettingTried:
+    """A setting that a simulation changes."""
+
+    key: str
+    today: str
+    simulated: str
+
+
+class Source(StrEnum):
+    """What a simulation replays."""
+
+    RECORD = "record"
+    """What the daemon stored; beside the simulation stands what did happen."""
+    FILE = "file"
+    """Events in a file, or sent along; beside the simulation stands what the settings of today
+    would do."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Lines of a file that are no events, or none that are new."""
+
+    n_refused: int
+    refused: Sequence[tuple[int, str]]
+    """(line, why) of the first of them."""
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class SimulationAnswer:
+    """What a simulation found; see docs/simulate.md."""
+
+    source: Source
+    settings: Sequence[SettingTried]
+    setting_changes: int
+    """How often settings were changed in the time that was replayed."""
+    report: Report
+    left_out: LeftOut | None = None
+    """Of a file."""
+
+
+class SimulationOperations(Protocol):
+    """What a person may ask of the record."""
+
+    async def simulate(
+        self,
+        values: Mapping[str, Any],
+        *,
+        events: Sequence[Mapping[str, Any]] | None,
+        since: str | None,
+        until: str | None,
+        line: str | None,
+        task_type: str | None,
+        run_seconds: float,
+    ) -> SimulationAnswer:
+        """Replay what was recorded in a stretch of time under other settings; changes nothing.
+
+        With `events` those, and not the record: beside stands what the settings of today would do.
+        Raises LearningError: NotFoundError for a key, a line or a task type that is none,
+        ConflictError while another simulation runs or when it takes too long, SettingsError for a
+        value that is wrong, SimulationError for a stretch that is none or too long.
+        """
+        ...
 
 
 class SettingOperations(Protocol):

@@ -228,6 +228,27 @@ class UndoRequest(_Body):
         return self
 
 
+TimeText = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z:.+-]+$")
+]
+"""A time with its zone, or how long ago: `7d`."""
+
+
+class SimulationRequest(_Body):
+    """What to replay, and under which settings: a stretch of the record, or these events."""
+
+    since: TimeText | None = None
+    """Of the record: 7 days ago, without one. Of events: all of them."""
+    until: TimeText | None = None
+    events: list[dict[str, JsonValue]] | None = Field(None, min_length=1, max_length=5_000)
+    """Outputs and feedback, as producers send them."""
+    settings: dict[SettingKey, JsonValue] = Field(default_factory=dict, max_length=64)
+    line: Name | None = None
+    task_type: Name | None = None
+    run_seconds: float = Field(300.0, gt=0, le=31_536_000, allow_inf_nan=False)
+    """How long a run lasts, in a line that has none on record."""
+
+
 class NodeGoneRequest(_Body):
     """Why a node is given up."""
 

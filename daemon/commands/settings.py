@@ -83,7 +83,7 @@ def set_values(
     as_json: AsJson = False,
 ) -> None:
     """Change settings; they hold at once, in every daemon of the database, and from then on."""
-    given = {key: _value(text) for key, text in key_values(values).items()}
+    given = {key: value_of(text) for key, text in key_values(values).items()}
     _change(given, reason, if_revision, url, config, data_dir, as_json)
 
 
@@ -221,7 +221,7 @@ def _offline(
     return TypeAdapter(type(found)).dump_python(found, mode="json")
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """JSON where it is JSON; a text needs no quotes."""
     try:
         value = json.loads(text)

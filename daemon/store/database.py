@@ -219,7 +219,7 @@ def _repeated(engine: Engine, work: Callable[[Connection], T]) -> T:
         except DBAPIError as error:
             if attempt < ATTEMPTS and postgresql.was_rolled_back(error):
                 attempt += 1
-            elif _is_outage(error):
+            elif is_outage(error):
                 said = " ".join(str(error.orig).split())
                 raise StoreUnavailableError(f"the database is not available: {said}") from error
             else:
@@ -235,7 +235,7 @@ def _outages_named(work: Callable[[], T]) -> Callable[[], T]:
         except sqlite3.OperationalError as error:
             raise StoreUnavailableError(f"the database is not available: {error}") from error
         except DBAPIError as error:
-            if not _is_outage(error):
+            if not is_outage(error):
                 raise
             said = " ".join(str(error.orig).split())
             raise StoreUnavailableError(f"the database is not available: {said}") from error
@@ -243,7 +243,7 @@ def _outages_named(work: Callable[[], T]) -> Callable[[], T]:
     return named
 
 
-def _is_outage(error: DBAPIError) -> bool:
+def is_outage(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         # SQLite reports wrong SQL like an outage; trying again would hide it for ever.
         code = getattr(error.orig, "sqlite_errorcode", None)

@@ -64,7 +64,7 @@ from learning.lifecycle import (
     require_batch_move,
 )
 from learning.lines import ModelLine
-from learning.policy import Verdict, confirms, rejudge
+from learning.policy import Verdict, confirms, rejudge_by_hand
 from learning.ports import EventKind
 from learning.preferences import Objective
 from learning.sampling import (
@@ -254,11 +254,7 @@ class Queue:
                 confirm_event(tx, row, verdict, actor, now, tally)
                 tally.write(tx, now)
                 return current
-            wanted = (
-                EventState.QUEUED  # an operator's yes also releases what a validator stopped
-                if current is EventState.QUARANTINED and verdict.state is EventState.QUEUED
-                else rejudge(current, verdict)
-            )
+            wanted = rejudge_by_hand(current, verdict)
             if wanted is None:
                 raise VerdictRefusedError(event_row_id, row.state)
             decided = Verdict(wanted, verdict.reason, verdict.by_human)

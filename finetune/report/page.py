@@ -24,8 +24,13 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def as_page(report: TrainingReport) -> str:
     """The whole page. Every text in it is escaped."""
-    title = f"Training report: {escape(report.subject)}"
-    body = "\n".join(line for section in sections_of(report) for line in _blocks(section))
+    return page_of(f"Training report: {report.subject}", sections_of(report))
+
+
+def page_of(heading: str, sections: Sequence[Section]) -> str:
+    """A page of sections. Every text in it is escaped."""
+    title = escape(heading)
+    body = "\n".join(line for section in sections for line in _blocks(section))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
