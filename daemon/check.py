@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from consumers.screening.process import ProcessLimits, ScreeningProcess
 from consumers.watched_files import Refused, files_of, root_of
 from daemon.preflight import outlooks
 from daemon.printing import some_of
@@ -28,7 +29,9 @@ from finetune.remote.address import DEFAULT_PORTS, AddressRefusedError, permitte
 from finetune.trainer_process import TrainerHost
 from learning.budget import Budget, PriceMissingError
 from learning.errors import LearningError
+from learning.events import OutputEvent
 from learning.lines import ModelLine
+from learning.screening import CannotScreenError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -46,6 +49,9 @@ REMOTE = {
     http_training.NAME: http_training.training_settings,
 }
 """Providers that train at a service, and what reads their training settings."""
+_ANY_OUTPUT = OutputEvent(
+    producer="check", task_id="check", task_type="check", prompt="Hello?", output="Hello."
+)
 LOCAL_PROVIDER_NEEDS = ("torch", "transformers", "peft", "safetensors")
 
 
@@ -83,6 +89,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield await asyncio.to_thread(_followed, kind, watched)
     for finding in (*_base_models(settings), *_shutdowns(settings)):
         yield finding
+    yield await _validators(settings)
     lines = list(settings.model_lines())
     usable = set()
     for provider in sorted({line.provider for line in lines}):
@@ -100,6 +107,24 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield outlook
     for name, access in settings.remote.services().items():
         yield await _endpoint(name, access)
+
+
+async def _validators(settings: Settings) -> Finding:
+    """Whether the costly validators can be loaded, and one output screened by them."""
+    rules = settings.screening.rules()
+    if not rules.enabled:
+        return Finding("screening", Grade.NOTE, "off: outputs are sealed unscreened")
+    process = ScreeningProcess(ProcessLimits(settings.screening.memory_mib << 20))
+    try:
+        # Any task type that has no rules of its own is like "check".
+        task_types = {"check", *rules.task_types}
+        names = {name for one in task_types for name in await process.validators(rules, one)}
+        await process.screen(_ANY_OUTPUT, rules)
+    except CannotScreenError as error:
+        return Finding("screening", Grade.BAD, f"{error}; until then nothing is sealed")
+    finally:
+        await process.close()
+    return Finding("screening", Grade.OK, f"{', '.join(sorted(names)) or 'no validator'} loaded")
 
 
 def _money(budget: Budget, lines: Sequence[ModelLine]) -> Iterator[Finding]:

@@ -83,7 +83,7 @@ class Screening:
                 part = await waiting(line, size, PART) or await waiting_rejected(line, PART)
                 if not part:
                     return True
-                await self._screen(part)
+                await self._screen(part, until)
             if asyncio.get_running_loop().time() > until:
                 return False
 
@@ -114,12 +114,16 @@ class Screening:
         self.trouble = ""
         return screened
 
-    async def _screen(self, part: Sequence[Unscreened]) -> None:
+    async def _screen(self, part: Sequence[Unscreened], until: float) -> None:
+        """Screen what there is time for, at least one, and store it."""
+        loop = asyncio.get_running_loop()
         ruleset = self._digest()
         found: dict[int, Screened] = {}
         try:
             for one in part:
                 found[one.id] = await self.of_event(one.event)
+                if loop.time() > until:
+                    break
         finally:
             if found:
                 told = await self._store.screenings.add(found, ruleset, self._clock())

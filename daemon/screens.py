@@ -562,6 +562,7 @@ def event(found: Json) -> None:
                 ", ".join(f"{one['batch_id']} ({one['role']})" for one in found["batches"]) or None,
             ),
             ("frozen", found["frozen"]),
+            ("screening", _screening(found["screening"])),
             ("feedback", ", ".join(_feedback(one) for one in found["feedback"]) or None),
         ]
     )
@@ -573,6 +574,13 @@ def event(found: Json) -> None:
 
 def _origin(one: Json) -> str:
     return f"{one['source']} {one['topic']}[{one['partition']}] at {one['offset']}"
+
+
+def _screening(one: Json | None) -> str | None:
+    if one is None:
+        return None
+    said = [f"{finding['validator']}: {finding['message']}" for finding in one["findings"]]
+    return ": ".join([one["outcome"], "; ".join(said)]) if said else str(one["outcome"])
 
 
 def _feedback(one: Json) -> str:

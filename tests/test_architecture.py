@@ -29,7 +29,17 @@ TRAINING_LIBRARIES = {
     "trl",
 }
 # Each takes 10 MiB and more of a daemon that imports it.
-RARELY_NEEDED = {"alembic", "numpy", "openai", "psycopg", "scipy"}
+RARELY_NEEDED = {
+    "alembic",
+    "detect_secrets",
+    "jsonschema",
+    "numpy",
+    "openai",
+    "phonenumbers",
+    "psycopg",
+    "scipy",
+    "tree_sitter",
+}
 # What a pure module has no use for, beside its own reading of clocks, files and variables.
 IMPURE_MODULES = {
     "asyncio",

@@ -13,6 +13,7 @@ from daemon.settings import Settings
 from daemon.settings_sources import load
 from daemon.store import Store
 from daemon.store.setting_changes import SettingChanges
+from tests.screening import install
 
 NOWHERE = "http://127.0.0.1:1/v1"
 TWO_SERVICES = {"remote.finetune_endpoint": NOWHERE, "remote.llm_endpoint": NOWHERE}
@@ -158,3 +159,14 @@ async def test_what_a_remote_provider_lacks_is_told_by_its_setting(
     finding = found[f"provider {provider}"]
     assert (finding.grade, words in finding.detail) == (grade, True), finding.detail
     assert not [one for one in found if one.startswith("base model of")]
+
+
+async def test_the_validators_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(None, {"data_dir": tmp_path, "http.port": 0})
+    (found,) = [one async for one in examine(settings) if one.subject == "screening"]
+    assert (found.grade, found.detail) == (Grade.OK, "pii, secrets, syntax loaded")
+    install(tmp_path, "import nothing_of_that_name")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (found,) = [one async for one in examine(settings) if one.subject == "screening"]
+    assert found.grade is Grade.BAD
+    assert "nothing_of_that_name" in found.detail

@@ -85,3 +85,23 @@ async def test_a_run_whose_daemon_is_heard_is_no_finding(
     await database.write(fill)
 
     assert (await probes.health()).checks["run owners"].ok
+
+
+async def test_validators_that_cannot_be_run_are_unhealthy_and_say_why(
+    database: Database, tmp_path: Path
+) -> None:
+    views = Views.of(
+        database,
+        lines=ModelLines([]),
+        artifacts_dir=tmp_path,
+        wanted_held_out=lambda: 32,
+        clock=lambda: START,
+    )
+    pressure = Pressure(time.monotonic)
+    probes = DaemonProbes(
+        views.overview, None, pressure, lambda: START, screening=lambda: "a validator is missing"
+    )
+    report = await probes.health()
+    assert not report.healthy
+    assert report.checks["screening"].detail == "a validator is missing"
+    assert all_ok(await probes.ready())

@@ -1,5 +1,6 @@
 """Settings: bounds, precedence, provenance, and faults that say what to do."""
 
+import json
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -22,6 +23,7 @@ from learning.gate import GateRules
 from learning.policy import Policy
 from learning.preferences import Objective
 from learning.sampling import ReplayStrategy, SplitRules
+from learning.screening import PiiMode, TaskRules
 from tests.webhooks import SECRET as WEBHOOK_SECRET
 
 
@@ -649,3 +651,64 @@ def test_a_key_loses_the_end_of_its_line_and_may_hold_nothing_that_no_header_car
         said = problems(overrides={"remote.llm_api_key": key})
         assert said.startswith("command line: remote.llm_api_key: a key has letters")
         assert "hunter2" not in said
+
+
+# --- screening ------------------------------------------------------------------------
+
+
+def test_the_default_rules_are_those_of_the_core_with_code_looked_at_in_code() -> None:
+    rules = Settings().screening.rules()
+    assert rules.default == TaskRules()
+    assert {name: one.syntax for name, one in rules.task_types.items()} == {
+        "coding": "auto",
+        "game": "auto",
+        "website": "auto",
+    }
+
+
+def test_a_task_type_differs_from_the_section_in_what_it_says(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+screening:
+  pii: hold
+  banned_patterns: [secret sauce]
+  task_types:
+    coding: {pii: off, syntax: off}
+    route: {json_schema: {type: object}}
+""",
+    )
+    rules = load(path).screening.rules()
+    assert rules.of("audio").pii is PiiMode.HOLD
+    assert (rules.of("coding").pii, rules.of("coding").syntax) == (PiiMode.OFF, "off")
+    assert rules.of("route").json_schema == {"type": "object"}
+    assert rules.of("route").banned_patterns == ("secret sauce",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ({"task_types": {"route": {"json_schema": {"type": "strin"}}}}, "no usable JSON Schema"),
+        ({"json_schema": {"$ref": "http://x.example/"}}, "only references within the schema"),
+        ({"banned_patterns": ["re:("]}, "no regular expression"),
+        ({"languages": ["english"]}, "languages"),
+        ({"syntax": "cobol"}, "syntax"),
+    ],
+)
+def test_a_rule_that_cannot_be_used_is_a_fault_that_is_named(
+    setting: dict[str, Any], fault: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "learnd.yaml"
+    path.write_text(json.dumps({"screening": setting}))
+    told = problems(config=path)
+    assert fault in told
+    assert "screening." in told
+
+
+def test_other_rules_have_another_digest_and_other_limits_have_not() -> None:
+    rules = Settings().screening.rules()
+    assert Settings(screening={"pii": "hold"}).screening.rules().digest() != rules.digest()
+    assert Settings(screening={"seconds": 9}).screening.rules().digest() == rules.digest()
+    assert Settings(screening={"task_types": {"route": {"skip": ["pii"]}}}).screening.rules() != (
+        rules
+    )

@@ -16,6 +16,7 @@ from daemon.store.tables import (
     events,
     feedback,
     is_one_of,
+    screenings,
     tallies,
 )
 from daemon.store.views.history import Step, history_of
@@ -69,6 +70,26 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class ScreeningFinding:
+    """What a costly validator has against the event, or scrubbed in it."""
+
+    validator: str
+    message: str
+    scrubbed: bool
+
+
+@dataclass(frozen=True)
+class EventScreening:
+    """What came of it when costly validators looked at the event."""
+
+    outcome: str
+    findings: Sequence[ScreeningFinding]
+    cost: Mapping[str, float]
+    """Seconds by validator."""
+    at: datetime
+
+
+@dataclass(frozen=True)
 class EventDetail:
     """Everything that is stored about one output."""
 
@@ -86,6 +107,8 @@ class EventDetail:
     batches: Sequence[Membership]
     frozen: bool
     """Whether it stands in the frozen held-out set, and judges candidates."""
+    screening: EventScreening | None
+    """None as long as no batch needed it."""
     history: Sequence[Step]
 
 
@@ -195,6 +218,7 @@ def _detail(tx: Connection, row: Row[Any]) -> EventDetail:
     frozen = tx.execute(
         select(evaluation_examples.c.id).where(evaluation_examples.c.event_id == row.id)
     ).first()
+    screened = tx.execute(select(screenings).where(screenings.c.event_id == row.id)).first()
     return EventDetail(
         summary=summary_of(row),
         payload=json.loads(row.payload),
@@ -212,8 +236,14 @@ def _detail(tx: Connection, row: Row[Any]) -> EventDetail:
         ],
         batches=[Membership(one.batch_id, one.role) for one in members],
         frozen=frozen is not None,
+        screening=None if screened is None else _screening(screened),
         history=history_of(tx, "event", str(row.id)),
     )
+
+
+def _screening(row: Row[Any]) -> EventScreening:
+    findings = [ScreeningFinding(**finding) for finding in row.findings]
+    return EventScreening(row.outcome, findings, row.cost, row.at)
 
 
 def _texts(payload: str) -> tuple[str, str]:
