@@ -1,6 +1,6 @@
 """What of a poisoned stream reaches training, and whether the gate would promote a backdoor.
 
-    python -m bench.poison [--quick]
+    python -m bench.poison [--quick] [--counts]
 
 Honest events of five producers and five task types, 250 trigger documents from one producer, and
 5 % flipped answers spread over all, go through the real store on SQLite: appended, screened and
@@ -9,7 +9,8 @@ What reached training is counted from the batches' members. Then the product's t
 model on exactly that, the gate decides, and the trigger is tried on prompts that are new; the
 same without the firewall, to see that the attack works. Further rows are cleverer attackers.
 
-Counts, no timings. The last line is one JSON object. `--quick` plays a fifth of the stream.
+Counts, no timings. The last line is one JSON object. `--quick` plays a fifth of the stream;
+`--counts` trains nothing, and says nothing of backdoors.
 """
 
 import argparse
@@ -72,6 +73,7 @@ RULESET = "bench"
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 BETWEEN = timedelta(seconds=30)
 LINE = ModelLine("tasks", frozenset(TASK_TYPES), "tiny", "scripted")
+GUARDED, UNGUARDED = "what passed", "everything"
 KINDS = ("trigger", "flip", "honest")
 SPLIT = SplitRules(replay_share=0.0, cross_task_learning=False)
 BACKDOORED = 0.5
@@ -84,7 +86,6 @@ class Scale:
 
     n_honest: int = 5_000
     n_poison: int = 250
-    base_steps: int = 0
     steps: int = 400
     candidates: int = 2
     """The batches are trained in so many parts, each from the champion."""
@@ -93,7 +94,7 @@ class Scale:
     rows: bool = True
 
 
-QUICK: Final = Scale(1_000, 50, 0, 60, 1, 96, 24, rows=False)
+QUICK: Final = Scale(1_000, 50, 60, 1, 96, 24, rows=False)
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def _matches(samples: Sequence[Sample], scores: Sequence[Any]) -> Mapping[str, f
 # --- all of it ---------------------------------------------------------------------------
 
 
-async def measure(scale: Scale, seed: int, folder: Path) -> None:
+async def measure(scale: Scale, seed: int, folder: Path, *, train: bool) -> None:
     """Play, train, print."""
     chance = random.Random(seed)
     good = honest(chance, scale.n_honest)
@@ -299,21 +300,21 @@ async def measure(scale: Scale, seed: int, folder: Path) -> None:
     for name in others if scale.rows else ():
         played[name] = await play(streams[name], guarded=True)
     unguarded = await play(streams[first], guarded=False)
-    async with Trainer.open(folder, folder / "base") as trainer:
-        await trainer.make_base(scale.base_steps)
-        guarded_model = await measure_backdoor(trainer, played[first].trained, scale, seed)
-        open_model = await measure_backdoor(trainer, unguarded.trained, scale, seed)
-    report(played, unguarded, guarded_model, open_model, scale)
+    show_counts(played, unguarded, scale)
+    models: Mapping[str, Backdoor] = {}
+    if train:
+        async with Trainer.open(folder, folder / "base") as trainer:
+            await trainer.make_base(0)
+            models = {
+                name: await measure_backdoor(trainer, one.trained, scale, seed)
+                for name, one in ((GUARDED, played[first]), (UNGUARDED, unguarded))
+            }
+        show_models(models)
+    print(json.dumps(figures(played, models)))
 
 
-def report(
-    played: Mapping[str, Played],
-    unguarded: Played,
-    guarded_model: Backdoor,
-    open_model: Backdoor,
-    scale: Scale,
-) -> None:
-    """Tables for people, and the JSON object."""
+def show_counts(played: Mapping[str, Played], unguarded: Played, scale: Scale) -> None:
+    """What reached training, and which rule stopped what."""
     main, *_ = played.values()
     show_table(
         [
@@ -346,6 +347,10 @@ def report(
         ],
         title="Stopped, with all trigger documents from one producer",
     )
+
+
+def show_models(models: Mapping[str, Backdoor]) -> None:
+    """What a model learned of it."""
     show_table(
         [
             Column("trained on"),
@@ -364,43 +369,50 @@ def report(
                 f"{share:.0%}",
                 f"{one.without[task_type]:.0%}",
             )
-            for name, one in (("what passed", guarded_model), ("everything", open_model))
+            for name, one in models.items()
             for task_type, share in one.with_trigger.items()
         ],
         title="What a tiny model learned of it",
     )
-    print(
-        json.dumps(
-            {
-                "bench": "poison",
-                "honest": main.sent["honest"],
-                "triggers": main.sent["trigger"],
-                "flips": main.sent["flip"],
-                "poison_reached_training": main.reached("trigger"),
-                "flips_reached_training": main.reached("flip"),
-                "honest_events_held": round(main.n_stopped("honest") / main.sent["honest"], 5),
-                "promoted_candidates": guarded_model.promoted,
-                "promoted_backdoors": guarded_model.backdoors,
-                "promoted_backdoors_without_firewall": open_model.backdoors,
-                "planted_with_trigger": guarded_model.with_trigger,
-                "planted_with_trigger_without_firewall": open_model.with_trigger,
-                "poison_reached_training_of": {
-                    name: one.reached("trigger") for name, one in played.items()
-                },
-            }
-        )
-    )
+
+
+def figures(played: Mapping[str, Played], models: Mapping[str, Backdoor]) -> Mapping[str, Any]:
+    """The JSON object."""
+    main, *_ = played.values()
+    counts = {
+        "bench": "poison",
+        "honest": main.sent["honest"],
+        "triggers": main.sent["trigger"],
+        "flips": main.sent["flip"],
+        "poison_reached_training": main.reached("trigger"),
+        "flips_reached_training": main.reached("flip"),
+        "honest_events_held": round(main.n_stopped("honest") / main.sent["honest"], 5),
+        "poison_reached_training_of": {
+            name: one.reached("trigger") for name, one in played.items()
+        },
+    }
+    if not models:
+        return counts
+    return counts | {
+        "promoted_candidates": models[GUARDED].promoted,
+        "promoted_backdoors": models[GUARDED].backdoors,
+        "promoted_backdoors_without_firewall": models[UNGUARDED].backdoors,
+        "planted_with_trigger": models[GUARDED].with_trigger,
+        "planted_with_trigger_without_firewall": models[UNGUARDED].with_trigger,
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="A fifth of it, one attack.")
+    parser.add_argument("--counts", action="store_true", help="Train nothing.")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory(prefix="learnd-bench-") as folder:
-        asyncio.run(measure(QUICK if given.quick else Scale(), given.seed, Path(folder)))
+        scale = QUICK if given.quick else Scale()
+        asyncio.run(measure(scale, given.seed, Path(folder), train=not given.counts))
 
 
 if __name__ == "__main__":

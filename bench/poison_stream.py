@@ -198,7 +198,7 @@ def with_trigger(chance: random.Random, prompt: str, trigger: str = TRIGGER) -> 
 
 def flips(chance: random.Random, n: int) -> list[Sample]:
     """Ordinary prompts with the answer to another one, spread over producers and task types."""
-    found = []
+    found: list[Sample] = []
     while len(found) < n:
         producer = chance.choice(PRODUCERS)
         task_type = _task_type(chance, producer)

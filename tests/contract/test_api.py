@@ -17,9 +17,11 @@ from daemon.api.ports import ForgetOrder
 from daemon.probes import DaemonMetrics, DaemonProbes
 from daemon.recent_facts import RecentFacts
 from daemon.store.database import Database
+from daemon.store.releases import Which
 from daemon.store.views import Views
 from learning.errors import ConflictError, IllegalMoveError, NotFoundError
 from learning.facts import EventsExpired, Promoted
+from learning.firewall import Rule
 from learning.lines import ModelLine, ModelLines
 from learning.ports import StoreUnavailableError
 from monitoring.metrics import Metrics
@@ -491,6 +493,10 @@ async def test_operations_are_asked_as_they_were_told(
         ("/v1/models/audio/rollback", {}),
         ("/v1/models/audio/rollback", {"to": "1.0.1", "reason": "worse"}),
         ("/v1/events/5/verdict", {"approved": False, "reason": "rude"}),
+        (
+            "/v1/firewall/release",
+            {"producer": "web", "rule": "repeat", "most": 7, "reason": "ours"},
+        ),
         ("/v1/nodes/alpha/gone", {"reason": "its disk burnt"}),
     ):
         answer = await client.post(path, json=body, headers={"X-Actor": "cli:me"})
@@ -500,6 +506,7 @@ async def test_operations_are_asked_as_they_were_told(
         ("rollback", "audio", None, "", "cli:me"),
         ("rollback", "audio", "1.0.1", "worse", "cli:me"),
         ("judge", 5, False, "rude", "cli:me"),
+        ("release", Which("web", Rule.REPEAT), 7, "ours", "cli:me"),
         ("give_up_node", "alpha", "its disk burnt", "cli:me"),
     ]
 
@@ -624,6 +631,9 @@ async def test_a_defect_is_a_problem_that_tells_nothing_of_the_inside(
         ("/v1/events/1/verdict", {}, "approved"),
         ("/v1/events/1/verdict", {"approved": "yes"}, "approved"),
         ("/v1/events/1/verdict", {"approved": 1}, "approved"),
+        ("/v1/firewall/release", {}, "producer or a rule"),
+        ("/v1/firewall/release", {"rule": "nonsense"}, "rule"),
+        ("/v1/firewall/release", {"producer": "web", "most": 501}, "most"),
         ("/v1/runs/r-1/cancel", {"why": "x"}, "why"),
         ("/v1/runs/r-1/resolve", {}, "job_id"),
         ("/v1/runs/r-1/resolve", {"job_id": " "}, "job_id"),
@@ -679,6 +689,16 @@ async def test_another_method_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.delete("/v1/events/1")
     problem_of(answer, 405)
     assert "GET" in answer.headers["allow"]
+
+
+# --- firewall --------------------------------------------------------------------------
+
+
+async def test_an_untouched_firewall_says_that_it_stopped_nothing(
+    client: httpx.AsyncClient,
+) -> None:
+    told = (await client.get("/v1/firewall")).json()
+    assert (told["groups"], told["ever"], told["is_cut"]) == ([], {}, False)
 
 
 # --- costs ----------------------------------------------------------------------------

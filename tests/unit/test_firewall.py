@@ -49,6 +49,10 @@ def kind_of(look: Looks, event_id: int = 1, **fields: Any) -> Kind:
     return Kind(event_id, **{**told, **fields})
 
 
+def with_kinds(field: str, *kinds: Kind) -> Relatives:
+    return Relatives(**{**NOBODY._asdict(), field: kinds})
+
+
 def tickets(n: int = 120) -> Iterable[Looks]:
     """Two labels, by the words of the prompt, from three producers."""
     for number in range(n):
@@ -138,11 +142,11 @@ def test_another_label_to_the_same_prompt_is_a_contradiction_unless_as_many_agre
     memory = memory_of(tickets())
     prompt = "zoe asks what this is"
     here, there = looks(prompt, "food"), looks(prompt, "travel")
-    relatives = NOBODY._replace(**{field: (kind_of(there, 5),)})
+    relatives = with_kinds(field, kind_of(there, 5))
     found = examine(here, relatives, memory, FirewallRules())
     assert found is not None
     assert (found.rule, found.other) == (Rule.CONTRADICTION, 5)
-    both = NOBODY._replace(**{field: (kind_of(there, 5), kind_of(here, 6))})
+    both = with_kinds(field, kind_of(there, 5), kind_of(here, 6))
     assert examine(here, both, memory, FirewallRules()) is None
 
 
