@@ -5,7 +5,7 @@
 BIN := .venv/bin
 PINNED := pyproject.toml constraints.txt
 # Over how many processes the tests go; one for those that a person picks, and may want --pdb for.
-WORKERS := $(if $(ARGS),0,auto)
+WORKERS ?= $(if $(ARGS),0,auto)
 
 .PHONY: help setup run test check pins clean
 .DELETE_ON_ERROR:

@@ -3,7 +3,8 @@
 A file is one unit of work, so that what its tests share is made once; only the tests of the
 files in APART may each go elsewhere. What takes longest begins first, so that no process is
 left with it at the end. Each process has a Kafka and a PostgreSQL of its own, as some tests
-take those down.
+take those down. All processes must find the same tests: what names a test, such as a parameter,
+may depend neither on the time nor on the order of a set.
 """
 
 import os

@@ -37,7 +37,9 @@ async def test_a_bomb_comes_in_small_pieces() -> None:
     assert sum(map(len, pieces)) == 20_000_000
 
 
-@pytest.mark.parametrize("packed", [b"not gzip at all", gzip.compress(b"x" * 500)[:-9]])
+@pytest.mark.parametrize(
+    "packed", [b"not gzip at all", gzip.compress(b"x" * 500)[:-9]], ids=["no gzip", "cut off"]
+)
 async def test_what_is_cut_off_or_no_gzip_is_an_error(packed: bytes) -> None:
     with pytest.raises(CorruptEncodingError):
         await inflated(packed)
