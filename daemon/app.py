@@ -45,6 +45,7 @@ from daemon.installation import (
 )
 from daemon.kafka import kafka_connection
 from daemon.live_settings import LiveSettings
+from daemon.live_verdict import VerdictWatch
 from daemon.loops import FeedbackDigester, Sealer, expire_held, watch_pressure
 from daemon.operations import DaemonOperations
 from daemon.preflight import Preflight
@@ -54,6 +55,7 @@ from daemon.settings import LOCAL_PROVIDERS, Settings
 from daemon.shutdowns import Report, ShutdownWatch
 from daemon.store import Store
 from daemon.store.leases import Tenancy
+from daemon.store.live_counts import LiveCounts
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
 from daemon.webhooks import JobHints, WebhookIntake, expire_webhooks
@@ -116,6 +118,7 @@ class Daemon:
     follower: SettingsFollower
     shutdowns: ShutdownWatch
     job_hints: JobHints
+    verdict_watch: VerdictWatch
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
@@ -143,6 +146,7 @@ class Daemon:
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
+                tasks.create_task(self.verdict_watch.run(), name="live verdict"),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
                 tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
@@ -199,6 +203,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             clock=utc_now,
             size_rules=live.size_rules,
             tenancy=_tenancy(settings),
+            consequences=[LiveCounts(lines)],
+            verdict_rules=live.verdict_rules,
         )
         await _settle_artifacts(store, artifacts_dir)
         now = utc_now()
@@ -305,6 +311,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             size_rules=live.size_rules,
             clock=utc_now,
             budget=live.budget,
+            verdict_rules=live.verdict_rules,
+            step_back_limits=live.step_back_limits,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
         shutdowns = ShutdownWatch(
@@ -312,6 +320,20 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         )
         settled = (sealer.size_anew, runner.wake, preflight.wake, shutdowns.wake)
         follower = SettingsFollower(live, store, announcer, utc_now, settled)
+        operations = DaemonOperations(
+            store,
+            ingest,
+            artifacts,
+            lines,
+            live.split_rules,
+            live.max_queue_size,
+            announcer,
+            utc_now,
+            judge,
+        )
+        verdict_watch = VerdictWatch(
+            store.live_verdicts, operations.step_back, live.step_back_limits, announcer, utc_now
+        )
         probes = DaemonProbes(
             views.overview,
             source,
@@ -320,26 +342,24 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             training=lambda: preflight.warning,
             settings=lambda: live.fault,
             shutdowns=shutdowns.look,
+            verdicts=verdict_watch.check,
         )
         files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         app = create_app(
             views=views,
-            operations=DaemonOperations(
-                store,
-                ingest,
-                artifacts,
-                lines,
-                live.split_rules,
-                live.max_queue_size,
-                announcer,
-                utc_now,
-                judge,
-            ),
+            operations=operations,
             settings=SettingsDesk(live, store.setting_changes, announcer, utc_now),
             http_source=_http_source(settings, ingest, store, announcer, probes),
             health=probes,
             metrics=DaemonMetrics(
-                metrics, views.overview, source, probes, files, views.costs, shutdowns.look
+                metrics,
+                views.overview,
+                source,
+                probes,
+                files,
+                views.costs,
+                shutdowns.look,
+                store.live_verdicts,
             ),
             facts=recent,
             trainer=host.condition,
@@ -363,6 +383,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             follower=follower,
             shutdowns=shutdowns,
             job_hints=job_hints,
+            verdict_watch=verdict_watch,
             server=server,
             probes=probes,
             loop_lag=loop_lag,

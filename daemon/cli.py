@@ -27,6 +27,7 @@ from daemon.commands import (
     send,
     settings,
     the_daemon,
+    verdict,
     versions,
     webhook,
 )
@@ -48,6 +49,7 @@ SUBJECTS = (
     costs,
     nodes,
     versions,
+    verdict,
     forgot,
     chat,
     lineage,

@@ -13,6 +13,7 @@ from daemon.api.ports import DatasetImport, FlushResult, HeldOutImport, NodeGone
 from daemon.dataset_import import ImportOrder, prepare
 from daemon.store import Store
 from daemon.store.imports import DatasetSource
+from daemon.store.registry import SeenPair, StepBackLimits
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
 from learning.clock import Clock, microseconds
@@ -185,6 +186,17 @@ class DaemonOperations:
         await self._require_whole(line, to)
         rolled_back = await self._store.registry.rollback(
             line, to, reason=reason, actor=actor, now=self._clock()
+        )
+        self._announce(rolled_back)
+        return rolled_back
+
+    async def step_back(
+        self, seen: SeenPair, to: str, *, reason: str, limits: StepBackLimits
+    ) -> RolledBack:
+        """See daemon.live_verdict.StepBack. It waits for its turn to hash files, as people do."""
+        await self._require_whole(seen.line, to)
+        rolled_back = await self._store.registry.step_back(
+            seen, reason=reason, limits=limits, now=self._clock()
         )
         self._announce(rolled_back)
         return rolled_back

@@ -216,6 +216,19 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class RollbackHeldBack:
+    """People like a champion less than the version before it, and it stays nevertheless."""
+
+    line: str
+    version: str
+    predecessor: str
+    evidence: str
+    """With the numbers."""
+    reason: str
+    """Why it stays, and which setting would help."""
+
+
+@dataclass(frozen=True)
 class BatchSizeChanged:
     """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
 
@@ -292,6 +305,7 @@ Fact = (
     | CandidateDecided
     | Promoted
     | RolledBack
+    | RollbackHeldBack
     | BatchSizeChanged
     | SettingsChanged
     | ModelShutsDown

@@ -28,6 +28,7 @@ from learning.facts import (
     ModelShutsDown,
     PartitionFenced,
     Promoted,
+    RollbackHeldBack,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -169,6 +170,7 @@ BAD_NEWS: Final = (
     RunWaits,
     RunShortOfMoney,
     RolledBack,
+    RollbackHeldBack,
     ModelShutsDown,
 )
 
@@ -275,6 +277,11 @@ def in_words(fact: Fact) -> str:
             return (
                 f"{fact.line}: rolled back from {fact.left} to {fact.version} by {fact.actor}"
                 f"{f': {fact.reason}' if fact.reason else ''}"
+            )
+        case RollbackHeldBack():
+            return (
+                f"{fact.line}: {fact.version} is not rolled back to {fact.predecessor}:"
+                f" {fact.reason} ({fact.evidence})"
             )
         case BatchSizeChanged():
             return (

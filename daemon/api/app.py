@@ -63,7 +63,7 @@ def create_app(
         runs.router(views.runs, operations),
         costs.router(views.costs),
         nodes.router(operations),
-        models.router(views.models, operations),
+        models.router(views.models, views.verdicts, operations),
         lineage.router(views.lineage),
         dead_letters.router(views.dead_letters, operations),
         held_out.router(operations),

@@ -15,6 +15,7 @@ from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
 from daemon.store.leases import Leases, Tenancy
+from daemon.store.live_verdicts import LiveVerdicts
 from daemon.store.outbox import Outbox
 from daemon.store.queue import Queue
 from daemon.store.registry import Registry
@@ -24,6 +25,7 @@ from daemon.store.setting_changes import SettingChanges
 from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
+from learning.live_verdict import VerdictRules
 
 ALONE = Tenancy()
 """Of a store that no other daemon shares."""
@@ -46,6 +48,7 @@ class Store:
     setting_changes: SettingChanges
     webhooks: Webhooks
     digest: Digest
+    live_verdicts: LiveVerdicts
 
     @classmethod
     async def open(
@@ -58,6 +61,7 @@ class Store:
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
         consequences: Sequence[Consequence] = (),
+        verdict_rules: Callable[[], VerdictRules] = VerdictRules,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         return cls.on(
@@ -68,6 +72,7 @@ class Store:
             size_rules=size_rules,
             tenancy=tenancy,
             consequences=consequences,
+            verdict_rules=verdict_rules,
         )
 
     @staticmethod
@@ -92,6 +97,7 @@ class Store:
         size_rules: Callable[[], SizeRules] = SizeRules,
         tenancy: Tenancy = ALONE,
         consequences: Sequence[Consequence] = (),
+        verdict_rules: Callable[[], VerdictRules] = VerdictRules,
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it."""
         leases = Leases(database, tenancy)
@@ -111,6 +117,7 @@ class Store:
             SettingChanges(database),
             Webhooks(database, tenancy.owner),
             Digest(database, consequences),
+            LiveVerdicts(database, verdict_rules),
         )
 
     async def close(self) -> None:

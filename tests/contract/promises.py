@@ -22,6 +22,8 @@ from daemon.store.tables import (
     evaluation_examples,
     events,
     feedback,
+    live_counts,
+    live_judgements,
     model_lines,
     rejected_outputs,
     replay_memory,
@@ -64,6 +66,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_memory(tx),
         *_wrong_lessons(tx),
         *_wrong_spending(tx),
+        *_wrong_live_counts(tx),
     ]
 
 
@@ -372,3 +375,17 @@ def _wrong_spending(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(runs).where(runs.c.short_of_money)):
         if row.state != RunState.WAITING:
             yield f"run {row.id} is {row.state}, and waits for money"
+
+
+def _wrong_live_counts(tx: Connection) -> Iterator[str]:
+    """The counts of the live verdict against the outputs that were judged, each once."""
+    counted: defaultdict[tuple[int, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for row in tx.execute(select(live_judgements)):
+        n, yes = counted[row.version_id, row.producer]
+        counted[row.version_id, row.producer] = (n + 1, yes + row.approved)
+    kept = {
+        (row.version_id, row.producer): (row.n, row.yes) for row in tx.execute(select(live_counts))
+    }
+    for key in counted.keys() | kept.keys():
+        if counted.get(key, (0, 0)) != kept.get(key, (0, 0)):
+            yield f"verdicts {key} are {kept.get(key)}, counted {counted.get(key)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from daemon.store.database import Database
+from daemon.store.registry import StepBackLimits
 from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
@@ -18,11 +19,13 @@ from daemon.store.views.models import Models
 from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
+from daemon.store.views.verdicts import Verdicts
 from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
 from learning.clock import Clock
 from learning.lines import ModelLines
+from learning.live_verdict import VerdictRules
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Views:
     batch_sizes: BatchSizes
     costs: CostBooks
     webhooks: Webhooks
+    verdicts: Verdicts
 
     @classmethod
     def of(
@@ -51,6 +55,8 @@ class Views:
         clock: Clock,
         size_rules: Callable[[], SizeRules] = SizeRules,
         budget: Callable[[], Budget] = Budget,
+        verdict_rules: Callable[[], VerdictRules] = VerdictRules,
+        step_back_limits: Callable[[], StepBackLimits] = StepBackLimits,
     ) -> Self:
         """The views of a database."""
         return cls(
@@ -64,4 +70,5 @@ class Views:
             batch_sizes=BatchSizes(database, lines, size_rules),
             costs=CostBooks(database, budget, clock),
             webhooks=Webhooks(database),
+            verdicts=Verdicts(database, verdict_rules, step_back_limits, clock),
         )
