@@ -52,6 +52,7 @@ from daemon.installation import (
 from daemon.kafka import kafka_connection
 from daemon.learner import Learner
 from daemon.live_settings import LiveSettings
+from daemon.live_verdict import VerdictWatch
 from daemon.loops import (
     FeedbackDigester,
     Sealer,
@@ -73,6 +74,7 @@ from daemon.store.firewall import Firewall
 from daemon.store.forgettings import Letter
 from daemon.store.knobs import Knobs
 from daemon.store.leases import Tenancy
+from daemon.store.live_counts import LiveCounts
 from daemon.store.setting_changes import SettingChanges
 from daemon.store.views import Views
 from daemon.webhooks import JobHints, WebhookIntake, expire_webhooks
@@ -141,6 +143,7 @@ class Daemon:
     feedback_follower: FeedbackFollower
     shutdowns: ShutdownWatch
     job_hints: JobHints
+    verdict_watch: VerdictWatch
     server: ApiServer
     probes: DaemonProbes
     loop_lag: LoopLag
@@ -172,6 +175,7 @@ class Daemon:
                 tasks.create_task(self.shutdowns.run(), name="shutdowns"),
                 tasks.create_task(self.job_hints.run(), name="job hints"),
                 tasks.create_task(expire_webhooks(self.store.webhooks, utc_now), name="webhooks"),
+                tasks.create_task(self.verdict_watch.run(), name="live verdict"),
                 tasks.create_task(self.loop_lag.watch(), name="loop lag"),
                 tasks.create_task(watch_pressure(self.store, self.pressure), name="pressure"),
             ]
@@ -230,8 +234,9 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             tenancy=_tenancy(settings),
             ruleset=RulesInForce(live.screening_rules),
             suspicion=Firewall(live.firewall_rules),
-            consequences=[FeedbackEffects(live.feedback_rules)],
+            consequences=[FeedbackEffects(live.feedback_rules), LiveCounts(lines)],
             feedback_rules=live.feedback_rules,
+            verdict_rules=live.verdict_rules,
         )
         # Before anything is judged: otherwise a restart would forget the bars for a moment.
         feedback_follower = FeedbackFollower(live, store.dials, utc_now)
@@ -361,6 +366,8 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             budget=live.budget,
             policy=live.policy,
             feedback_rules=live.feedback_rules,
+            verdict_rules=live.verdict_rules,
+            step_back_limits=live.step_back_limits,
         )
         preflight = Preflight(host, lambda: () if settings.simulation_mode else lines)
         shutdowns = ShutdownWatch(
@@ -370,17 +377,6 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
         follower = SettingsFollower(live, store, announcer, utc_now, settled)
         desk = SettingsDesk(live, store.setting_changes, announcer, utc_now)
         adapter = Adapter(Knobs(database), desk, live, utc_now)
-        probes = DaemonProbes(
-            views.overview,
-            source,
-            pressure,
-            utc_now,
-            training=lambda: preflight.warning,
-            settings=lambda: live.fault,
-            shutdowns=shutdowns.look,
-            screening=lambda: screening.trouble,
-        )
-        files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         operations = DaemonOperations(
             store,
             ingest,
@@ -393,7 +389,21 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             judge,
             screening,
         )
-        desk = SettingsDesk(live, store.setting_changes, announcer, utc_now)
+        verdict_watch = VerdictWatch(
+            store.live_verdicts, operations.step_back, live.step_back_limits, announcer, utc_now
+        )
+        probes = DaemonProbes(
+            views.overview,
+            source,
+            pressure,
+            utc_now,
+            training=lambda: preflight.warning,
+            settings=lambda: live.fault,
+            shutdowns=shutdowns.look,
+            screening=lambda: screening.trouble,
+            verdicts=verdict_watch.check,
+        )
+        files = _jsonl_source(settings, ingest, store, views, announcer, probes)
         learner = Learner(
             ingest=ingest,
             store=store,
@@ -437,6 +447,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
                 views.firewall,
                 live.bars,
                 views.statistics,
+                store.live_verdicts,
             ),
             facts=recent,
             trainer=host.condition,
@@ -465,6 +476,7 @@ async def build_daemon(settings: Settings) -> AsyncIterator[Daemon]:
             feedback_follower=feedback_follower,
             shutdowns=shutdowns,
             job_hints=job_hints,
+            verdict_watch=verdict_watch,
             server=server,
             probes=probes,
             loop_lag=loop_lag,

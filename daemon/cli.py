@@ -33,6 +33,7 @@ from daemon.commands import (
     simulate,
     statistics,
     the_daemon,
+    verdict,
     versions,
     webhook,
 )
@@ -56,6 +57,7 @@ SUBJECTS = (
     simulate,
     nodes,
     versions,
+    verdict,
     forgot,
     chat,
     lineage,

@@ -13,6 +13,7 @@ import structlog
 
 from daemon.settings import KeyPath, Settings, leaves
 from daemon.settings_sources import SettingsError, settings_from
+from daemon.store.registry import StepBackLimits
 from daemon.store.setting_changes import StoredSetting, StoredSettings
 from finetune.runner import RunnerRules
 from learning.batch_sizing import SizeRules
@@ -20,6 +21,7 @@ from learning.batching import BatchRules
 from learning.budget import Budget
 from learning.feedback import FeedbackRules
 from learning.firewall import FirewallRules
+from learning.live_verdict import VerdictRules
 from learning.policy import Policy
 from learning.sampling import SplitRules
 from learning.screening import ScreeningRules
@@ -170,6 +172,15 @@ class LiveSettings:
     def wanted_evidence(self) -> int:
         """How many held-out examples the gate would like."""
         return self._now.gate.wanted_evidence
+
+    def verdict_rules(self) -> VerdictRules:
+        """What follows from people's verdicts on released versions."""
+        return self._now.verdict_rules()
+
+    def step_back_limits(self) -> StepBackLimits:
+        """What an automatic rollback has to respect."""
+        rules = self._now.verdict
+        return StepBackLimits(rules.max_rollbacks_a_day, timedelta(hours=rules.spare_forced_hours))
 
     def training(self) -> Mapping[str, Any]:
         """The training settings that hold unless a line says otherwise."""

@@ -14,6 +14,7 @@ from daemon.dataset_import import ImportOrder, prepare
 from daemon.screening import Screening
 from daemon.store import Store
 from daemon.store.imports import DatasetSource
+from daemon.store.registry import SeenPair, StepBackLimits
 from daemon.store.releases import Which
 from finetune.artifacts import ArtifactError, ArtifactStore
 from learning.batching import Due, Trigger
@@ -213,6 +214,17 @@ class DaemonOperations:
         await self._require_whole(line, to)
         rolled_back = await self._store.registry.rollback(
             line, to, reason=reason, actor=actor, now=self._clock()
+        )
+        self._announce(rolled_back)
+        return rolled_back
+
+    async def step_back(
+        self, seen: SeenPair, to: str, *, reason: str, limits: StepBackLimits
+    ) -> RolledBack:
+        """See daemon.live_verdict.StepBack. It waits for its turn to hash files, as people do."""
+        await self._require_whole(seen.line, to)
+        rolled_back = await self._store.registry.step_back(
+            seen, reason=reason, limits=limits, now=self._clock()
         )
         self._announce(rolled_back)
         return rolled_back

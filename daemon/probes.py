@@ -10,18 +10,21 @@ from typing import Any, Protocol
 from consumers.file_backlog import FileLag
 from consumers.pressure import Pressure
 from daemon.shutdowns import Shutdown
+from daemon.store.live_verdicts import Evidence, LiveVerdicts
 from daemon.store.views.costs import CostBooks, Costs
 from daemon.store.views.firewall import Firewalls
 from daemon.store.views.overview import Overview, Overviews
 from daemon.store.views.statistics import LearningStats, StatisticsBooks
 from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
+from learning.live_verdict import VerdictRules, canary_share
 from learning.ports import EventKind, StoreUnavailableError
 from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
 from monitoring.metrics import (
     CapHealth,
     ChampionLoss,
     LearningHealth,
+    LineApproval,
     LineCosts,
     LineHealth,
     Metrics,
@@ -71,7 +74,8 @@ class DaemonProbes:
     None where no Kafka is configured. `training` says why lines cannot be trained on this
     machine, if that is known, `settings` why stored ones do not hold here, and `shutdowns`
     which models end soon: warnings, which make nothing red. `screening` says why no output can
-    be screened: then none is sealed.
+    be screened: then none is sealed. `verdicts` says which champions are worse than the
+    versions before them, and stay.
     """
 
     def __init__(
@@ -85,9 +89,11 @@ class DaemonProbes:
         settings: Callable[[], str] = lambda: "",
         shutdowns: Callable[[], Awaitable[Sequence[Shutdown]]] = no_shutdowns,
         screening: Callable[[], str] = lambda: "",
+        verdicts: Callable[[], Check] | None = None,
     ) -> None:
         self._overviews = overviews
         self._source = source
+        self._verdicts = verdicts
         self._pressure = pressure
         self._clock = clock
         self._training = training
@@ -148,7 +154,16 @@ class DaemonProbes:
         training = Check("training", ok=True, detail=self._training())
         settings = Check("settings", ok=True, detail=self._settings())
         advice = [*orphans, training, settings, await self._ending_models()]
-        checks = [*self.at_hand(), store, room, screening, *self._stuck_partitions(), *advice]
+        verdicts = [self._verdicts()] if self._verdicts is not None else []
+        checks = [
+            *self.at_hand(),
+            store,
+            room,
+            screening,
+            *self._stuck_partitions(),
+            *verdicts,
+            *advice,
+        ]
         return assess(measured, checks, self._clock())
 
     async def _ending_models(self) -> Check:
@@ -189,9 +204,11 @@ class DaemonMetrics:
         firewall: Firewalls | None = None,
         bars: Callable[[], Mapping[str, float]] = dict,
         statistics: StatisticsBooks | None = None,
+        verdicts: LiveVerdicts | None = None,
     ) -> None:
         self._bars = bars
         self._statistics = statistics
+        self._verdicts = verdicts
         self._metrics = metrics
         self._overviews = overviews
         self._source = source
@@ -208,12 +225,15 @@ class DaemonMetrics:
             costs = await self._books.look() if self._books is not None else None
             stopped = await self._firewall.ever() if self._firewall is not None else {}
             stats = await self._statistics.look() if self._statistics is not None else None
+            said = await self._verdicts.champions() if self._verdicts is not None else ()
             days_left = {(one.model, one.line): one.days_left for one in await self._shutdowns()}
         except StoreUnavailableError:
             taken = Snapshot(ready=False)
         else:
             now = snapshot(overview, ready=all_ok(self._probes.at_hand()))
             taken = replace(now, shutdown_days=days_left, stopped=stopped)
+            if self._verdicts is not None:
+                taken = snapshot_of_verdicts(taken, said, self._verdicts.rules)
             if costs is not None:
                 taken = snapshot_of_costs(taken, costs)
             if stats is not None:
@@ -322,6 +342,28 @@ def snapshot_of_statistics(taken: Snapshot, stats: LearningStats) -> Snapshot:
         issues=[(one.task_type, one.name) for one in stats.feedback.common_issues],
         recommendations=Counter(one.rule for one in stats.recommendations),
     )
+
+
+def snapshot_of_verdicts(
+    taken: Snapshot, said: Sequence[Evidence], rules: VerdictRules
+) -> Snapshot:
+    """A snapshot that shows the live verdicts too: of each line two versions, whatever is sent."""
+    shown = []
+    for one in said:
+        verdict = one.judged(rules)
+        both = {one.version: verdict.champion}
+        if one.predecessor is not None:
+            both[one.predecessor] = verdict.predecessor
+        shown.append(
+            LineApproval(
+                one.line,
+                {name: rate for name, counts in both.items() if (rate := counts.rate) is not None},
+                {name: counts.n for name, counts in both.items()},
+                verdict.log_e,
+                canary_share(verdict, rules),
+            )
+        )
+    return replace(taken, approvals=shown)
 
 
 def _losses(overview: Overview) -> list[ChampionLoss]:

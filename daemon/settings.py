@@ -50,6 +50,7 @@ from learning.feedback import FeedbackRules
 from learning.firewall import FirewallRules, Rule
 from learning.gate import GateRules
 from learning.lines import ModelLine, ModelLines, TaskTypeClaimedTwiceError
+from learning.live_verdict import VerdictRules
 from learning.policy import Policy
 from learning.preferences import Objective
 from learning.sampling import ReplayStrategy, SplitRules
@@ -794,6 +795,46 @@ class GateSettings(_Section):
         return self
 
 
+class VerdictSettings(_Section):
+    """What people's verdicts on released versions lead to; see learning.live_verdict."""
+
+    changeable = frozenset(
+        {
+            "automatic_rollback",
+            "level",
+            "level_without_one",
+            "margin",
+            "min_evidence",
+            "settled_after",
+            "min_producers",
+            "max_rollbacks_a_day",
+            "spare_forced_hours",
+            "canary_share",
+        }
+    )
+
+    automatic_rollback: bool = True
+    """Off, a worse champion is reported, and stays."""
+    level: float = Field(0.01, ge=1e-9, le=0.2, allow_inf_nan=False)
+    """The chance that a champion that is not worse is ever called worse."""
+    level_without_one: float = Field(0.05, ge=1e-9, le=0.5, allow_inf_nan=False)
+    """The same where any one producer of feedback lies."""
+    margin: float = Field(0.0, ge=0, le=0.5, allow_inf_nan=False)
+    """So much lower an approval rate is not worse yet."""
+    min_evidence: int = Field(30, ge=10, le=1_000_000)
+    """Verdicts on each of the two versions, before anything follows."""
+    settled_after: int = Field(5_000, ge=100, le=100_000_000)
+    """Verdicts on the champion, after which nothing follows any more."""
+    min_producers: int = Field(2, ge=1, le=2)
+    """1: verdicts of a single producer suffice."""
+    max_rollbacks_a_day: int = Field(1, ge=0, le=100)
+    """Automatic ones of one line, in 24 hours."""
+    spare_forced_hours: float = Field(24.0, ge=0, le=87_600, allow_inf_nan=False)
+    """So long a champion that an operator chose by hand is not rolled back."""
+    canary_share: float = Field(0.2, ge=0, le=0.5, allow_inf_nan=False)
+    """Of the traffic, for the version before while the verdict is open."""
+
+
 class FineTuneSettings(_Section):
     """How a run is made, unless its model line says otherwise."""
 
@@ -1113,6 +1154,7 @@ class Settings(BaseSettings):
     firewall: FirewallSettings = FirewallSettings()
     split: SplitSettings = SplitSettings()
     gate: GateSettings = GateSettings()
+    verdict: VerdictSettings = VerdictSettings()
     finetune: FineTuneSettings = FineTuneSettings()
     lines: dict[Name, LineSettings] = Field(default_factory=dict)
     remote: RemoteSettings = RemoteSettings()
@@ -1261,6 +1303,10 @@ class Settings(BaseSettings):
     def gate_rules(self) -> GateRules:
         """What a candidate has to prove, as the core knows it."""
         return GateRules(**self.gate.model_dump())
+
+    def verdict_rules(self) -> VerdictRules:
+        """What follows from people's verdicts, as the core knows it."""
+        return VerdictRules(**self.verdict.model_dump())
 
     def fine_tune_endpoint(self) -> FineTuneEndpoint | None:
         """Where and how the provider `http` trains."""

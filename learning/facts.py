@@ -262,6 +262,19 @@ class EventsForgotten:
 
 
 @dataclass(frozen=True)
+class RollbackHeldBack:
+    """People like a champion less than the version before it, and it stays nevertheless."""
+
+    line: str
+    version: str
+    predecessor: str
+    evidence: str
+    """With the numbers."""
+    reason: str
+    """Why it stays, and which setting would help."""
+
+
+@dataclass(frozen=True)
 class BatchSizeChanged:
     """A line seals other batches from now on. `cause` is a learning.batch_sizing.SizeCause."""
 
@@ -364,6 +377,7 @@ Fact = (
     | RolledBack
     | QuarantineReleased
     | EventsForgotten
+    | RollbackHeldBack
     | BatchSizeChanged
     | LoopAdapted
     | FeedbackReset

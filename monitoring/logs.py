@@ -33,6 +33,7 @@ from learning.facts import (
     PartitionFenced,
     Promoted,
     QuarantineReleased,
+    RollbackHeldBack,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -175,6 +176,7 @@ BAD_NEWS: Final = (
     RunShortOfMoney,
     RolledBack,
     EventsForgotten,
+    RollbackHeldBack,
     ModelShutsDown,
 )
 
@@ -299,6 +301,11 @@ def in_words(fact: Fact) -> str:
                 f"forgetting {fact.forgetting_id} by {fact.actor}: {fact.outputs} outputs,"
                 f" {fact.feedback} feedback, {fact.dead_letters} dead letters and"
                 f" {fact.held_out} held-out examples are gone{tainted}"
+            )
+        case RollbackHeldBack():
+            return (
+                f"{fact.line}: {fact.version} is not rolled back to {fact.predecessor}:"
+                f" {fact.reason} ({fact.evidence})"
             )
         case BatchSizeChanged():
             return (

@@ -37,6 +37,7 @@ from learning.facts import (
     PartitionFenced,
     Promoted,
     QuarantineReleased,
+    RollbackHeldBack,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -75,6 +76,20 @@ class ChampionLoss:
     line: str
     version: str
     loss: float
+
+
+@dataclass(frozen=True)
+class LineApproval:
+    """What people say of a line's champion and of the version before it."""
+
+    line: str
+    rates: Mapping[str, float]
+    """Shares of "yes", by version."""
+    verdicts: Mapping[str, int]
+    """How many, by version."""
+    log_e: float
+    """See learning.live_verdict.LiveVerdict."""
+    canary_share: float
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,7 @@ class Snapshot:
     """The confidence that an approved output needs, by task type."""
     lines: Sequence[LineHealth] = ()
     losses: Sequence[ChampionLoss] = ()
+    approvals: Sequence[LineApproval] = ()
     costs: Sequence[LineCosts] = ()
     caps: Sequence[CapHealth] = ()
     short_runs: Mapping[str, int] = field(default_factory=dict)
@@ -336,6 +352,9 @@ class _Counters:
             "learnd_promotions", "Versions that became champion.", "line", "forced"
         )
         self._rollbacks = counter("learnd_rollbacks", "Champions that were taken back.", "line")
+        self._held_back = counter(
+            "learnd_rollbacks_held_back", "Worse champions that were not rolled back.", "line"
+        )
         self._resized = counter(
             "learnd_batch_size_changes", "Batch sizes that were changed.", "line", "cause"
         )
@@ -420,6 +439,8 @@ class _Counters:
                 ):
                     self._forgotten.labels(kind).inc(n)
                 self._tainted.inc(len(fact.versions))
+            case RollbackHeldBack():
+                self._held_back.labels(fact.line).inc()
             case BatchSizeChanged():
                 self._resized.labels(fact.line, fact.cause).inc()
             case LoopAdapted():
@@ -511,6 +532,23 @@ class _Gauges:
             "line",
             "version",
         )
+        self._approval = gauge(
+            "learnd_live_approval_rate",
+            "Share of approvals, of the champion and of the version before it.",
+            "line",
+            "version",
+        )
+        self._live_verdicts = gauge(
+            "learnd_live_verdicts", "Verdicts of people on these two.", "line", "version"
+        )
+        self._live_evidence = gauge(
+            "learnd_live_evidence",
+            "Natural logarithm of the evidence that the champion is the worse one; 0 is none.",
+            "line",
+        )
+        self._canary = gauge(
+            "learnd_canary_share", "Traffic that should go to the version before.", "line"
+        )
         self._spent = gauge(
             "learnd_money_spent",
             "What trainings of this month (UTC) have cost.",
@@ -580,6 +618,10 @@ class _Gauges:
             self._held_out,
             self._wanted,
             self._loss,
+            self._approval,
+            self._live_verdicts,
+            self._live_evidence,
+            self._canary,
             self._spent,
             self._reserved,
             self._cap,
@@ -622,6 +664,13 @@ class _Gauges:
             self._wanted.labels(line.line).set(line.wanted_held_out)
         for one in snapshot.losses:
             self._loss.labels(one.line, one.version).set(one.loss)
+        for said in snapshot.approvals:
+            for version, rate in said.rates.items():
+                self._approval.labels(said.line, version).set(rate)
+            for version, n in said.verdicts.items():
+                self._live_verdicts.labels(said.line, version).set(n)
+            self._live_evidence.labels(said.line).set(said.log_e)
+            self._canary.labels(said.line).set(said.canary_share)
         for costs in snapshot.costs:
             labels = (costs.line, costs.provider, costs.currency)
             self._spent.labels(*labels).set(costs.spent)

@@ -90,7 +90,7 @@ def create_app(
         costs.router(views.costs),
         feedback.router(views.feedback, operations),
         nodes.router(operations),
-        models.router(views.models, operations),
+        models.router(views.models, views.verdicts, operations),
         lineage.router(views.lineage),
         explanations.router(views.explanations),
         forget.router(forgetter),

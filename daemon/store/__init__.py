@@ -17,6 +17,7 @@ from daemon.store.imports import Imports
 from daemon.store.intake import Intake, Judge
 from daemon.store.interventions import Interventions
 from daemon.store.leases import Leases, Tenancy
+from daemon.store.live_verdicts import LiveVerdicts
 from daemon.store.outbox import Outbox
 from daemon.store.over_time import FeedbackCounter, OverTime
 from daemon.store.queue import Queue
@@ -30,6 +31,7 @@ from daemon.store.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.clock import Clock
 from learning.feedback import FeedbackRules
+from learning.live_verdict import VerdictRules
 
 ALONE = Tenancy()
 """Of a store that no other daemon shares."""
@@ -57,6 +59,7 @@ class Store:
     dials: FeedbackDials
     forgettings: Forgettings
     over_time: OverTime
+    live_verdicts: LiveVerdicts
 
     @classmethod
     async def open(
@@ -72,6 +75,7 @@ class Store:
         ruleset: Ruleset = without_rules,
         suspicion: Suspicion | None = None,
         feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
+        verdict_rules: Callable[[], VerdictRules] = VerdictRules,
     ) -> Self:
         """Open and migrate a database. Raises StoreUnavailableError."""
         return cls.on(
@@ -85,6 +89,7 @@ class Store:
             ruleset=ruleset,
             suspicion=suspicion,
             feedback_rules=feedback_rules,
+            verdict_rules=verdict_rules,
         )
 
     @staticmethod
@@ -112,6 +117,7 @@ class Store:
         ruleset: Ruleset = without_rules,
         suspicion: Suspicion | None = None,
         feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
+        verdict_rules: Callable[[], VerdictRules] = VerdictRules,
     ) -> Self:
         """The doors of a database that is open and migrated; closing them closes it.
 
@@ -140,6 +146,7 @@ class Store:
             FeedbackDials(database, feedback_rules),
             Forgettings(database, rejected),
             OverTime(database),
+            LiveVerdicts(database, verdict_rules),
         )
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ the history row. Nothing is deleted and nothing is renamed.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, Select, func, insert, literal, or_, sele
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import insert_new
+from daemon.store.live_counts import report_rollback
 from daemon.store.queue import spend_batch
 from daemon.store.tables import (
     alias_history,
@@ -36,6 +37,8 @@ from learning.versioning import BASE, Recipe, bump_between, next_release, parse
 
 CHAMPION = "champion"
 ARTIFACTS_HOME = "artifacts_home"
+LIVE_VERDICT = "live verdict"
+"""Who makes the automatic rollbacks, in the history."""
 ARTIFACT = "artifact:"
 """Before the name of an artifact, where a base model may stand too."""
 
@@ -79,6 +82,36 @@ class NothingToRollBackError(ConflictError):
             f"{line} {version} is the first version of its line: there is nothing to go back to"
         )
         self.line, self.version = line, version
+
+
+class StepBackRefusedError(ConflictError):
+    """The live verdict may not move the champion; an operator may."""
+
+
+class ChampionMovedError(ConflictError):
+    """The champion is not the one any more that was looked at."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(f"the champion of {line} was moved by another hand; look again")
+        self.line = line
+
+
+@dataclass(frozen=True)
+class SeenPair:
+    """The champion of a line and the version before it, as the live verdict saw them."""
+
+    line: str
+    champion_id: int
+    predecessor_id: int
+
+
+@dataclass(frozen=True)
+class StepBackLimits:
+    """What an automatic rollback has to respect."""
+
+    max_a_day: int = 1
+    spare_forced: timedelta = timedelta(days=1)
+    """So long an operator's own choice stays."""
 
 
 @dataclass(frozen=True)
@@ -173,10 +206,28 @@ class Registry:
                     )
                 if target.id == champion.row.id:
                     raise PromotionRefusedError(f"{line} {to} is the champion already")
-            _leave(tx, champion, target, reason, actor, now)
-            _set_state(tx, target, VersionState.RELEASED, reason, actor, now)
-            _move_alias(tx, champion, target.id, "rollback", reason, actor, now)
-            return RolledBack(line, target.release, champion.row.release, actor, reason)
+            return _go_back(tx, champion, target, reason, actor, now)
+
+        return await self._database.write(transaction)
+
+    async def step_back(
+        self, seen: SeenPair, *, reason: str, limits: StepBackLimits, now: datetime
+    ) -> RolledBack:
+        """The live verdict's rollback: from the champion that it saw to the version before it.
+
+        Raises ChampionMovedError when the champion is another one by now, as where a second
+        daemon was quicker, and StepBackRefusedError for an obstacle.
+        """
+
+        def transaction(tx: Connection) -> RolledBack:
+            champion = champion_of(tx, seen.line, to_move=True)
+            target = None if champion.row.id != seen.champion_id else predecessor_of(tx, champion)
+            if target is None or target.id != seen.predecessor_id:
+                raise ChampionMovedError(seen.line)
+            obstacle = obstacle_to_stepping_back(tx, champion, target, limits, now)
+            if obstacle is not None:
+                raise StepBackRefusedError(obstacle)
+            return _go_back(tx, champion, target, reason, LIVE_VERDICT, now)
 
         return await self._database.write(transaction)
 
@@ -438,6 +489,58 @@ def _leave(
             _set_state(tx, row, state, reason, actor, now)
 
 
+def obstacle_to_stepping_back(
+    tx: Connection, champion: Champion, target: Row[Any], limits: StepBackLimits, now: datetime
+) -> str | None:
+    """Why the live verdict may not go back to a version, in words; None when it may."""
+    line = champion.row.line
+    if parse(target.release) >= parse(champion.row.release):
+        return f"{target.release} is no earlier version than {champion.row.release}"
+    if target.state != VersionState.SUPERSEDED:
+        return f"{line} {target.release} is {target.state}"
+    of_line = (alias_history.c.line == line) & (alias_history.c.name == CHAMPION)
+    last = tx.execute(
+        select(alias_history).where(of_line).order_by(alias_history.c.id.desc()).limit(1)
+    ).one()
+    by_hand = last.cause == "force" or (last.cause == "rollback" and last.actor != LIVE_VERDICT)
+    if by_hand and last.at > now - limits.spare_forced:
+        return (
+            f"{last.actor} chose {line} {champion.row.release} by hand at {last.at:%Y-%m-%d %H:%M}"
+            f" UTC, which stands for {limits.spare_forced} (verdict.spare_forced_hours)"
+        )
+    made = tx.execute(
+        select(func.count()).where(
+            of_line,
+            alias_history.c.actor == LIVE_VERDICT,
+            alias_history.c.cause == "rollback",
+            alias_history.c.at > now - timedelta(days=1),
+        )
+    ).scalar_one()
+    if made >= limits.max_a_day:
+        return (
+            f"{made} automatic rollbacks of {line} in 24 hours are as many as may be"
+            " (verdict.max_rollbacks_a_day)"
+        )
+    return None
+
+
+def _go_back(
+    tx: Connection,
+    champion: Champion,
+    target: Row[Any],
+    reason: str,
+    actor: str,
+    now: datetime,
+) -> RolledBack:
+    """Make an earlier version the champion again, and keep what was known of the two."""
+    line = champion.row.line
+    _leave(tx, champion, target, reason, actor, now)
+    _set_state(tx, target, VersionState.RELEASED, reason, actor, now)
+    move_id = _move_alias(tx, champion, target.id, "rollback", reason, actor, now)
+    report_rollback(tx, move_id, champion.row.id, target.id)
+    return RolledBack(line, target.release, champion.row.release, actor, reason)
+
+
 def _set_state(
     tx: Connection, row: Row[Any], state: VersionState, reason: str, actor: str, now: datetime
 ) -> None:
@@ -454,7 +557,8 @@ def _move_alias(
     reason: str,
     actor: str,
     now: datetime,
-) -> None:
+) -> int:
+    """Returns the id of the history row."""
     moved = tx.execute(
         update(aliases)
         .where(
@@ -468,7 +572,7 @@ def _move_alias(
         raise PromotionRefusedError(
             f"the champion of {champion.row.line} was moved by another hand; look again"
         )
-    _record_alias(tx, champion.row.line, champion.row.id, to_id, cause, reason, actor, now)
+    return _record_alias(tx, champion.row.line, champion.row.id, to_id, cause, reason, actor, now)
 
 
 def _record_alias(
@@ -480,9 +584,10 @@ def _record_alias(
     reason: str,
     actor: str,
     now: datetime,
-) -> None:
-    tx.execute(
-        insert(alias_history).values(
+) -> int:
+    move_id: int = tx.execute(
+        insert(alias_history)
+        .values(
             line=line,
             name=CHAMPION,
             from_id=from_id,
@@ -492,10 +597,20 @@ def _record_alias(
             actor=actor,
             at=now,
         )
-    )
+        .returning(alias_history.c.id)
+    ).scalar_one()
+    return move_id
 
 
 def _predecessor(tx: Connection, champion: Champion) -> Row[Any]:
+    """As `predecessor_of`. Raises NothingToRollBackError where there is none."""
+    row = predecessor_of(tx, champion)
+    if row is None:
+        raise NothingToRollBackError(champion.row.line, champion.row.release)
+    return row
+
+
+def predecessor_of(tx: Connection, champion: Champion) -> Row[Any] | None:
     """The version that was champion before this one was first promoted.
 
     Where that one was rolled back itself, or is tainted, the one before it, and so on.
@@ -504,8 +619,6 @@ def _predecessor(tx: Connection, champion: Champion) -> Row[Any]:
     row = _replaced_by(tx, line, champion.row.id)
     while row is not None and row.state in (VersionState.ROLLED_BACK, VersionState.TAINTED):
         row = _replaced_by(tx, line, row.id)
-    if row is None:
-        raise NothingToRollBackError(line, champion.row.release)
     return row
 
 

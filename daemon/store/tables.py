@@ -811,6 +811,55 @@ alias_history = Table(
     sqlite_autoincrement=True,
 )
 
+live_judgements = Table(
+    "live_judgements",
+    metadata,
+    Column("output_id", _Id, ForeignKey("events.id"), primary_key=True, autoincrement=False),
+    Column("version_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("producer", String(64), nullable=False, comment="Of the feedback; empty: of many."),
+    Column("approved", Boolean, nullable=False),
+    comment="What people said of an output of a released version: it counts once.",
+)
+
+live_counts = Table(
+    "live_counts",
+    metadata,
+    Column("version_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("producer", String(64), nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("yes", BigInteger, nullable=False),
+    PrimaryKeyConstraint("version_id", "producer"),
+    comment="Those, counted by version and producer; a bounded number of producers by name.",
+)
+
+live_looks = Table(
+    "live_looks",
+    metadata,
+    Column("version_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("predecessor_id", _Id, ForeignKey("versions.id"), nullable=False),
+    Column("mark", BigInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("yes", BigInteger, nullable=False),
+    Column("before_n", BigInteger, nullable=False),
+    Column("before_yes", BigInteger, nullable=False),
+    Column("log_e", Float, nullable=False),
+    Column("at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("version_id", "predecessor_id", "mark"),
+    comment="The live verdict over time, at numbers of verdicts that grow by a seventh.",
+)
+
+rollback_reports = Table(
+    "rollback_reports",
+    metadata,
+    Column("move_id", _Id, ForeignKey("alias_history.id"), primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False, comment="Verdicts on the version that was left."),
+    Column("yes", BigInteger, nullable=False),
+    Column("before_n", BigInteger, nullable=False, comment="On the one that was gone back to."),
+    Column("before_yes", BigInteger, nullable=False),
+    Column("log_e", Float, nullable=False),
+    comment="What the live verdict knew at each rollback, by hand or by itself.",
+)
+
 evaluation_examples = Table(
     "evaluation_examples",
     metadata,

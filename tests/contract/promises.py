@@ -33,6 +33,8 @@ from daemon.store.tables import (
     firewall_kinds,
     firewall_stops,
     forgettings,
+    live_counts,
+    live_judgements,
     model_lines,
     outputs_over_time,
     rejected_outputs,
@@ -96,6 +98,7 @@ def broken_promises(tx: Connection) -> list[str]:
         *_wrong_firewall(tx),
         *_wrong_dials(tx),
         *_wrong_forgetting(tx),
+        *_wrong_live_counts(tx),
     ]
 
 
@@ -647,3 +650,17 @@ def _wrong_forgetting(tx: Connection) -> Iterator[str]:
     for row in tx.execute(select(runs).where(runs.c.id.in_(learned))):
         if RunState(row.state).active and row.cancel_asked_at is None:
             yield f"run {row.id} is {row.state}, and trains on a forgotten event"
+
+
+def _wrong_live_counts(tx: Connection) -> Iterator[str]:
+    """The counts of the live verdict against the outputs that were judged, each once."""
+    counted: defaultdict[tuple[int, str], tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for row in tx.execute(select(live_judgements)):
+        n, yes = counted[row.version_id, row.producer]
+        counted[row.version_id, row.producer] = (n + 1, yes + row.approved)
+    kept = {
+        (row.version_id, row.producer): (row.n, row.yes) for row in tx.execute(select(live_counts))
+    }
+    for key in counted.keys() | kept.keys():
+        if counted.get(key, (0, 0)) != kept.get(key, (0, 0)):
+            yield f"verdicts {key} are {kept.get(key)}, counted {counted.get(key)}"

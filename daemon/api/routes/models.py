@@ -1,6 +1,7 @@
 """Model lines and versions: look, promote, roll back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from http import HTTPStatus
 from typing import Annotated
 
@@ -13,10 +14,20 @@ from daemon.api.v1 import v1_router
 from daemon.store.registry import CHAMPION
 from daemon.store.views.models import AliasMove, LineSummary, Models, VersionDetail, VersionSummary
 from daemon.store.views.paging import Page
+from daemon.store.views.verdicts import VerdictReport, Verdicts
 from learning.facts import Promoted, RolledBack
 
 
-def router(models: Models, operations: Operations) -> APIRouter:
+@dataclass(frozen=True)
+class ChampionInUse(VersionDetail):
+    """The champion, and how much of the traffic should still go to the version before it."""
+
+    predecessor: str | None
+    canary_share: float
+    """In [0, 1]; above 0 only while people's verdict on the champion is open."""
+
+
+def router(models: Models, verdicts: Verdicts, operations: Operations) -> APIRouter:
     """The registry of versions."""
     routes = v1_router("/models", "models", HTTPStatus.NOT_FOUND)
 
@@ -33,9 +44,21 @@ def router(models: Models, operations: Operations) -> APIRouter:
         return await models.page(line, before=query.before, limit=query.limit)
 
     @routes.get("/{line}/champion")
-    async def champion(line: str) -> VersionDetail:
-        """The version that is in use, and how to load it."""
-        return await models.one(line, CHAMPION)
+    async def champion(line: str) -> ChampionInUse:
+        """The version that is in use, how to load it, and the canary share."""
+        served = await verdicts.served(line)
+        detail = await models.one(line, CHAMPION)
+        parts = {one.name: getattr(detail, one.name) for one in fields(detail)}
+        return ChampionInUse(
+            **parts, predecessor=served.predecessor, canary_share=served.canary_share
+        )
+
+    @routes.get("/{line}/verdict")
+    async def verdict(
+        line: str, version: Annotated[str | None, Query(max_length=256)] = None
+    ) -> VerdictReport:
+        """What people say of a version, or of the champion, against the one before it."""
+        return await verdicts.one(line, version)
 
     @routes.get("/{line}/champion/history")
     async def champion_history(line: str) -> Sequence[AliasMove]:

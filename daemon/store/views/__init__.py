@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from daemon.store.database import Database
+from daemon.store.registry import StepBackLimits
 from daemon.store.views.batch_sizes import BatchSizes
 from daemon.store.views.costs import CostBooks
 from daemon.store.views.dead_letters import DeadLetters
@@ -22,12 +23,14 @@ from daemon.store.views.overview import Overviews
 from daemon.store.views.positions import StoredPositions
 from daemon.store.views.runs import Runs
 from daemon.store.views.statistics import StatisticsBooks
+from daemon.store.views.verdicts import Verdicts
 from daemon.store.views.webhooks import Webhooks
 from learning.batch_sizing import SizeRules
 from learning.budget import Budget
 from learning.clock import Clock
 from learning.feedback import FeedbackRules
 from learning.lines import ModelLines
+from learning.live_verdict import VerdictRules
 from learning.policy import Policy
 
 
@@ -49,6 +52,7 @@ class Views:
     firewall: Firewalls
     feedback: FeedbackLoop
     statistics: StatisticsBooks
+    verdicts: Verdicts
 
     @classmethod
     def of(
@@ -63,6 +67,8 @@ class Views:
         budget: Callable[[], Budget] = Budget,
         policy: Callable[[], Policy] = Policy,
         feedback_rules: Callable[[], FeedbackRules] = FeedbackRules,
+        verdict_rules: Callable[[], VerdictRules] = VerdictRules,
+        step_back_limits: Callable[[], StepBackLimits] = StepBackLimits,
     ) -> Self:
         """The views of a database."""
         overviews = Overviews(database, lines, wanted_held_out, clock, size_rules)
@@ -81,4 +87,5 @@ class Views:
             firewall=Firewalls(database, clock),
             feedback=FeedbackLoop(database, lines, policy, feedback_rules, clock),
             statistics=StatisticsBooks(database, overviews, policy, clock),
+            verdicts=Verdicts(database, verdict_rules, step_back_limits, clock),
         )

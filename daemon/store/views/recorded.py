@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from daemon.store.batch_sizes import HISTORY as BATCH_SIZE_HISTORY
 from daemon.store.dialect import CHUNK
-from daemon.store.imports import SOURCE as IMPORTED
+from daemon.store.intake import IMPORT as IMPORTED
 from daemon.store.intake import INTAKE
 from daemon.store.tables import (
     Amount,

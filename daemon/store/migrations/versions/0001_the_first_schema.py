@@ -1083,3 +1083,91 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_retired_examples_task_type", ["task_type", "retired_at"], unique=False
         )
+    op.create_table(
+        "live_judgements",
+        sa.Column(
+            "output_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column(
+            "version_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column(
+            "producer",
+            sa.String(length=64),
+            nullable=False,
+            comment="Of the feedback; empty: of many.",
+        ),
+        sa.Column("approved", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["output_id"], ["events.id"], name=op.f("fk_live_judgements_output_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["versions.id"], name=op.f("fk_live_judgements_version_id")
+        ),
+        sa.PrimaryKeyConstraint("output_id", name=op.f("pk_live_judgements")),
+        comment="What people said of an output of a released version: it counts once.",
+    )
+    op.create_table(
+        "live_counts",
+        sa.Column(
+            "version_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("producer", sa.String(length=64), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.Column("yes", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["versions.id"], name=op.f("fk_live_counts_version_id")
+        ),
+        sa.PrimaryKeyConstraint("version_id", "producer", name=op.f("pk_live_counts")),
+        comment="Those, counted by version and producer; a bounded number of producers by name.",
+    )
+    op.create_table(
+        "live_looks",
+        sa.Column(
+            "version_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column(
+            "predecessor_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("mark", sa.BigInteger(), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.Column("yes", sa.BigInteger(), nullable=False),
+        sa.Column("before_n", sa.BigInteger(), nullable=False),
+        sa.Column("before_yes", sa.BigInteger(), nullable=False),
+        sa.Column("log_e", sa.Float(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["versions.id"], name=op.f("fk_live_looks_version_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["predecessor_id"], ["versions.id"], name=op.f("fk_live_looks_predecessor_id")
+        ),
+        sa.PrimaryKeyConstraint("version_id", "predecessor_id", "mark", name=op.f("pk_live_looks")),
+        comment="The live verdict over time, at numbers of verdicts that grow by a seventh.",
+    )
+    op.create_table(
+        "rollback_reports",
+        sa.Column(
+            "move_id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=False,
+            nullable=False,
+        ),
+        sa.Column(
+            "n", sa.BigInteger(), nullable=False, comment="Verdicts on the version that was left."
+        ),
+        sa.Column("yes", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "before_n", sa.BigInteger(), nullable=False, comment="On the one that was gone back to."
+        ),
+        sa.Column("before_yes", sa.BigInteger(), nullable=False),
+        sa.Column("log_e", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["move_id"], ["alias_history.id"], name=op.f("fk_rollback_reports_move_id")
+        ),
+        sa.PrimaryKeyConstraint("move_id", name=op.f("pk_rollback_reports")),
+        comment="What the live verdict knew at each rollback, by hand or by itself.",
+    )
