@@ -16,6 +16,7 @@ from learning.facts import (
     EventsStored,
     PartitionFenced,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunFailed,
     RunLaunched,
@@ -226,3 +227,13 @@ def test_two_daemons_of_one_process_count_apart() -> None:
     first.count(EventsExpired(1))
     assert value(first, "learnd_expired_total") == 1
     assert value(second, "learnd_expired_total") == 0
+
+
+def test_what_the_firewall_stopped_is_the_stores_count_and_what_was_released_the_daemons(
+    metrics: Metrics,
+) -> None:
+    metrics.show(Snapshot(ready=True, stopped={"repeat": 3, "trigger": 40}))
+    metrics.count(QuarantineReleased(7, "web", None, None, more=False, actor="me", reason=""))
+    assert value(metrics, "learnd_firewall_quarantined_total", rule="repeat") == 3
+    assert value(metrics, "learnd_firewall_quarantined_total", rule="trigger") == 40
+    assert value(metrics, "learnd_firewall_released_total") == 7
