@@ -120,20 +120,17 @@ class TaskMemory:
         """Whether this task type's answers are labels: few, short, and given again and again."""
         n = self.unlabelled + sum(label[1] for label in self.labels.values())
         repeated = [label[1] for label in self.labels.values() if label[1] > 1]
-        return (
-            self.n >= LEAST_FOR_LABELS
-            and len(repeated) > 1
-            and sum(repeated) >= LABEL_COVER * max(n, 1)
-        )
+        return self.n >= LEAST_FOR_LABELS and sum(repeated) >= LABEL_COVER * max(n, 1)
 
     def surprise(self, words: Iterable[str], answer_key: str) -> Surprise | None:
         """How badly an answer fits a prompt, by what the prompt's words came with before.
 
         A word's evidence for a label is ln((c + m p) / (n + m) / p): c of the label's n events
         have it, p of all events do, m = 4; so a label of which little is known is neither
-        favoured nor punished. Two labels are compared by the prior, by the three words that
-        speak most for the one, and by the three that speak most for the other: a sentence that
-        is always sent is not counted word by word. Only words that two producers used count,
+        favoured nor punished. Two labels are compared by the three words that speak most for the
+        one, and the three that speak most for the other: a sentence that is always sent is not
+        counted word by word. That a label is common speaks for it when it was given, and not
+        against a rare one. Only words that two producers used count,
         while there are two: nobody teaches it alone. None where the answer fits best.
         """
         columns = {column: count for column, count, _ in self.labels.values()}
@@ -165,7 +162,7 @@ class TaskMemory:
             steps = sorted(one[column] - (0.0 if mine is None else one[mine]) for one in evidence)
             against = sum(step for step in steps[:_LOUDEST] if step < 0)
             in_favour = sum(step for step in steps[-_LOUDEST:] if step > 0)
-            margin = prior[column] - my_prior + against + in_favour
+            margin = min(0.0, prior[column] - my_prior) + against + in_favour
             if margin > best.margin:
                 best = Surprise(like, margin)
         return best if best.margin > 0 else None

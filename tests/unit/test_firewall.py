@@ -188,6 +188,19 @@ def test_a_flipped_label_surprises_and_names_an_event_with_the_expected_one() ->
     assert (found.rule, found.other) == (Rule.SURPRISE, 2)
 
 
+def test_a_label_that_is_rare_is_no_surprise_and_one_that_is_always_given_no_planted_answer() -> (
+    None
+):
+    memory = memory_of(
+        looks(f"{NAMES[n % 10]} says {n}", "ok", producer=f"producer-{n % 3}") for n in range(150)
+    )
+    often = NOBODY._replace(same_answer_mine=50, same_answer=150)
+    assert examine(looks("ann says 7", "ok"), often, memory, FirewallRules()) is None
+    assert (
+        examine(looks("ann says something vile", "abuse"), NOBODY, memory, FirewallRules()) is None
+    )
+
+
 def test_an_answer_to_another_prompt_surprises_where_answers_repeat_their_prompts() -> None:
     memory = memory_of(answers())
     mispaired = looks("introduce ann to bob please 3", "welcome to our new office in rome")

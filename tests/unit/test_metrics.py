@@ -19,6 +19,7 @@ from learning.facts import (
     LoopAdapted,
     PartitionFenced,
     Promoted,
+    QuarantineReleased,
     RolledBack,
     RunFailed,
     RunLaunched,
@@ -252,3 +253,13 @@ def test_what_feedback_changes_is_counted_and_the_bars_are_shown(metrics: Metric
     assert value(metrics, adapted, task_type="audio", change="relax_validation") == 2
     assert value(metrics, adapted, task_type="audio", change="reset") == 1
     assert value(metrics, "learnd_confidence_bar", task_type="audio") == 0.72
+
+
+def test_what_the_firewall_stopped_is_the_stores_count_and_what_was_released_the_daemons(
+    metrics: Metrics,
+) -> None:
+    metrics.show(Snapshot(ready=True, stopped={"repeat": 3, "trigger": 40}))
+    metrics.count(QuarantineReleased(7, "web", None, None, more=False, actor="me", reason=""))
+    assert value(metrics, "learnd_firewall_quarantined_total", rule="repeat") == 3
+    assert value(metrics, "learnd_firewall_quarantined_total", rule="trigger") == 40
+    assert value(metrics, "learnd_firewall_released_total") == 7
