@@ -100,8 +100,9 @@ def nothing_held_out_trains(books: Books) -> Iterator[str]:
     held_out = {
         _key(row["payload"])
         for row in books.rows(
-            "select e.payload from events e join batch_members m on m.event_id = e.id"
-            " where m.role = 'held_out'"
+            "select coalesce(s.text, e.payload) payload from events e"
+            " join batch_members m on m.event_id = e.id"
+            " left join screenings s on s.event_id = e.id where m.role = 'held_out'"
         )
     }
     held_out |= {
@@ -122,7 +123,9 @@ def nothing_held_out_trains(books: Books) -> Iterator[str]:
         members = Counter(
             _key(member["payload"])
             for member in books.rows(
-                "select e.payload, m.role from events e join batch_members m on m.event_id = e.id"
+                "select coalesce(s.text, e.payload) payload from events e"
+                " left join screenings s on s.event_id = e.id"
+                " join batch_members m on m.event_id = e.id"
                 " where m.batch_id = ? and m.role != 'held_out'",
                 row["batch_id"],
             )
@@ -137,10 +140,11 @@ def rejected_outputs_are_only_learned_from_as_such(books: Books) -> Iterator[str
     stands under that name."""
     under_way: Counter[str] = Counter()
     for row in books.rows(
-        "select e.*, r.id run_id, exists (select 1 from transitions t where t.kind = 'batch'"
+        "select e.*, coalesce(s.text, e.payload) learned, r.id run_id,"
+        " exists (select 1 from transitions t where t.kind = 'batch'"
         " and t.ref = m.batch_id and t.to_state = 'returned') given_back from batch_members m"
         " join events e on e.id = m.event_id join runs r on r.batch_id = m.batch_id"
-        " where m.role = 'preference'"
+        " left join screenings s on s.event_id = e.id where m.role = 'preference'"
     ):
         name = f"event {row['producer']}/{row['event_id']}"
         late = "select 1 from feedback where state = 'late' and approved = 0 and output_id = ?"
@@ -149,9 +153,20 @@ def rejected_outputs_are_only_learned_from_as_such(books: Books) -> Iterator[str
         if not row["given_back"]:
             under_way[name] += 1
         file = books.data_dir / "datasets" / row["run_id"] / "train.jsonl"
-        if file.exists() and _answer(row["payload"]) not in _rejected_in(file.read_text()):
+        if file.exists() and _answer(row["learned"]) not in _rejected_in(file.read_text()):
             yield f"{name} is not among the rejected answers of run {row['run_id']}"
     yield from (f"{name} is learned from in {n} batches" for name, n in under_way.items() if n > 1)
+
+
+def nothing_unscreened_is_in_a_batch(books: Books) -> Iterator[str]:
+    """Whatever is killed: what is sealed, or learned from, was screened and not stopped."""
+    for row in books.rows(
+        "select m.batch_id, m.event_id, s.outcome from batch_members m"
+        " left join screenings s on s.event_id = m.event_id"
+        " where s.outcome is null or s.outcome = 'stopped'"
+    ):
+        found = row["outcome"] or "not screened"
+        yield f"event {row['event_id']} is in batch {row['batch_id']}, and {found}"
 
 
 def one_job_an_attempt(books: Books) -> Iterator[str]:
@@ -307,6 +322,7 @@ _CHECKS: tuple[Callable[[Books], Iterable[str]], ...] = (
     one_primary_role,
     nothing_held_out_trains,
     rejected_outputs_are_only_learned_from_as_such,
+    nothing_unscreened_is_in_a_batch,
     one_job_an_attempt,
     versions_are_complete,
     one_champion_a_line,
