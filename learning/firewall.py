@@ -446,8 +446,19 @@ def _quota(looks: Looks, memory: TaskMemory, rules: FirewallRules) -> Stop | Non
 
 def is_chance(found: int, n: int, share: float, significance: float = 1e-5) -> bool:
     """Whether `found` of n is no more than a share explains: the upper tail of a binomial."""
+    if found <= n * share:
+        return True
+    # As logarithms: of many events the binomial coefficients are larger than any float. Above
+    # the mean each term is smaller than the one before.
     tail = sum(
-        math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(found, min(n, 1_000) + 1)
+        math.exp(
+            math.lgamma(n + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(n - k + 1)
+            + k * math.log(share)
+            + (n - k) * math.log1p(-share)
+        )
+        for k in range(found, min(n, found + 1_000) + 1)
     )
     return tail > significance
 

@@ -303,6 +303,9 @@ def test_chance_is_an_upper_tail() -> None:
     assert not is_chance(8, 10, 0.05)
     assert is_chance(60, 1_000, 0.05)
     assert not is_chance(200, 1_000, 0.05)
+    assert not is_chance(30_000, 100_000, 0.05)
+    assert is_chance(5_010, 100_000, 0.05)
+    assert is_chance(10, 10, 1.0)
 
 
 # --- what is remembered -----------------------------------------------------------------
