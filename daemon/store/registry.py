@@ -554,7 +554,7 @@ def _record_alias(
     actor: str,
     now: datetime,
 ) -> int:
-    return tx.execute(
+    move_id: int = tx.execute(
         insert(alias_history)
         .values(
             line=line,
@@ -568,6 +568,7 @@ def _record_alias(
         )
         .returning(alias_history.c.id)
     ).scalar_one()
+    return move_id
 
 
 def _predecessor(tx: Connection, champion: Champion) -> Row[Any]:

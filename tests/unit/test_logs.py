@@ -19,6 +19,7 @@ from learning.facts import (
     ModelShutsDown,
     PartitionFenced,
     Promoted,
+    RollbackHeldBack,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -64,6 +65,10 @@ FACTS: list[tuple[Fact, str]] = [
         "1.0.1-rc.1: promote: better",
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
+    (
+        RollbackHeldBack("audio", "1.0.1", "1.0.0", "e = 300", "the limit of a day"),
+        "audio: 1.0.1 is not rolled back to 1.0.0: the limit of a day (e = 300)",
+    ),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
     (
         ModelShutsDown("audio", "gpt-a", date(2027, 1, 14), 12),

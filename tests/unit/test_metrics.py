@@ -15,6 +15,7 @@ from learning.facts import (
     EventsStored,
     PartitionFenced,
     Promoted,
+    RollbackHeldBack,
     RolledBack,
     RunFailed,
     RunLaunched,
@@ -120,9 +121,11 @@ def test_every_fact_is_counted(metrics: Metrics) -> None:
     metrics.count(RunTrained("audio", "r-1", 42.0, 1_000))
     metrics.count(CandidateDecided("audio", "r-1", "1.0.1-rc.1", "promote", "better", 0.8, 0.4))
     metrics.count(Promoted("audio", "1.0.1", "1.0.0", forced=False, actor="runner"))
+    metrics.count(RollbackHeldBack("audio", "1.0.1", "1.0.0", "e = 300", "limit"))
     metrics.count(RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"))
     for name, labels, wanted in [
         ("learnd_expired_total", {}, 2),
+        ("learnd_rollbacks_held_back_total", {"line": "audio"}, 1),
         ("learnd_topics_recreated_total", {"topic": "t"}, 1),
         ("learnd_events_refused_total", {"source": "http", "reason": "not_json"}, 2),
         ("learnd_batches_total", {"line": "audio", "trigger": "size"}, 1),
