@@ -24,6 +24,7 @@ from learning.facts import (
     PartitionFenced,
     Promoted,
     QuarantineReleased,
+    RollbackHeldBack,
     RolledBack,
     RunCancelAsked,
     RunCancelled,
@@ -75,6 +76,10 @@ FACTS: list[tuple[Fact, str]] = [
         "1.0.1-rc.1: promote: better",
     ),
     (Promoted("audio", "1.0.1", "1.0.0", forced=True, actor="me"), "1.0.1 promoted by force by me"),
+    (
+        RollbackHeldBack("audio", "1.0.1", "1.0.0", "e = 300", "the limit of a day"),
+        "audio: 1.0.1 is not rolled back to 1.0.0: the limit of a day (e = 300)",
+    ),
     (RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"), "from 1.0.1 to 1.0.0 by me: worse"),
     (
         QuarantineReleased(7, "web", "trigger", None, more=False, actor="me", reason="ours"),

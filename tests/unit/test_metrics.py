@@ -20,6 +20,7 @@ from learning.facts import (
     PartitionFenced,
     Promoted,
     QuarantineReleased,
+    RollbackHeldBack,
     RolledBack,
     RunFailed,
     RunLaunched,
@@ -134,6 +135,7 @@ def test_every_fact_is_counted(metrics: Metrics) -> None:
     metrics.count(RunTrained("audio", "r-1", 42.0, 1_000))
     metrics.count(CandidateDecided("audio", "r-1", "1.0.1-rc.1", "promote", "better", 0.8, 0.4))
     metrics.count(Promoted("audio", "1.0.1", "1.0.0", forced=False, actor="runner"))
+    metrics.count(RollbackHeldBack("audio", "1.0.1", "1.0.0", "e = 300", "limit"))
     metrics.count(RolledBack("audio", "1.0.0", "1.0.1", "me", "worse"))
     metrics.count(EventsForgotten(3, 12, 4, 1, 2, ["audio@1.0.3"], "ann"))
     for name, labels, wanted in [
@@ -141,6 +143,7 @@ def test_every_fact_is_counted(metrics: Metrics) -> None:
         ("learnd_forgotten_total", {"kind": "held_out"}, 2),
         ("learnd_versions_tainted_total", {}, 1),
         ("learnd_expired_total", {}, 2),
+        ("learnd_rollbacks_held_back_total", {"line": "audio"}, 1),
         ("learnd_topics_recreated_total", {"topic": "t"}, 1),
         ("learnd_events_refused_total", {"source": "http", "reason": "not_json"}, 2),
         ("learnd_batches_total", {"line": "audio", "trigger": "size"}, 1),

@@ -102,6 +102,7 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         feedback_follower=idle,
         shutdowns=idle,
         job_hints=idle,
+        verdict_watch=idle,
         server=idle,
         probes=idle,
         loop_lag=LoopLag(time.monotonic),
