@@ -21,6 +21,7 @@ from learning.lifecycle import VersionState
 
 LOOK_SECONDS: Final = 10.0
 HASH_SECONDS: Final = 20.0
+_UNUSED: Final = frozenset({VersionState.REFUSED, VersionState.TAINTED})
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,22 @@ class Recorded:
 class Comparison:
     """How many versions there are, how many of them were looked at and hashed, and what is wrong.
 
-    The faults are one a version, in words; those of candidates that were refused stand apart,
-    because nothing will ever load them.
+    The faults are one a version, in words; those of candidates that were refused, and of tainted
+    versions, stand apart, because nothing will ever load them.
     """
 
     n_versions: int
     n_looked_at: int
     n_hashed: int
     faults: Sequence[str]
-    faults_of_refused: Sequence[str]
+    faults_of_unused: Sequence[str]
 
     def __str__(self) -> str:
         if self.faults:
             return f"{some_of(self.faults)}; {ADVICE}"
-        if self.faults_of_refused:
-            return f"{some_of(self.faults_of_refused)}; a refused version is needed for nothing"
+        if self.faults_of_unused:
+            named = some_of(self.faults_of_unused)
+            return f"{named}; a refused or tainted version is needed for nothing"
         left_out = self.n_versions - self.n_looked_at
         more = f" ({left_out:,} more were not looked at: no time)" if left_out else ""
         return (
@@ -112,10 +114,8 @@ def compare(record: Recorded, artifacts_dir: Path) -> Comparison:
         n_versions=len(known),
         n_looked_at=len(found),
         n_hashed=len(hashed),
-        faults=[fault for one, fault in said.items() if one.state != VersionState.REFUSED],
-        faults_of_refused=[
-            fault for one, fault in said.items() if one.state == VersionState.REFUSED
-        ],
+        faults=[fault for one, fault in said.items() if one.state not in _UNUSED],
+        faults_of_unused=[fault for one, fault in said.items() if one.state in _UNUSED],
     )
 
 

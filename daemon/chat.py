@@ -23,6 +23,7 @@ from finetune.providers import LOCAL
 from finetune.remote.chat_service import ChatService
 from finetune.remote.model import name_of
 from finetune.trainer_process import TrainerHost
+from learning.errors import LearningError
 from learning.ports import ModelReference
 
 LOG_FILE = "chat-trainer.log"
@@ -32,6 +33,16 @@ PATIENCE = timedelta(hours=12)
 OnToken = Callable[[str], None]
 Conversation = list[dict[str, str]]
 Speak = Callable[[Conversation, OnToken], Awaitable[str]]
+
+
+class TaintedModelError(LearningError):
+    """Somebody wants to talk to a version that knows what was forgotten."""
+
+    def __init__(self, line: str, version: str) -> None:
+        super().__init__(
+            f"{line}@{version} is tainted: it knows an event that was forgotten, and is not served;"
+            f" `learnd versions {line}` shows the others"
+        )
 
 
 @dataclass(frozen=True)

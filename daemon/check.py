@@ -249,7 +249,7 @@ def _versions(settings: Settings) -> Sequence[Finding]:
         return [Finding(subject, Grade.BAD, str(error))]
     finally:
         engine.dispose()
-    grade = Grade.NOTE if found.faults_of_refused else Grade.OK
+    grade = Grade.NOTE if found.faults_of_unused else Grade.OK
     return [Finding(subject, Grade.BAD if found.faults else grade, str(found))]
 
 

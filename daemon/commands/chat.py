@@ -31,7 +31,7 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Try a version, on the machine that has its files; a remote one answers at its service."""
-    from daemon.chat import converse, open_chat, opening, show_token
+    from daemon.chat import TaintedModelError, converse, open_chat, opening, show_token
     from daemon.client import part
     from daemon.printing import show_json
 
@@ -40,6 +40,8 @@ def chat(
     line, _, version = model.partition("@")
     with connected(url, config, data_dir) as daemon:
         found = daemon.get(f"/v1/models/{part(line)}/versions/{part(version or 'champion')}")
+    if found["summary"]["state"] == "tainted":
+        raise TaintedModelError(line, found["summary"]["version"])
     settings = settings_of(config, data_dir)
     system = system if system is not None else _system_prompt(settings, line)
     quiet("warning")

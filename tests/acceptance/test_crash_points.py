@@ -207,8 +207,10 @@ def forget(here: Installation) -> None:
     def name() -> str | None:
         return next((row.name for row in (*here.rows(begun), *here.rows(learned))), None)
 
-    if here.wait_until("an event that a version learned from", name):
-        here.daemon.post("/v1/forget", {"event": name(), "reason": "asked for"})
+    # The interrupted one may have only its end left, so that another one is needed.
+    for _ in range(3):
+        if here.wait_until("an event that a version learned from", name):
+            here.daemon.post("/v1/forget", {"event": name(), "reason": "asked for"})
 
 
 def tell(here: Installation) -> None:

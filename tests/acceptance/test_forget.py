@@ -85,6 +85,7 @@ def test_a_forgotten_producer_is_nowhere_and_a_clean_version_takes_the_place(
     refused = daemon.post(f"/v1/models/{LINE}/rollback", {"to": "1.0.2"})
     assert refused.status_code == 409
     assert "tainted" in refused.json()["detail"]
+    daemon.command("chat", f"{LINE}@1.0.2", "-p", "hello", status=1)
     told = [daemon.command("explain", f"mole/mole-{n}") for n in range(4)]
     assert all("forgotten: what it said is gone" in one for one in told)
     assert any(f"{LINE}@1.0.2 (tainted)" in one for one in told)

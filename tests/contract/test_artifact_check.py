@@ -77,7 +77,7 @@ async def test_versions_whose_files_are_as_they_were_published_are_counted(
         await published.add(outcome)
     found = await published.compared()
     assert (found.n_versions, found.n_looked_at, found.n_hashed) == (3, 3, 3)
-    assert (found.faults, found.faults_of_refused) == ([], [])
+    assert (found.faults, found.faults_of_unused) == ([], [])
     assert "the files of 3 versions are there; the contents of 3" in str(found)
 
 
@@ -101,7 +101,7 @@ async def test_what_is_wrong_with_a_refused_candidate_stands_apart(published: Ve
     shutil.rmtree(await published.add(Outcome.REJECT))
     found = await published.compared()
     assert found.faults == []
-    assert len(found.faults_of_refused) == 1
+    assert len(found.faults_of_unused) == 1
     assert "needed for nothing" in str(found)
 
 

@@ -379,7 +379,8 @@ class LoopAtRandom(RuleBasedStateMachine):
         rows = self.do(self.drive.rows(events))
         if not rows:
             return
-        event = None if subject else str(data.draw(st.sampled_from(rows)).id)
+        sealed = [row for row in rows if row.state == EventState.SEALED]
+        event = None if subject else str(data.draw(st.sampled_from(sealed or rows)).id)
         order = ForgetOrder(event=event, subject=subject, retrain=retrain)
         would = self.do(self.forgetter.forget(replace(order, dry_run=True), actor="ann"))
         done = self.do(self.forgetter.forget(order, actor="ann"))
