@@ -123,6 +123,7 @@ def order(
     """
     changed = changed_settings(settings, values)
     start, end = time_told(since, now), now if until is None else time_told(until, now)
+    end = min(end, now)  # nothing is recorded of the future
     if start >= end:
         raise SimulationError(f"it ends ({end:%F %T} UTC) before it begins ({start:%F %T} UTC)")
     return Order(

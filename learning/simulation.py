@@ -48,6 +48,8 @@ PAUSE = SECOND // 5
 """So often the queues are looked at, at most: what arrives meanwhile counts together."""
 FORGET_EVERY = 4_096
 """After so many steps what is closed on both sides is let go of."""
+FORGET_AFTER = 60 * SECOND
+"""By so much the clocks of several daemons may differ."""
 MOST_DIFFERENCES = 10
 MOST_STRETCHES = 200
 STEPS = (60, 3_600, 86_400, 7 * 86_400, 30 * 86_400, 366 * 86_400)
@@ -497,7 +499,8 @@ class _Replay:
     def _join(self) -> None:
         """Feedback that came together meets its outputs."""
         for output, said in self._said.items():
-            self._apply(self._fates[output], said)
+            if (event := self._fates.get(output)) is not None:
+                self._apply(event, said)
         self._said.clear()
         self._said_at = None
 
@@ -605,7 +608,7 @@ class _Replay:
 
     def _forget(self) -> None:
         """Let go of what is closed by the record; what is open in the simulation stays."""
-        while self._closing and self._closing[0][0] < self._now:
+        while self._closing and self._closing[0][0] < self._now - FORGET_AFTER:
             _, event_id = self._closing[0]
             heapq.heappop(self._closing)
             event = self._fates[event_id]

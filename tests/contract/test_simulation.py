@@ -183,6 +183,19 @@ async def test_a_stretch_in_the_middle_begins_with_what_waited_then(
         assert (again.batches, again.sealed) == (recorded.batches, recorded.sealed)
 
 
+async def test_feedback_that_waited_since_before_the_stretch_meets_its_output_in_it(
+    drive: Driver, settings: Settings
+) -> None:
+    await drive.send(feedback("a"), feedback("b", approved=False))
+    drive.wait(hours=2)
+    await drive.send(output("a", approved=None), output("b"))
+    drive.wait(seconds=1)
+    for since in ("1h", "30d"):
+        report = simulated(drive, settings, since=since).report
+        assert (report.total.recorded.accepted, report.total.recorded.withdrawn) == (1, 1)
+        assert (report.changes, report.control.reproduced) == ([], 2)
+
+
 async def test_it_touches_nothing(
     drive: Driver, settings: Settings, store_url: str, kind: str
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learning import simulation
 from learning.batch_sizing import SizeRules
 from learning.batching import BatchRules, Trigger
 from learning.budget import Budget, Caps, Price
@@ -407,7 +408,7 @@ def records(draw: st.DrawFn) -> list[Recorded]:
     return sorted(found, key=lambda one: one.at)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     recorded=records(),
     bar=st.sampled_from([0.2, 0.7, 0.9]),
@@ -422,15 +423,25 @@ def test_every_event_ends_once_and_the_counts_add_up(
     sizes = replace(SHIPPED.sizes, start=size, least=1)
     simulated = replace(priced(day=20), policy=policy, sizes=sizes)
     ends: Counter[int] = Counter()
-    report = simulate(
-        recorded,
-        Past(),
-        simulated,
-        SHIPPED,
-        since=START,
-        until=START + timedelta(days=2),
-        ended=lambda event, state: ends.update([event]),
-    )
+
+    def replayed() -> Report:
+        return simulate(
+            recorded,
+            Past(),
+            simulated,
+            SHIPPED,
+            since=START,
+            until=START + timedelta(days=2),
+            ended=lambda event, state: ends.update([event]),
+        )
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(simulation, "FORGET_EVERY", 1)
+        forgetful = replayed()
+    ends.clear()
+    report = replayed()
+    assert (forgetful.total, forgetful.changes) == (report.total, report.changes)
+    assert forgetful.series == report.series
 
     outputs = [one for one in recorded if isinstance(one, Output)]
     n = len(outputs)

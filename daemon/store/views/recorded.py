@@ -176,6 +176,7 @@ class Record:
         sealed = self.read(lambda tx: _batches(tx, self.stretch, self.lines, currency))
         return heapq.merge(
             self._carried_in(),
+            self._said_before(),
             self._outputs(),
             self._said(),
             rulings,
@@ -367,6 +368,17 @@ class Record:
             for row in rows:
                 late = row.state == FeedbackState.LATE
                 yield Said(row.received_at, row.output_id, row.approved, late)
+
+    def _said_before(self) -> Iterator[Recorded]:
+        """Feedback that came before the stretch, and before its output, which is in it."""
+        query = select(feedback.c.output_id, feedback.c.approved).where(
+            feedback.c.output_id >= self._events.first,
+            feedback.c.output_id < self._events.end,
+            feedback.c.id < self._feedback.first,
+            *_of_types(feedback, self.stretch),
+        )
+        for row in self.read(lambda tx: tx.execute(query).all()):
+            yield Said(self._since, row.output_id, row.approved, late=False)
 
     def _rulings(self) -> Iterator[Recorded]:
         """Operators' verdicts; there are as many as people gave."""
