@@ -49,6 +49,10 @@ from daemon.store.tables import (
     evaluations,
     events,
     feedback,
+    feedback_effects,
+    firewall_bands,
+    firewall_kinds,
+    firewall_stops,
     forgettings,
     is_one_of,
     rejected_outputs,
@@ -57,6 +61,7 @@ from daemon.store.tables import (
     returned_events,
     run_attempts,
     runs,
+    screenings,
     transitions,
     versions,
 )
@@ -92,6 +97,11 @@ SCRUBBED: Final = (
     evaluations,
     runs,
     run_attempts,
+    screenings,
+    firewall_bands,
+    firewall_kinds,
+    firewall_stops,
+    feedback_effects,
 )
 """The tables that something is taken out of, whose remains lie in the files."""
 
@@ -455,6 +465,7 @@ class Forgettings:
             some = feedback.c.id.in_(feedback_ids)
             waiting = is_one_of(feedback.c.state, FeedbackState.WAITING)
             tx.execute(update(feedback).where(some, waiting).values(approved=None))
+            _purge_effects(tx, wanted, some)
             _add(tx, wanted, Counts(0, forget_feedback(tx, some, now), 0, 0))
 
         await self._database.write(transaction)
@@ -655,7 +666,15 @@ Purge = Callable[[Connection, Forgetting, Sequence[int], datetime], Counts]
 def _purge_feedback(
     tx: Connection, wanted: Forgetting, ids: Sequence[int], now: datetime
 ) -> Counts:
-    return Counts(0, forget_feedback(tx, feedback.c.output_id.in_(ids), now), 0, 0)
+    on_them = feedback.c.output_id.in_(ids)
+    _purge_effects(tx, wanted, on_them)
+    return Counts(0, forget_feedback(tx, on_them, now), 0, 0)
+
+
+def _purge_effects(tx: Connection, wanted: Forgetting, which: ColumnElement[bool]) -> None:
+    """What some feedback turned stays turned; the reasons may quote it."""
+    of_them = feedback_effects.c.feedback_id.in_(select(feedback.c.id).where(which))
+    tx.execute(update(feedback_effects).where(of_them).values(reason=wanted.in_words))
 
 
 def _purge_held_out(
@@ -692,8 +711,25 @@ def _purge_words(tx: Connection, wanted: Forgetting, ids: Sequence[int], now: da
     return _NOTHING
 
 
+def _purge_screening(
+    tx: Connection, wanted: Forgetting, ids: Sequence[int], now: datetime
+) -> Counts:
+    """What validators found in them and left of them, and what new events are compared with."""
+    said: dict[str, Any] = {"text": None, "findings": []}
+    tx.execute(update(screenings).where(screenings.c.event_id.in_(ids)).values(said))
+    for table in (firewall_bands, firewall_kinds, firewall_stops):
+        tx.execute(delete(table).where(table.c.event_id.in_(ids)))
+    return _NOTHING
+
+
 _NOTHING: Final = Counts(0, 0, 0, 0)
-REMNANTS: Final[Sequence[Purge]] = (_purge_feedback, _purge_held_out, _purge_uses, _purge_words)
+REMNANTS: Final[Sequence[Purge]] = (
+    _purge_feedback,
+    _purge_held_out,
+    _purge_uses,
+    _purge_words,
+    _purge_screening,
+)
 
 
 def _take_out(

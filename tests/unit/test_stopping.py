@@ -96,7 +96,6 @@ async def test_a_source_that_hangs_does_not_keep_the_daemon_from_ending(
         digester=idle,
         forgotten_files=idle,
         adapter=idle,
-        verdict_watch=idle,
         runner=idle,
         follower=idle,
         feedback_follower=idle,

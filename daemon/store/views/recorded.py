@@ -202,6 +202,7 @@ class Record:
                 events.c.id >= key,
                 events.c.id < self._events.end,
                 events.c.source != IMPORTED,
+                events.c.state != EventState.FORGOTTEN,
                 *_of_types(events, self.stretch),
             )
             .order_by(events.c.id)
@@ -286,6 +287,7 @@ class Record:
                 .where(
                     events.c.id.in_(chunk),
                     events.c.source != IMPORTED,
+                    events.c.state != EventState.FORGOTTEN,
                     *_of_types(events, self.stretch),
                 )
                 .order_by(events.c.id)
