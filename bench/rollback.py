@@ -62,7 +62,8 @@ KINDS: Final[Sequence[Kind]] = (
     Kind("drop 0.6 to 0.5", 0.6, 0.5, (500, 2_000)),
     Kind("drop 0.8 to 0.7, 3 producers", 0.8, 0.7, (500, 2_000), n_producers=3),
 )
-HEADLINE_FALSE: Final = tuple(one.name for one in KINDS if one.is_equal)
+HEADLINE_FALSE: Final = tuple(one.name for one in KINDS if one.is_equal and not one.liar_share)
+"""Where all are honest; a liar has a level of his own."""
 HEADLINE_DROP: Final = ("drop 0.8 to 0.7", "drop 0.9 to 0.8", "drop 0.95 to 0.85")
 
 IsWorse = Callable[[ByProducer, ByProducer], bool]
@@ -209,6 +210,7 @@ def _figures(
     figures: dict[str, float | int | None] = {
         "streams_of_each_kind": outcomes[0].n,
         "false_alarm_rate": max(one.share for one in outcomes if one.kind.name in HEADLINE_FALSE),
+        "false_alarm_rate_with_a_liar": max(one.share for one in outcomes if one.kind.liar_share),
         "detected_rate": statistics.mean(
             one.share for one in outcomes if one.kind.name in HEADLINE_DROP
         ),

@@ -340,6 +340,8 @@ async def test_a_version_tells_where_it_lies(
     client: httpx.AsyncClient, made: Generations, tmp_path: Path
 ) -> None:
     champion = (await client.get("/v1/models/audio/champion")).json()
+    served = {name: champion.pop(name) for name in ("predecessor", "canary_share")}
+    assert served == {"predecessor": "1.0.2", "canary_share": 0.2}
     assert champion == (await client.get("/v1/models/audio/versions/v1.0.3")).json()
     assert champion["loading"]["base_model"] == "models/tiny"
     assert champion["loading"]["artifact_dir"].startswith(str(tmp_path / "artifacts"))
