@@ -44,6 +44,9 @@ ELSEWHERE = {
     "Forgettings.purge_feedback": "of a producer only: tests/contract/test_forgetting.py",
     "Forgettings.purge_letters": "of a producer only: tests/contract/test_forgetting.py",
     "Forgettings.retrain": "one transaction, asked for again: tests/contract/test_forgetting.py",
+    "LiveVerdicts.keep": "a number that is shown: tests/contract/test_live_verdict.py",
+    "Registry.step_back": "many verdicts: tests/contract/test_live_verdict.py",
+    "Releases.release": "what the firewall stopped: tests/contract/test_releases.py",
     "Intake.receipts": "an answer that is never sent: tests/acceptance/test_http_intake.py",
     "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
 }
@@ -213,6 +216,10 @@ def forget(here: Installation) -> None:
             here.daemon.post("/v1/forget", {"event": name(), "reason": "asked for"})
 
 
+def reset_feedback(here: Installation) -> None:
+    here.daemon.post("/v1/feedback/reset", {"task_type": LINE, "reason": "a prank"})
+
+
 def tell(here: Installation) -> None:
     """The webhook that the life before this one may have stored already."""
     headers = KEY.sign("wh_1", datetime.now(UTC), event())
@@ -243,6 +250,7 @@ SCENES: Mapping[str, Scene] = {
     "BatchSizes.set_by_hand": Scene(release_size),
     "BatchSizes.follow_settings": Scene(environment={"LEARND_QUEUE__BATCH_SIZE": "25"}),
     "Intake.replay": Scene(replay, {"LEARND_POLICY__UNKNOWN_TASK_TYPES": "accept"}),
+    "FeedbackDials.reset": Scene(reset_feedback),
     "Forgettings.": Scene(forget),
     "forgotten files removed": Scene(forget),
     "Interventions.cancel": CANCEL,
