@@ -46,7 +46,7 @@ ELSEWHERE = {
     "Forgettings.retrain": "one transaction, asked for again: tests/contract/test_forgetting.py",
     "LiveVerdicts.keep": "a number that is shown: tests/contract/test_live_verdict.py",
     "Registry.step_back": "many verdicts: tests/contract/test_live_verdict.py",
-    "Releases.release": "what the firewall stopped: tests/contract/test_releases.py",
+    "Releases.release": "what the firewall stopped: tests/contract/test_firewall.py",
     "Intake.receipts": "an answer that is never sent: tests/acceptance/test_http_intake.py",
     "checkpoint": "in the trainer, not in the daemon: tests/unit/test_trainer_checkpoint.py",
 }
