@@ -208,7 +208,8 @@ class Learner:
 
         `approved` is a person's verdict, None if there is none; `confidence` is in [0, 1]. With an
         `event_id` of its own it may be repeated: it is stored once. Raises BadEventError,
-        EventIdReusedError, IntakeClosedError and StoreUnavailableError; then nothing was stored.
+        EventIdReusedError and IntakeClosedError: then nothing was stored. After a
+        StoreUnavailableError it may be: repeat it under the same `event_id`.
         """
         event_id = event_id or uuid.uuid4().hex
         task_id = task_id or event_id  # the same when it is repeated
@@ -226,10 +227,12 @@ class Learner:
             "subject": subject,
         }
         receipt = await self._store_event(EventKind.OUTPUT, event)
-        if receipt.state == EventState.QUEUED:
-            await self._sealer.seal_due()
-        accepted = receipt.state in (EventState.QUEUED, EventState.SEALED)
         line = self._line(task_type)
+        if receipt.state == EventState.QUEUED:
+            await self._sealer.seal_due(line)
+            # What is sealed was screened before, which may have stopped this one.
+            receipt = await self._receipt(EventKind.OUTPUT, (producer, event_id))
+        accepted = receipt.state in (EventState.QUEUED, EventState.SEALED)
         waiting = (await self._store.queue.look(line)).waiting
         return OutputProcessed(
             processed=accepted,
@@ -349,7 +352,13 @@ class Learner:
                         producer=producer,
                     )
                 )
-            except (BadEventError, ConflictError, JobFailedError, UnknownTaskTypeError) as error:
+            except (
+                BadEventError,
+                ConflictError,
+                IntakeClosedError,
+                JobFailedError,
+                UnknownTaskTypeError,
+            ) as error:
                 failed.append(TaskFailed(index, str(error)))
         known = [one.confidence for one in results if one.confidence is not None]
         runs = [await self._store.queue.run_of(one.result.id) for one in results]
@@ -403,8 +412,11 @@ class Learner:
             raise BadEventError(letter.reason, letter.detail)
         await self._ingest.store(block)
         key = event["producer"], event["event_id"]
-        receipt = (await self._store.intake.receipts(kind, [key]))[key]
+        receipt = await self._receipt(kind, key)
         (arrival,) = block.outputs or block.feedback
         if receipt.origin != origin and not arrival.says(receipt.text):
             raise EventIdReusedError(*key)
         return receipt
+
+    async def _receipt(self, kind: EventKind, key: tuple[str, str]) -> Receipt:
+        return (await self._store.intake.receipts(kind, [key]))[key]

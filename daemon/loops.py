@@ -103,9 +103,13 @@ class Sealer:
             await asyncio.sleep(SEAL_PAUSE_SECONDS)
             await woken(self._wake, within_seconds=SEAL_SECONDS)
 
-    async def seal_due(self) -> None:
-        """Seal one batch of each line where one is due."""
-        lines = self._lines.owners(await self._store.queue.waiting_task_types())
+    async def seal_due(self, only: ModelLine | None = None) -> None:
+        """Seal one batch of each line where one is due, or of one line, if it is."""
+        lines = (
+            self._lines.owners(await self._store.queue.waiting_task_types())
+            if only is None
+            else [only]
+        )
         for line in lines:
             await self._size(line)
         sizes = await self._store.batch_sizes.current()

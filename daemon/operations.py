@@ -222,6 +222,7 @@ class DaemonOperations:
         self, seen: SeenPair, to: str, *, reason: str, limits: StepBackLimits
     ) -> RolledBack:
         """See daemon.live_verdict.StepBack. It waits for its turn to hash files, as people do."""
+        await self._store.registry.require_step_back(seen, limits=limits, now=self._clock())
         await self._require_whole(seen.line, to)
         rolled_back = await self._store.registry.step_back(
             seen, reason=reason, limits=limits, now=self._clock()

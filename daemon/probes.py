@@ -19,7 +19,15 @@ from learning.clock import Clock
 from learning.lifecycle import EventState, RunState
 from learning.live_verdict import VerdictRules, canary_share
 from learning.ports import EventKind, StoreUnavailableError
-from monitoring.health import Check, HealthReport, Measurements, all_ok, assess, success_rate
+from monitoring.health import (
+    Check,
+    HealthReport,
+    Measurements,
+    all_ok,
+    assess,
+    rate_by_people,
+    success_rate,
+)
 from monitoring.metrics import (
     CapHealth,
     ChampionLoss,
@@ -304,7 +312,7 @@ def snapshot(overview: Overview, *, ready: bool) -> Snapshot:
             if line.champion is not None and line.champion_since is not None
         ],
         losses=list(_losses(overview)),
-        success_rate=success_rate(measured.approved, measured.rejected),
+        success_rate=rate_by_people(measured),
         fine_tune_success_rate=success_rate(measured.runs_succeeded, measured.runs_failed),
     )
 

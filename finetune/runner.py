@@ -640,7 +640,10 @@ class Runner:
             path = self._work_dir / record.run_id / "evaluation.jsonl"
             asked = [*(row for row, _ in chosen), *related]
             await asyncio.to_thread(write_examples, path, line, asked)
-            champion, candidate = await self._score(line, duel, path, len(examples))
+            try:
+                champion, candidate = await self._score(line, duel, path, len(examples))
+            finally:  # copies of examples, of other lines' too: nobody else looks for them here
+                await asyncio.to_thread(path.unlink, missing_ok=True)
         reached("candidate scored")
         # The test imports a numeric library the first time, which takes a second.
         report = await asyncio.to_thread(decide, examples, champion, candidate, now.gate, duel.look)

@@ -60,6 +60,12 @@ def all_ok(checks: Sequence[Check]) -> bool:
     return all(check.ok for check in checks)
 
 
+def rate_by_people(measured: Measurements) -> float | None:
+    """The success rate of outputs; None below ENOUGH_JUDGED verdicts."""
+    judged = measured.approved + measured.rejected
+    return success_rate(measured.approved, measured.rejected) if judged >= ENOUGH_JUDGED else None
+
+
 def assess(measured: Measurements, checks: Sequence[Check], now: datetime) -> HealthReport:
     """Healthy: no bad finding, success rate > 0.7 and fine-tune success > 0.8.
 
@@ -67,10 +73,7 @@ def assess(measured: Measurements, checks: Sequence[Check], now: datetime) -> He
     not reported as a failing one, nor as a perfect one. That of outputs needs ENOUGH_JUDGED
     verdicts: one "no" in the morning is no illness.
     """
-    judged = measured.approved + measured.rejected
-    outputs = (
-        success_rate(measured.approved, measured.rejected) if judged >= ENOUGH_JUDGED else None
-    )
+    outputs = rate_by_people(measured)
     runs = success_rate(measured.runs_succeeded, measured.runs_failed)
     return HealthReport(
         healthy=all_ok(checks)

@@ -75,8 +75,8 @@ def create_app(
 ) -> FastAPI:
     """The application. Everything but OPEN_PATHS needs the token.
 
-    Without `webhook_intake` no webhook is received, without `learner` nothing is processed by call.
-    Without `webhook_intake` no webhook is received, without `simulations` nothing is simulated.
+    Without `webhook_intake` no webhook is received, without `learner` nothing is processed by
+    call, and without `simulations` nothing is simulated.
     """
     # No documentation pages: they would load their scripts from somebody else's server.
     app = FastAPI(title="learnd", version=version, docs_url=None, redoc_url=None)
@@ -102,11 +102,10 @@ def create_app(
         webhooks.receiver(webhook_intake),
         webhooks.router(views.webhooks),
         *([learner_route.router(learner)] if learner is not None else []),
+        *([simulations_route.router(simulations)] if simulations is not None else []),
     ):
         # `include_router` makes each route a second time: half the time of a start.
         app.router.routes.extend(router.routes)
-    if simulations is not None:
-        app.router.routes.extend(simulations_route.router(simulations).routes)
     answer_errors(app)
     # The last one added is asked first.
     app.add_middleware(

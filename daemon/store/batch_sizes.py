@@ -46,7 +46,13 @@ SIZER = "sealer"
 HISTORY = "batch_size"
 """The kind of its history rows; they refer to the line."""
 
-_EVER_QUEUED = (EventState.QUEUED, EventState.SEALED, EventState.WITHDRAWN)
+# Forgotten ones mostly were, and a sum that falls would look like a stream that dried up.
+_EVER_QUEUED = (
+    EventState.QUEUED,
+    EventState.SEALED,
+    EventState.WITHDRAWN,
+    EventState.FORGOTTEN,
+)
 
 
 class BatchSizeMovedError(ConflictError):

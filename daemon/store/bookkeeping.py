@@ -76,14 +76,16 @@ class Tally:
         *,
         times: int = 1,
         by_human: bool = False,
+        is_verdict: bool = True,
     ) -> None:
         """One, or `times` alike, that was in one state is in another.
 
-        `by_human` says whether a person approved an output that is approved from now on.
+        `by_human` says whether a person approved an output that is approved from now on. What
+        was approved before, and only waited, gets no verdict once more.
         """
         self._count((kind, task_type, before), -times, confidence)
         self._count((kind, task_type, after), times, confidence)
-        if kind == EventKind.OUTPUT:
+        if kind == EventKind.OUTPUT and is_verdict:
             self._judge(task_type, before, after, by_human, times)
 
     def confirm(self, task_type: str) -> None:

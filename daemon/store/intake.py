@@ -340,7 +340,7 @@ class Intake:
         gone = [one.id for one in outputs.values() if one and one.state == EventState.FORGOTTEN]
         if gone:
             forget_feedback(tx, feedback.c.output_id.in_(gone), self._clock())
-        for output_id, people in _people_on(tx, joined).items():
+        for output_id, people in people_on(tx, joined).items():
             output = joined[output_id]
             moved_to = self._judge_again(tx, output, people, tally)
             if moved_to is not None:
@@ -364,11 +364,19 @@ class Intake:
 
 
 def move_event(
-    tx: Connection, row: Row[Any], verdict: Verdict, actor: str, now: datetime, tally: Tally
+    tx: Connection,
+    row: Row[Any],
+    verdict: Verdict,
+    actor: str,
+    now: datetime,
+    tally: Tally,
+    *,
+    is_verdict: bool = True,
 ) -> None:
     """Give one stored event the state of a verdict, with its history row and its count.
 
-    Raises IllegalMoveError when its lifecycle does not allow it.
+    `is_verdict` is false where it only goes back to what was decided before. Raises
+    IllegalMoveError when its lifecycle does not allow it.
     """
     require_event_move(EventState(row.state), verdict.state)
     tx.execute(
@@ -389,6 +397,7 @@ def move_event(
         verdict.state,
         row.confidence,
         by_human=verdict.by_human,
+        is_verdict=is_verdict,
     )
 
 
@@ -485,7 +494,7 @@ def _settle_feedback(
     )
 
 
-def _people_on(tx: Connection, outputs: Collection[int]) -> dict[int, tuple[bool, ...]]:
+def people_on(tx: Connection, outputs: Collection[int]) -> dict[int, tuple[bool, ...]]:
     """The different verdicts that people gave on each of some outputs, without those without."""
     people: dict[int, tuple[bool, ...]] = {}
     wanted = sorted(outputs)

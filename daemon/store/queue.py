@@ -27,7 +27,7 @@ from daemon.store.bookkeeping import Move, Tally, record
 from daemon.store.database import Database
 from daemon.store.dialect import CHUNK, insert_new, take_turns
 from daemon.store.feedback_dials import weights_of
-from daemon.store.intake import confirm_event, move_event
+from daemon.store.intake import IMPORT, confirm_event, move_event
 from daemon.store.rejected import RejectedOutputs, spend_rejected
 from daemon.store.replay import draw, rejected_since, remember_batch
 from daemon.store.screenings import (
@@ -258,10 +258,11 @@ class Queue:
             if wanted is None:
                 raise VerdictRefusedError(event_row_id, row.state)
             decided = Verdict(wanted, verdict.reason, verdict.by_human)
-            move_event(tx, row, decided, actor, now, tally)
+            released = wanted is EventState.QUEUED and release(tx, event_row_id, now)
+            # Of the stream it was approved before screening stopped it; a file's row never was.
+            is_verdict = not released or row.source == IMPORT
+            move_event(tx, row, decided, actor, now, tally, is_verdict=is_verdict)
             tally.write(tx, now)
-            if wanted is EventState.QUEUED:
-                release(tx, event_row_id, now)
             return wanted
 
         return await self._database.write(transaction)

@@ -220,16 +220,16 @@ class Registry:
         """
 
         def transaction(tx: Connection) -> RolledBack:
-            champion = champion_of(tx, seen.line, to_move=True)
-            target = None if champion.row.id != seen.champion_id else predecessor_of(tx, champion)
-            if target is None or target.id != seen.predecessor_id:
-                raise ChampionMovedError(seen.line)
-            obstacle = obstacle_to_stepping_back(tx, champion, target, limits, now)
-            if obstacle is not None:
-                raise StepBackRefusedError(obstacle)
+            champion, target = _target_of_step_back(tx, seen, limits, now, to_move=True)
             return _go_back(tx, champion, target, reason, LIVE_VERDICT, now)
 
         return await self._database.write(transaction)
+
+    async def require_step_back(
+        self, seen: SeenPair, *, limits: StepBackLimits, now: datetime
+    ) -> None:
+        """Raise what `step_back` would raise now, and change nothing: before files are hashed."""
+        await self._database.read(lambda tx: _target_of_step_back(tx, seen, limits, now))
 
     async def predecessor(self, line: str) -> str:
         """The number that a rollback without a target leads to.
@@ -268,6 +268,25 @@ class Registry:
             return row.release, reference(row, self._artifacts_dir)
 
         return await self._database.read(query)
+
+
+def _target_of_step_back(
+    tx: Connection,
+    seen: SeenPair,
+    limits: StepBackLimits,
+    now: datetime,
+    *,
+    to_move: bool = False,
+) -> tuple[Champion, Row[Any]]:
+    """The champion, and the version to step back to. Raises as Registry.step_back."""
+    champion = champion_of(tx, seen.line, to_move=to_move)
+    target = None if champion.row.id != seen.champion_id else predecessor_of(tx, champion)
+    if target is None or target.id != seen.predecessor_id:
+        raise ChampionMovedError(seen.line)
+    obstacle = obstacle_to_stepping_back(tx, champion, target, limits, now)
+    if obstacle is not None:
+        raise StepBackRefusedError(obstacle)
+    return champion, target
 
 
 def recorded_artifacts_home(tx: Connection) -> str | None:

@@ -13,11 +13,11 @@ from daemon.store.bookkeeping import Tally
 from daemon.store.database import Database
 from daemon.store.dialect import take_turns
 from daemon.store.firewall import admit
-from daemon.store.intake import move_event
-from daemon.store.screenings import SCREENING, release
+from daemon.store.intake import move_event, people_on
+from daemon.store.screenings import SCREENING, learned_events, release, topic_of
+from daemon.store.split_sides import SPLIT
 from daemon.store.tables import events, firewall_stops, is_one_of
 from learning.errors import ConflictError
-from learning.events import OutputEvent
 from learning.facts import QuarantineReleased
 from learning.firewall import Looks, Rule
 from learning.lifecycle import EventState
@@ -61,7 +61,7 @@ class Releases:
         most = min(most, MOST_RELEASED)
 
         def transaction(tx: Connection) -> QuarantineReleased:
-            take_turns(tx, [SCREENING])  # the memory is the screening's
+            take_turns(tx, [SCREENING, SPLIT])  # the memory is the screening's; see Screenings.add
             conditions = [
                 column == wanted
                 for column, wanted in (
@@ -86,10 +86,13 @@ class Releases:
             if not rows:
                 raise NothingToReleaseError
             chosen = rows[:most]
+            people = people_on(tx, {row.id for row in chosen})
+            by_human = {row.id: row.by_human or True in people.get(row.id, ()) for row in chosen}
             tally = Tally()
             for row in chosen:
-                said = Verdict(EventState.QUEUED, reason or "released by an operator", row.by_human)
-                move_event(tx, row, said, actor, now, tally)
+                why = reason or "released by an operator"
+                said = Verdict(EventState.QUEUED, why, by_human[row.id])
+                move_event(tx, row, said, actor, now, tally, is_verdict=False)
                 release(tx, row.id, now)
                 tx.execute(
                     update(firewall_stops)
@@ -97,12 +100,13 @@ class Releases:
                     .values(released_at=now)
                 )
             tally.write(tx, now)
+            learned = learned_events(tx, by_human)
             looks = {
                 row.id: Looks.of(
-                    OutputEvent.model_validate_json(row.payload),
-                    topic=row.topic,
+                    learned[row.id],
+                    topic=topic_of(row),
                     received_at=row.received_at,
-                    by_human=row.by_human,
+                    by_human=by_human[row.id],
                 )
                 for row in chosen
             }

@@ -36,6 +36,9 @@ FIREWALL = "firewall"
 LOOK_BACK = 1_000
 """The newest rejections of a task type that are screened, for lines that learn from such."""
 
+_WITH_TOPICS = ("kafka", "file")
+"""Sources whose topics are few."""
+
 Ruleset = Callable[[], str | None]
 """The digest of the rules in force; None where nothing has to be screened."""
 
@@ -194,13 +197,22 @@ def is_cleared(event_id: ColumnElement[int], ruleset: str) -> ColumnElement[bool
     )
 
 
-def release(tx: Connection, event_id: int, now: datetime) -> None:
-    """An operator lets an event pass that screening stopped: no rules stop it again."""
-    tx.execute(
+def release(tx: Connection, event_id: int, now: datetime) -> bool:
+    """An operator lets an event pass that screening stopped: no rules stop it again.
+
+    Returns whether screening had stopped it; otherwise nothing is done.
+    """
+    released = tx.execute(
         update(screenings)
         .where(screenings.c.event_id == event_id, screenings.c.outcome == ScreeningOutcome.STOPPED)
         .values(outcome=ScreeningOutcome.RELEASED, at=now)
     )
+    return released.rowcount == 1
+
+
+def topic_of(row: Row[Any]) -> str:
+    """What an event's topic is called where topics are told apart; that of a request is its own."""
+    return str(row.topic if row.source in _WITH_TOPICS else row.source)
 
 
 def note_import(
@@ -298,7 +310,7 @@ def _passing(row: Row[Any], screened: Screened) -> Passing:
         producer=row.producer,
         task_type=row.task_type,
         source=row.source,
-        topic=row.topic,
+        topic=topic_of(row),
         received_at=row.received_at,
         by_human=row.by_human,
         event=screened.event or OutputEvent.model_validate_json(row.payload),

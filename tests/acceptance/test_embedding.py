@@ -55,6 +55,20 @@ async def test_the_output_that_fills_a_batch_has_its_run(learner: Learner) -> No
     assert stats.models["coding"] == "v1.0.0"
 
 
+async def test_an_output_that_its_batchs_screening_stops_is_told_as_stopped(
+    tmp_path: Path,
+) -> None:
+    told = settings(
+        tmp_path, queue={"batch_size": 1}, screening={"banned_patterns": ["internal use"]}
+    )
+    async with open_learner(told) as learner:
+        done = await learner.process_output("coding", "p", "for internal use", approved=True)
+
+    assert (done.processed, done.fine_tune_job_id) == (False, None)
+    assert done.learning_update.state == "quarantined"
+    assert "banned_patterns" in done.learning_update.reason
+
+
 async def test_what_nobody_judged_waits_until_feedback_approves_it(learner: Learner) -> None:
     held = await learner.process_output("coding", "p", "x + 1", confidence=0.9)
     assert (held.processed, held.learning_update.state) == (False, "held")

@@ -151,12 +151,16 @@ def _wrong_output_flows(tx: Connection) -> Iterator[str]:
             flow.update(outputs=1, confidence_n=int(row.confidence is not None))
             confidence[row.task_type] += row.confidence or 0.0
             moves = [(None, taken[0].from_state if taken else row.state), *moves]
+        was_approved = False
         for before, after in moves:
             was_confirmed = before == after == EventState.QUEUED
             if after in REJECTED_STATES:
                 flow["rejected"] += 1
-            elif after in APPROVED_STATES and (before not in APPROVED_STATES or was_confirmed):
+            elif after in APPROVED_STATES and (
+                was_confirmed or (before not in APPROVED_STATES and not was_approved)
+            ):
                 flow["approvals"] += 1
+            was_approved = was_approved or after in APPROVED_STATES
     kept: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in tx.execute(select(outputs_over_time)):
         kept[row.task_type].update(

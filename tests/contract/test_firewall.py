@@ -20,14 +20,15 @@ from daemon.store.tables import (
     firewall_kinds,
     firewall_memory,
     firewall_stops,
+    outputs_over_time,
     transitions,
 )
 from daemon.store.views.firewall import Firewalls
-from learning.events import OutputEvent
+from learning.events import OutputEvent, prompt_key
 from learning.firewall import FirewallRules, Rule
 from learning.lifecycle import EventState, Role
 from learning.policy import Verdict
-from learning.screening import Screened
+from learning.screening import Finding, Screened
 from tests.builders import JUDGE, output
 from tests.contract.driver import Driver, StoppedClock
 from tests.contract.promises import broken_promises
@@ -211,6 +212,38 @@ async def test_an_operator_lets_go_what_a_rule_stopped_and_more_of_it_is_counted
     assert {row.reason for row in released} == {"it is right"}
     left = await drive.rows(events, events.c.state == EventState.QUARANTINED)
     assert [row.producer for row in left] == ["other"]
+
+
+async def test_what_is_let_go_was_approved_before_and_is_not_counted_again(drive: Driver) -> None:
+    """The teardown holds every count against the history, too."""
+    await drive.send(*same(4))
+    await screen(drive)
+    await drive.store.releases.release(Which(), 1, "", "ann", drive.now)
+    yes = Verdict(EventState.QUEUED, "fine", by_human=True)
+    await drive.store.queue.judge_by_hand((await drive.event("same-3")).id, yes, "ann", drive.now)
+
+    (counted,) = await drive.rows(outputs_over_time)
+    assert (counted.approved, counted.auto_approved) == (4, 0)
+
+
+async def test_a_release_is_compared_as_the_screening_left_it(drive: Driver) -> None:
+    """Further events are held against the scrubbed text, so that is what is remembered."""
+    scrubbed = output("same-0", prompt="ask [EMAIL]", output="two")
+    await drive.send(*(output(f"same-{n}", prompt="ask a@b.cc", output="two") for n in range(4)))
+    screenings = drive.store.screenings
+    while waiting := await screenings.waiting(drive.line, 10_000, 1):
+        left = {
+            one.id: Screened(
+                scrubbed=(Finding("pii", "an address"),),
+                event=one.event.model_copy(update={"prompt": scrubbed.prompt}),
+            )
+            for one in waiting
+        }
+        await screenings.add(left, RULESET, drive.now)
+    await drive.store.releases.release(Which(), 3, "", "ann", drive.now)
+
+    kinds = await drive.rows(firewall_kinds)
+    assert {row.prompt_key for row in kinds} == {prompt_key(scrubbed)}
 
 
 async def test_an_approved_one_is_not_stopped_again(drive: Driver) -> None:

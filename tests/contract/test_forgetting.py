@@ -140,7 +140,6 @@ async def test_nothing_of_it_is_left_in_any_table_or_file(
     on_sqlite = drive.store.database.is_sqlite
     before = files_with(tmp_path, SECRET)
     assert any(name.startswith("datasets/") for name in before)
-    assert any(name.startswith("work/") for name in before)
     assert any(name.startswith("learnd-") for name in before) == on_sqlite
     drive.wait(minutes=1)
     told = await forget(forgetter, dry_run=True, **order)

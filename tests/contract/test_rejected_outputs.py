@@ -9,6 +9,7 @@ import pytest
 
 from daemon.store import rejected
 from daemon.store.imports import DatasetSource
+from daemon.store.intake import IMPORT
 from daemon.store.tables import batch_members, rejected_outputs, runs, transitions
 from daemon.store.views.lineage import BatchLineage, EventLineage, Lineages, VersionLineage
 from learning.events import OutputEvent
@@ -17,6 +18,7 @@ from learning.gate import Outcome
 from learning.lifecycle import EventState, Role
 from learning.lines import ModelLine
 from learning.policy import Verdict
+from learning.ports import Origin
 from learning.preferences import Objective
 from learning.sampling import SplitRules
 from tests.builders import feedback as said
@@ -232,9 +234,8 @@ async def test_many_are_taken_page_by_page(drive: Driver, monkeypatch: pytest.Mo
 async def test_an_imported_batch_takes_them_too(drive: Driver) -> None:
     await drive.send(bad("b", "p"))
     file = DatasetSource("lessons.jsonl", "0" * 64)
-    done = await drive.store.imports.add(
-        DPO, file, [judged(good("a", "p"))], ALL_TRAIN, "ann", drive.now
-    )
+    row = judged(good("a", "p"), origin=Origin(IMPORT, "lessons.jsonl", 0, 1))
+    done = await drive.store.imports.add(DPO, file, [row], ALL_TRAIN, "ann", drive.now)
     assert done.batch is not None
     assert await pairs(drive, done.batch) == [("b", "a")]
 

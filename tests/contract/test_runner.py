@@ -658,6 +658,7 @@ async def test_of_a_related_task_type_only_the_newest_examples_are_looked_at(
 
     own = await floor.drive.store.runs.held_out_rows(floor.drive.line)
     assert asked == [len(own) + 3]
+    assert list(floor.folder.rglob("evaluation.jsonl")) == []  # no copy of an example stays
     newest = await floor.drive.store.runs.newest_held_out("game", 3)
     everything = [one.id for one in await floor.drive.rows(evaluation_examples)]
     assert [row.id for row in newest] == everything[RELATED - 3 : RELATED]
