@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from daemon.store.live_verdicts import Evidence, LiveVerdicts
-from daemon.store.registry import ChampionMovedError, SeenPair, StepBackLimits
+from daemon.store.registry import PairMovedError, SeenPair, StepBackLimits
 from learning.clock import Clock
 from learning.errors import ConflictError
 from learning.facts import Announce, RollbackHeldBack
@@ -96,7 +96,7 @@ class VerdictWatch:
             await self._step_back(
                 one.pair, one.predecessor, reason=verdict.reason, limits=self._limits()
             )
-        except ChampionMovedError:
+        except PairMovedError:
             self._held_back.pop(one.line, None)  # another daemon was quicker, or an operator
         except ConflictError as error:
             self._hold_back(one, verdict, str(error))

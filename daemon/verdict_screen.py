@@ -1,10 +1,10 @@
 """The answer about a live verdict as tables and lines; see screens.py."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daemon.printing import Column, number, say, show_pairs, show_table, when, words
+from learning.live_verdict import e_in_words
 
 Json = Mapping[str, Any]
 
@@ -44,12 +44,13 @@ def verdict(found: Json) -> None:
 def _evidence(told: Json) -> Sequence[tuple[str, str]]:
     if told["standing"] == "no_predecessor":
         return ()
-    rows = [("evidence", f"{_e(told['log_e'])} of {_e(told['threshold'])}")]
+    rows = [("evidence", f"{e_in_words(told['log_e'])} of {e_in_words(told['threshold'])}")]
     if told["log_e_without_one"] is not None:
         rows.append(
             (
                 "without one producer",
-                f"{_e(told['log_e_without_one'])} of {_e(told['threshold_without_one'])}"
+                f"{e_in_words(told['log_e_without_one'])}"
+                f" of {e_in_words(told['threshold_without_one'])}"
                 f" (without {told['decisive_producer'] or 'the smaller ones'})",
             )
         )
@@ -96,7 +97,7 @@ def _looks(looks: Sequence[Json]) -> None:
                 f"{one['n']:,}",
                 f"{one['yes'] / one['n']:.1%}",
                 f"{one['before_yes'] / one['before_n']:.1%}" if one["before_n"] else "-",
-                _e(one["log_e"]),
+                e_in_words(one["log_e"]),
             )
             for one in looks[-MOST_SHOWN:]
         ],
@@ -113,8 +114,3 @@ def _rollbacks(rollbacks: Sequence[Json]) -> None:
             for one in rollbacks
         ],
     )
-
-
-def _e(log_e: float) -> str:
-    """An e-value; a very large one by its power of ten."""
-    return f"{math.exp(log_e):,.3g}" if log_e < 13 else f"1e{log_e / math.log(10):.0f}"

@@ -27,7 +27,10 @@ _EMPTY = 2**32
 
 def words_of(text: str) -> list[str]:
     """The words and signs of a text without regard to case, in their order."""
-    words = WORD.findall(text[: 40 * MOST_WORDS].casefold())
+    longest = 20 * MOST_WORDS
+    if len(text) > 2 * longest:
+        text = f"{text[:longest]} {text[-longest:]}"
+    words = WORD.findall(text.casefold())
     if len(words) > MOST_WORDS:
         return words[: MOST_WORDS // 2] + words[-(MOST_WORDS // 2) :]
     return words

@@ -163,7 +163,8 @@ def judge_live(
         return told(
             Standing.OPEN,
             f"looks worse ({numbers}), but without {weakest[1] or 'the smaller producers'} the"
-            f" others' verdicts do not say so: e = {_shown(weakest[0])}, {_shown(apart)} is needed",
+            f" others' verdicts do not say so: e = {e_in_words(weakest[0])},"
+            f" {e_in_words(apart)} is needed",
             log_e,
             weakest,
         )
@@ -371,11 +372,11 @@ def _numbers(champion: Approvals, before: Approvals, log_e: float, threshold: fl
     return (
         f"{champion.yes} of {champion.n} approved ({champion.yes / champion.n:.1%}), before it"
         f" {before.yes} of {before.n} ({before.yes / before.n:.1%});"
-        f" e = {_shown(log_e)}, {_shown(threshold)} says worse"
+        f" e = {e_in_words(log_e)}, {e_in_words(threshold)} says worse"
     )
 
 
-def _shown(log_e: float) -> str:
+def e_in_words(log_e: float) -> str:
     """An e-value for people; a very large one by its power of ten."""
     if log_e > math.log(1e6):
         return f"1e{log_e / math.log(10):.0f}"

@@ -19,6 +19,8 @@ from learning.likeness import hash_of
 SLOTS = 8_192
 """Places for words. Two words that share one are taken for one."""
 MOST_LABELS = 16
+MOST_ACCUSERS = 16
+"""Producers that are known to have been odd with a phrase."""
 LABEL_CHARACTERS = 64
 LABEL_COVER = 0.9
 """A task type has labels when its commonest answers make so much of all."""
@@ -235,7 +237,7 @@ class TaskMemory:
             known = self.suspects.pop(key)
             known.n += 1
             known.surprising += 1
-            if producer not in known.by and len(known.by) < MOST_LABELS:
+            if producer not in known.by and len(known.by) < MOST_ACCUSERS:
                 known.by.append(producer)
             self.suspects[key] = known
         while len(self.suspects) > MOST_SUSPECTS:

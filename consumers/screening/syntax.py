@@ -162,4 +162,3 @@ PARSERS: Mapping[str, Callable[[str], Fault | None]] = {
     "typescript": _typescript,
     "json": _json,
 }
-LANGUAGES = tuple(PARSERS)

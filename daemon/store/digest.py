@@ -19,6 +19,8 @@ from learning.events import FeedbackEvent
 from learning.facts import Fact
 from learning.lifecycle import EventState, FeedbackState
 
+TURN = "digest"
+"""Of whoever writes what feedback leads to."""
 MOST = 500
 """Feedback in one transaction, which intake waits for on SQLite: some ten milliseconds."""
 
@@ -30,8 +32,6 @@ class JudgedBefore:
     id: int
     producer: str
     state: EventState
-    approved: bool | None
-    """What its producer said."""
     confidence: float | None
     model_version: str | None
 
@@ -44,7 +44,6 @@ class JoinedFeedback:
     state: FeedbackState
     """JOINED, or LATE: its output was sealed or had expired."""
     event: FeedbackEvent
-    occurred_at: datetime
     received_at: datetime
     output: JudgedBefore
 
@@ -57,7 +56,7 @@ class Consequence(Protocol):
     ) -> Sequence[Fact]:
         """Write what follows from feedback that no call had before, oldest first.
 
-        In the transaction that marks them; it has the turn `digest`, so that no other daemon
+        In the transaction that marks them; it has the turn TURN, so that no other daemon
         digests meanwhile. Returns the facts to be told when it is committed.
         """
         ...
@@ -78,7 +77,7 @@ class Digest:
         """
 
         def transaction(tx: Connection) -> tuple[int, Sequence[Fact]]:
-            take_turns(tx, ["digest"])
+            take_turns(tx, [TURN])
             joined = _undigested(tx, most)
             if not joined:
                 return 0, ()
@@ -94,12 +93,10 @@ _UNDIGESTED = (
         feedback.c.id,
         feedback.c.state,
         feedback.c.payload,
-        feedback.c.occurred_at,
         feedback.c.received_at,
         events.c.id.label("output_id"),
         events.c.producer,
         events.c.state.label("output_state"),
-        events.c.approved,
         events.c.confidence,
         events.c.model_version,
     )
@@ -120,13 +117,11 @@ def _undigested(tx: Connection, most: int) -> list[JoinedFeedback]:
             row.id,
             FeedbackState(row.state),
             FeedbackEvent.model_validate_json(row.payload),
-            row.occurred_at,
             row.received_at,
             JudgedBefore(
                 row.output_id,
                 row.producer,
                 EventState(row.output_state),
-                row.approved,
                 row.confidence,
                 row.model_version,
             ),

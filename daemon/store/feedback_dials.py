@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, delete, exists, func, insert, select
 from daemon.store.bookkeeping import Move, record
 from daemon.store.database import Database
 from daemon.store.dialect import take_turns
+from daemon.store.digest import TURN
 from daemon.store.tables import (
     feedback,
     feedback_dials,
@@ -26,8 +27,6 @@ from learning.facts import FeedbackReset
 from learning.feedback import Effect, FeedbackRules, LoopChange
 from learning.lifecycle import FeedbackState
 
-TURN = "digest"
-"""Whoever turns dials has this turn."""
 HISTORY = "feedback"
 """The kind of the history rows of resets; they refer to the task type."""
 MOST_DISTRUSTED = 1_000

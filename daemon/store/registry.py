@@ -88,7 +88,7 @@ class StepBackRefusedError(ConflictError):
     """The live verdict may not move the champion; an operator may."""
 
 
-class ChampionMovedError(ConflictError):
+class PairMovedError(ConflictError):
     """The champion is not the one any more that was looked at."""
 
     def __init__(self, line: str) -> None:
@@ -215,7 +215,7 @@ class Registry:
     ) -> RolledBack:
         """The live verdict's rollback: from the champion that it saw to the version before it.
 
-        Raises ChampionMovedError when the champion is another one by now, as where a second
+        Raises PairMovedError when the champion is another one by now, as where a second
         daemon was quicker, and StepBackRefusedError for an obstacle.
         """
 
@@ -282,7 +282,7 @@ def _target_of_step_back(
     champion = champion_of(tx, seen.line, to_move=to_move)
     target = None if champion.row.id != seen.champion_id else predecessor_of(tx, champion)
     if target is None or target.id != seen.predecessor_id:
-        raise ChampionMovedError(seen.line)
+        raise PairMovedError(seen.line)
     obstacle = obstacle_to_stepping_back(tx, champion, target, limits, now)
     if obstacle is not None:
         raise StepBackRefusedError(obstacle)

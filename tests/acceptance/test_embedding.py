@@ -1,8 +1,9 @@
 """The loop as functions: in this very process, and over HTTP, with a real model that answers."""
 
+import json
 import re
 import runpy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from daemon.learner import BadEventError, EventIdReusedError, Learner, LearningT
 from daemon.settings import Settings
 from learning.errors import NotFoundError
 from tests.services.fake_chat import SURE, FakeChat, Logprobs, last_words
+from tests.services.kafka import KafkaBroker
 from tests.services.learnd import Learnd
 from tests.services.loopback import on_loopback
 
@@ -240,4 +242,54 @@ def test_the_functions_over_http(tmp_path: Path) -> None:
         assert "unknown_task_type" in unknown.json()["detail"]
         strange = daemon.post("/v1/process/output", {**output, "aproved": True})
         assert strange.status_code == 422
+        assert daemon.stop().status == 0
+
+
+def test_the_functions_and_a_stream_from_kafka_fill_the_same_batch(
+    kafka_broker: KafkaBroker, topic_names: Callable[[str], str], tmp_path: Path
+) -> None:
+    outputs, feedback = topic_names("outputs"), topic_names("feedback")
+    for topic in (outputs, feedback):
+        kafka_broker.create_topic(topic)
+    held = {"producer": "studio", "task_type": "coding", "output": "x", "confidence": 0.9}
+    kafka_broker.produce(
+        outputs,
+        [
+            json.dumps(
+                {**held, "event_id": f"o-{n}", "task_id": f"t-{n}", "prompt": f"p{n}"}
+            ).encode()
+            for n in range(BATCH - 1)
+        ],
+    )
+    told = {
+        "kafka": {
+            "bootstrap_servers": kafka_broker.bootstrap,
+            "group_id": topic_names("learnd"),
+            "outputs_topics": [outputs],
+            "feedback_topics": [feedback],
+        },
+        "finetune": {"provider": "scripted", "base_model": "scripted-base"},
+        "lines": {"coding": {}},
+        "queue": {"batch_size": BATCH},
+    }
+    with Learnd(tmp_path, told) as daemon:
+        daemon.start()
+        daemon.wait_until(
+            "the held outputs",
+            lambda: len(daemon.get("/v1/events?state=held")["items"]) == BATCH - 1,
+        )
+        for n in range(BATCH - 1):
+            said = {"task_type": "coding", "task_id": f"t-{n}", "approved": True}
+            assert daemon.post("/v1/process/feedback", said).json()["state"] == "joined"
+        last = {"task_type": "coding", "prompt": "last", "output": "x", "approved": True}
+        done = daemon.post("/v1/process/output", last).json()
+
+        run_id = done["fine_tune_job_id"]
+        run = daemon.wait_until(
+            "the end of its run",
+            lambda: [one for one in daemon.get("/v1/runs")["items"] if one["state"] == "decided"],
+        )
+        assert [one["id"] for one in run] == [run_id]
+        known = daemon.get("/v1/lineage/studio/o-0")["uses"]
+        assert [one["run_id"] for one in known] == [run_id]
         assert daemon.stop().status == 0

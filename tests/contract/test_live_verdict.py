@@ -13,7 +13,7 @@ from daemon.store import Store
 from daemon.store.live_counts import LiveCounts
 from daemon.store.live_verdicts import Evidence
 from daemon.store.registry import (
-    ChampionMovedError,
+    PairMovedError,
     SeenPair,
     StepBackLimits,
     StepBackRefusedError,
@@ -257,7 +257,7 @@ async def test_what_was_seen_before_another_promotion_moves_nothing(drive: Drive
     (one,) = await drive.store.live_verdicts.champions()
     await drive.release(output("three"))
     assert one.pair is not None
-    with pytest.raises(ChampionMovedError):
+    with pytest.raises(PairMovedError):
         await drive.store.registry.step_back(one.pair, reason="", limits=LIMITS, now=drive.now)
     assert await drive.champion() == "1.0.3"
 
