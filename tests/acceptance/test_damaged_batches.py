@@ -12,7 +12,8 @@ from tests.services.kafka import KafkaBroker
 from tests.services.learnd import Learnd
 from tests.services.nursery import Nursery
 
-BATCHED = {"linger.ms": 500, "batch.num.messages": 5}
+BATCHED = {"linger.ms": 60_000, "batch.num.messages": 5}
+"""Five records are one batch, however slow the machine is between them."""
 
 
 def output(name: str) -> bytes:
